@@ -1,0 +1,1 @@
+"""The inpainting network: reading its weights and running it. Knows nothing of queues."""

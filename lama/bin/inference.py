@@ -1,0 +1,170 @@
+"""From pictures and masks to filled pictures: the interface that the pipeline imports."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from lama.saicinpainting.training.modules.precision import half_dtype
+from lama.saicinpainting.training.trainers import (
+    InpaintingModel,
+    load_checkpoint,
+    load_train_config,
+)
+
+
+def load_lama_model(
+    config_path: str | os.PathLike[str],
+    checkpoint_path: str | os.PathLike[str],
+    device: str | torch.device,
+) -> tuple[InpaintingModel, DictConfig]:
+    """The network in eval mode on `device`, and its training config.
+
+    Raises CheckpointError (see `trainers/errors.py`) where a file doesn't serve, ValueError where
+    there is no such device.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: torch sees no CUDA device; use 'cpu'")
+    train_config = load_train_config(config_path)
+    return load_checkpoint(train_config, checkpoint_path, map_location=device), train_config
+
+
+def batch_inference(
+    images_np: Sequence[np.ndarray],
+    masks_np: Sequence[np.ndarray],
+    model: InpaintingModel,
+    train_config: DictConfig | dict[str, Any],
+    device: str | torch.device,
+    use_fp16: bool,
+    mask_threshold: int = 0,
+) -> list[np.ndarray]:
+    """Fills the holes: uint8 H×W×3 RGB arrays in the order given, new ones.
+
+    `images_np`: uint8 H×W×3 RGB, any sizes from 1×1 up. `masks_np`: uint8 H×W or H×W×1; a value
+    above `mask_threshold` is a hole. Outside the hole a result has the picture's own bytes; a
+    picture without a hole is copied. `use_fp16` allows half precision where the device is good at
+    it. `train_config` is there for callers that pass what `load_lama_model` gave them: the model
+    knows its own layout. Raises ValueError, which names the argument, index and value, for input
+    of another form, and FloatingPointError for weights that give no finite output.
+    """
+    holes = _checked_holes(images_np, masks_np, mask_threshold)
+    results = [np.array(image, order="C") for image in images_np]
+    unit = max(8, 2**model.generator.config.n_downsampling)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, hole in enumerate(holes):
+        if hole.any():
+            height, width = hole.shape
+            groups[_padded(height, unit), _padded(width, unit)].append(index)
+    # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
+    one_by_one = torch.device(device).type == "cpu"
+    dtype = half_dtype(device, use_fp16)
+    for size, group in groups.items():
+        for batch in [[index] for index in group] if one_by_one else [group]:
+            pictures = np.stack([_pad(results[index], size) for index in batch])
+            masks = np.stack([_pad(holes[index], size) for index in batch])
+            fills = _run(model, pictures, masks, torch.device(device), dtype)
+            for index, fill in zip(batch, fills, strict=True):
+                if fill is None:
+                    raise FloatingPointError(
+                        f"images_np[{index}]: the network's output is not finite, in float32 "
+                        "either; use other weights"
+                    )
+                hole = holes[index]
+                results[index][hole] = fill[: hole.shape[0], : hole.shape[1]][hole]
+    return results
+
+
+def _run(
+    model: InpaintingModel,
+    pictures: np.ndarray,
+    masks: np.ndarray,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[np.ndarray | None]:
+    """uint8 B×H×W×3 and bool B×H×W to uint8 H×W×3 fills; None where one isn't finite."""
+    # B, H, W, 3 bytes -> B, 3, H, W in [0, 1]; bytes travel to the device, not floats
+    image = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255
+    # B, H, W -> B, 1, H, W
+    mask = torch.from_numpy(masks).to(device).unsqueeze(1).float()
+    predicted = model.predict(image, mask, dtype)
+    finite = torch.isfinite(predicted).flatten(1).all(dim=1).tolist()
+    # B, 3, H, W -> B, H, W, 3
+    scaled = (predicted * 255).round_().clamp_(0, 255).permute(0, 2, 3, 1)
+    fills = scaled.to(torch.uint8).cpu().numpy()
+    return [fill if ok else None for fill, ok in zip(fills, finite, strict=True)]
+
+
+def _padded(side: int, unit: int) -> int:
+    """The next multiple of the network's unit, but two units: one has nothing to reflect."""
+    return max(2 * unit, -(-side // unit) * unit)
+
+
+def _pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Mirrors the bottom and right edge outwards, as often as it takes, up to `size`."""
+    height, width = array.shape[:2]
+    extra = [(0, size[0] - height), (0, size[1] - width)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, extra, mode="symmetric")
+
+
+def _checked_holes(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: int
+) -> list[np.ndarray]:
+    """The masks as bool H×W; ValueError for pictures or masks of another form."""
+    if len(images) != len(masks):
+        raise ValueError(f"{len(images)} images_np but {len(masks)} masks_np: one mask per picture")
+    holes = []
+    for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        for name, array in (("images_np", image), ("masks_np", mask)):
+            if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+                what = getattr(array, "dtype", type(array).__name__)
+                raise ValueError(f"{name}[{index}] is {what}: a uint8 array is needed")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"images_np[{index}] has shape {image.shape}: H×W×3 is needed")
+        if mask.shape not in (image.shape[:2], (*image.shape[:2], 1)):
+            raise ValueError(
+                f"masks_np[{index}] has shape {mask.shape}, its picture {image.shape}: H×W or "
+                "H×W×1 of the picture's size is needed"
+            )
+        holes.append(mask.reshape(image.shape[:2]) > threshold)
+    return holes
+
+
+def restore_from_padding(
+    img: np.ndarray, padding_info: Sequence[int], original_size: Sequence[int]
+) -> np.ndarray:
+    """Undoes a letterbox: cuts the padding off, then resizes bilinearly if the size still differs.
+
+    `img`: H×W or H×W×C. `padding_info`: [top, right, bottom, left], pixels. `original_size`:
+    [height, width], pixels. Returns a new array of `img`'s dtype. Raises ValueError where the
+    numbers don't fit together.
+    """
+    if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
+        raise ValueError(f"img has shape {getattr(img, 'shape', None)}: H×W or H×W×C is needed")
+    top, right, bottom, left = _numbers("padding_info", padding_info, 4, lowest=0)
+    height, width = _numbers("original_size", original_size, 2, lowest=1)
+    cut = img[top : max(top, img.shape[0] - bottom), left : max(left, img.shape[1] - right)]
+    if 0 in cut.shape:
+        raise ValueError(f"padding_info {list(padding_info)} leaves nothing of {img.shape}")
+    if cut.shape[:2] == (height, width):
+        return cut.copy()
+    resized = cv2.resize(np.ascontiguousarray(cut), (width, height), interpolation=cv2.INTER_LINEAR)
+    # OpenCV drops an axis of length one.
+    return np.asarray(resized).reshape(height, width, *cut.shape[2:])
+
+
+def _numbers(name: str, values: Sequence[int], count: int, lowest: int) -> list[int]:
+    try:
+        numbers = [operator.index(value) for value in values]
+    except TypeError:
+        numbers = []
+    if len(numbers) != count or not all(number >= lowest for number in numbers):
+        raise ValueError(f"{name} is {values!r}: {count} whole numbers from {lowest} are needed")
+    return numbers

@@ -1,0 +1,176 @@
+"""Half precision: close to float32, and never a broken picture."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lama.bin import inference
+from lama.bin.inference import batch_inference, load_lama_model
+from lama.saicinpainting.training.modules import precision
+from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
+from tests.lama import tiny
+
+needs_bfloat16 = pytest.mark.skipif(
+    half_dtype("cpu", True) != torch.bfloat16, reason="this processor doesn't multiply bfloat16"
+)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture
+def float16_on_cpu(monkeypatch):
+    """float16, whose range is small, stands for CUDA's."""
+    monkeypatch.setattr(inference, "half_dtype", lambda device, use_fp16: torch.float16)
+
+
+def overflowing_model():
+    """Overflows float16 behind the stem where the picture is bright, not where it is black."""
+    model = tiny.tiny_model()
+    model.generator.model[1].ffc.convl2l.weight[:, :3].mul_(3e5).clamp_(-6e4, 6e4)
+    return model
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(("name", "index"), tiny.SAMPLES)
+def test_bfloat16_stays_within_50_decibels_of_the_original(golden_models, name, index):
+    sample = tiny.golden_sample(name, index)
+    batch = tiny.as_batch((sample["image"], sample["mask"]))
+    predicted = golden_models[name].predict(batch["image"], batch["mask"], torch.bfloat16)
+    hole = sample["mask"] > 0
+    assert tiny.decibels(tiny.as_picture(predicted[0]), sample["predicted"], hole) >= 50
+
+
+@pytest.mark.parametrize(("name", "index"), [("blocks2-ngf16", 0), ("blocks9-ngf8", 0)])
+def test_float16_stays_within_50_decibels_of_the_original(golden_models, name, index):
+    sample = tiny.golden_sample(name, index)
+    batch = tiny.as_batch((sample["image"], sample["mask"]))
+    predicted = golden_models[name].predict(batch["image"], batch["mask"], torch.float16)
+    hole = sample["mask"] > 0
+    assert tiny.decibels(tiny.as_picture(predicted[0]), sample["predicted"], hole) >= 50
+
+
+@needs_bfloat16
+def test_use_fp16_fills_the_same_hole_on_a_cpu(golden_models):
+    sample = tiny.golden_sample("blocks9-ngf8", 1)
+    arguments = ([sample["image"]], [sample["mask"]], golden_models["blocks9-ngf8"], {}, "cpu")
+    (half,), (exact,) = (batch_inference(*arguments, use_fp16) for use_fp16 in (True, False))
+    hole = sample["mask"] > 0
+    assert np.array_equal(half[~hole], sample["image"][~hole])
+    assert np.abs(half.astype(int) - exact).max() <= 2
+
+
+def test_batch_norms_and_fourier_units_stay_float32():
+    twin = precision.half_copy(tiny.tiny_generator(), torch.bfloat16)
+    for name, module in twin.named_modules():
+        if isinstance(module, nn.BatchNorm2d) or name.endswith("fu.conv_layer"):
+            assert module.weight.dtype == torch.float32, name
+        elif isinstance(module, nn.Conv2d) and name != "model.18":
+            assert module.weight.dtype == torch.bfloat16, name
+
+
+def test_half_makes_one_twin_and_leaves_the_float32_weights_alone():
+    model = tiny.tiny_model()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert model.half(torch.bfloat16) is model
+    twins = dict(model._twins)
+    assert len(twins) == 1
+    batch = tiny.as_batch((tiny.picture(16, 16), tiny.box_mask(16, 16)))
+    for _ in range(2):
+        model.predict(batch["image"], batch["mask"], torch.bfloat16)
+    assert model._twins == twins
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert all(after[key].dtype == tensor.dtype for key, tensor in before.items())
+
+
+def test_an_overflow_is_computed_again_in_float32(float16_on_cpu, caplog):
+    model = overflowing_model()
+    image, mask = np.full((24, 24, 3), 255, np.uint8), tiny.box_mask(24, 24)
+    with caplog.at_level(logging.WARNING):
+        (result,) = batch_inference([image], [mask], model, {}, "cpu", True)
+    assert model.half_fallbacks == 1
+    assert "1 of 1 pictures overflowed in torch.float16" in caplog.text
+    exact = model.predict(**tiny.as_batch((image, mask)))
+    expected = (tiny.as_picture(exact[0]) * 255).round().astype(np.uint8)
+    assert np.array_equal(result[mask > 0], expected[mask > 0])
+
+
+def test_only_the_pictures_that_overflow_are_computed_again():
+    model = overflowing_model()
+    mask = tiny.box_mask(24, 24)
+    black, bright = np.zeros((24, 24, 3), np.uint8), np.full((24, 24, 3), 255, np.uint8)
+    batch = tiny.as_batch((black, mask), (bright, mask), (black, mask))
+    predicted = model.predict(**batch, dtype=torch.float16)
+    assert model.half_fallbacks == 1
+    assert torch.isfinite(predicted).all()
+    exact = model.predict(**batch)
+    assert (predicted[1] - exact[1]).abs().max() <= 1e-4
+    assert not torch.equal(predicted[0], exact[0])
+
+
+def test_without_an_overflow_nothing_is_counted(float16_on_cpu):
+    model = tiny.tiny_model()
+    batch_inference([tiny.picture(16, 16)], [tiny.box_mask(16, 16)], model, {}, "cpu", True)
+    assert model.half_fallbacks == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "use_fp16", "device", "expected"),
+    [
+        ({"avx512_bf16"}, True, "cpu", torch.bfloat16),
+        ({"amx_bf16"}, True, "cpu", torch.bfloat16),
+        ({"bf16"}, True, torch.device("cpu"), torch.bfloat16),
+        ({"avx2", "avx512f"}, True, "cpu", torch.float32),
+        (set(), True, "cpu", torch.float32),
+        ({"avx512_bf16"}, False, "cpu", torch.float32),
+        (set(), True, "cuda", torch.float16),
+        (set(), True, torch.device("cuda", 1), torch.float16),
+        (set(), False, "cuda:0", torch.float32),
+    ],
+)
+def test_half_precision_is_what_the_device_is_good_at(
+    monkeypatch, flags, use_fp16, device, expected
+):
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
+    assert half_dtype(device, use_fp16) == expected
+
+
+def test_tf32_is_off_inside_and_as_before_outside():
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    with exact_float32():
+        assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
+    assert [switch.fp32_precision for switch in switches] == before
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["blocks2-ngf16", "blocks9-ngf8"])
+def test_cuda_agrees_with_the_original_in_both_precisions(name):
+    folder = tiny.GOLDEN / name
+    model, _ = load_lama_model(folder / "config.yaml", folder / "models" / "best.ckpt", "cuda")
+    for index in (i for n, i in tiny.SAMPLES if n == name):
+        sample = tiny.golden_sample(name, index)
+        batch = tiny.as_batch((sample["image"], sample["mask"]))
+        image, mask = batch["image"].cuda(), batch["mask"].cuda()
+        hole = sample["mask"] > 0
+        exact = tiny.as_picture(model.predict(image, mask)[0].cpu())
+        assert np.abs(exact - sample["predicted"]).max() <= 1e-4
+        half = tiny.as_picture(model.predict(image, mask, torch.float16)[0].cpu())
+        assert tiny.decibels(half, sample["predicted"], hole) >= 50
+
+
+@needs_cuda
+def test_a_batch_on_cuda_gives_what_its_pictures_give_alone():
+    model = tiny.tiny_model().cuda()
+    images = [tiny.picture(40, 56, seed=i) for i in range(3)]
+    masks = [tiny.box_mask(40, 56)] * 3
+    for use_fp16 in (False, True):
+        together = batch_inference(images, masks, model, {}, "cuda", use_fp16)
+        for image, mask, result in zip(images, masks, together, strict=True):
+            (alone,) = batch_inference([image], [mask], model, {}, "cuda", use_fp16)
+            assert np.abs(alone.astype(int) - result).max() <= 1

@@ -1,0 +1,65 @@
+"""Both spellings of the module path work, and the network stays apart from the worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lama import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str, *paths: Path) -> str:
+    """Runs code in a fresh interpreter that finds modules under `paths` only."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment, cwd="/", capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOAD = f"""
+from omegaconf import OmegaConf
+model = load_checkpoint(
+    OmegaConf.load({str(tiny.GOLDEN / "blocks9-ngf8" / "config.yaml")!r}),
+    {str(tiny.GOLDEN / "blocks9-ngf8" / "models" / "best.ckpt")!r},
+    map_location="cpu",
+    strict=False,
+)
+print(type(model.generator).__module__, len(model.generator.state_dict()))
+"""
+
+
+@pytest.mark.parametrize("paths", [(ROOT, ROOT / "lama"), (ROOT / "lama",)])
+def test_the_originals_module_paths_work(paths):
+    code = "from saicinpainting.training.trainers import load_checkpoint\n" + LOAD
+    assert python(code, *paths) == "saicinpainting.training.modules.ffc 521"
+
+
+def test_the_packages_module_paths_work_without_the_worker():
+    code = (
+        "import sys\n"
+        "from lama.bin.inference import load_lama_model, batch_inference, restore_from_padding\n"
+        "from lama.saicinpainting.training.trainers import load_checkpoint\n"
+        + LOAD
+        + "print(sorted({'core', 'redis', 'saicinpainting', 'omegaconf'} & set(sys.modules)))\n"
+    )
+    expected = "lama.saicinpainting.training.modules.ffc 521\n['omegaconf']"
+    assert python(code, ROOT) == expected
+
+
+def test_the_shipped_weights_load():
+    code = (
+        "from lama.bin.inference import load_lama_model\n"
+        f"model, config = load_lama_model({str(ROOT / 'lama-fourier' / 'config.yaml')!r},"
+        f" {str(ROOT / 'lama-fourier' / 'models' / 'best.ckpt')!r}, 'cpu')\n"
+        "print(config.generator.ngf, len(model.generator.state_dict()))"
+    )
+    assert python(code, ROOT) == "32 521"
