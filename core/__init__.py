@@ -1,0 +1,6 @@
+"""The worker: queues, shared memory, batches and their stages. It knows nothing about networks."""
+
+#: Lets `worker.py` tell this package from another one of the same name mounted over it.
+PROJECT = "inpainting-worker"
+
+__version__ = "0.1.0"

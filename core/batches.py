@@ -1,0 +1,142 @@
+"""Filling batches and taking turns between the two queues."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from core.config import Settings
+from core.connection import REDIS_ERRORS, Backoff
+from core.keys import Kind
+from core.queues import Claim, Queues
+
+log = logging.getLogger(__name__)
+
+#: Part of the wait for more jobs that may pass without one arriving. A lone job on an idle
+#: worker so waits for a quarter of BATCH_MAX_WAIT_MS, one of a burst for the whole of it.
+QUIET_PART = 0.25
+
+#: Redis reads a timeout of 0 as "for ever".
+SHORTEST_WAIT_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Claimed jobs of one kind. `attempts` says for each how often it has failed before."""
+
+    kind: Kind
+    claims: tuple[Claim, ...]
+    attempts: tuple[int, ...]
+
+
+class BatchSource:
+    """Turns the two queues into a sequence of batches.
+
+    While both queues have work they take turns, batch by batch, whatever their lengths. A job
+    with an attempt against it gets a batch of its own: if it is what kills workers, it takes no
+    other job with it.
+    """
+
+    def __init__(self, settings: Settings, queues: Queues) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._turn = Kind.LONG
+        self._claimed: list[Claim] = []
+        self._ready: deque[Batch] = deque()
+        self._reconcile_at = 0.0
+        self._stopping = False
+
+    async def next_batch(self) -> Batch | None:
+        """The next batch, as soon as there is one; None once the source has been stopped.
+
+        Returns to Redis by itself after an outage, and takes up what was claimed without a reply.
+        """
+        backoff = Backoff()
+        while not self._stopping:
+            if self._ready:
+                return self._ready.popleft()
+            try:
+                await self._fill()
+            except REDIS_ERRORS as error:
+                self.suspect()
+                self._queues.link.down(error)
+                await backoff.wait()
+            else:
+                self._queues.link.up()
+                backoff.reset()
+        return None
+
+    def suspect(self) -> None:
+        """Have the processing lists compared with what this worker knows before the next claim."""
+        self._reconcile_at = 0.0
+
+    async def stop(self) -> None:
+        """Have next_batch() return soon. To be repeated until it has: a wait may just begin."""
+        self._stopping = True
+        await self._queues.unblock()
+
+    def unstarted(self) -> list[Claim]:
+        """The jobs that were claimed and not handed out, in the order of their claims."""
+        waiting = [claim for batch in self._ready for claim in batch.claims]
+        return waiting + self._claimed
+
+    async def _fill(self) -> None:
+        if time.monotonic() >= self._reconcile_at:
+            found = await self._queues.reconcile()
+            if found:
+                log.warning("took up %d jobs that were claimed without a reply", len(found))
+                self._claimed += found
+            self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
+        if not self._claimed:
+            await self._claim()
+        if self._claimed:
+            attempts = await self._queues.attempts(self._claimed)
+            self._ready.extend(self._split(self._claimed, attempts))
+            self._claimed = []
+
+    async def _claim(self) -> None:
+        # Every claim goes into self._claimed at once: an error further on must not forget it.
+        for kind in (self._turn, self._turn.other):
+            self._claimed += await self._queues.take(kind, self._settings.batch_size(kind))
+            if self._claimed:
+                break
+        else:
+            self._claimed += await self._queues.wait_for_either(self._turn)
+        if not self._claimed:
+            return
+        kind = self._claimed[0].kind
+        self._turn = kind.other
+        if surplus := [claim for claim in self._claimed if claim.kind is not kind]:
+            self._claimed = [claim for claim in self._claimed if claim.kind is kind]
+            await self._queues.release(surplus)
+        await self._top_up(kind)
+
+    async def _top_up(self, kind: Kind) -> None:
+        size = self._settings.batch_size(kind)
+        longest_s = self._settings.batch_max_wait_ms / 1000
+        deadline = time.monotonic() + longest_s
+        self._claimed += await self._queues.take(kind, size - len(self._claimed))
+        while len(self._claimed) < size and not self._stopping:
+            wait_s = min(deadline - time.monotonic(), longest_s * QUIET_PART)
+            if wait_s < SHORTEST_WAIT_S:
+                return
+            more = await self._queues.wait_for(kind, wait_s)
+            if not more:
+                return
+            self._claimed += more
+            self._claimed += await self._queues.take(kind, size - len(self._claimed))
+
+    def _split(self, claims: Sequence[Claim], attempts: Sequence[int]) -> Iterator[Batch]:
+        judged = list(zip(claims, attempts, strict=True))
+        for kind in Kind:
+            fresh = [claim for claim, count in judged if claim.kind is kind and count == 0]
+            size = self._settings.batch_size(kind)
+            for start in range(0, len(fresh), size):
+                group = tuple(fresh[start : start + size])
+                yield Batch(kind, group, (0,) * len(group))
+        for claim, count in judged:
+            if count > 0:
+                yield Batch(claim.kind, (claim,), (count,))

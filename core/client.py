@@ -1,0 +1,242 @@
+"""The other side of the contract: preparing a picture, submitting it and fetching the result.
+
+For `python worker.py submit`, the demo and benchmarks. It knows the wire and nothing of the
+worker's insides, and uses a worker as the pipeline's own programs do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import redis
+
+from core import keys, shm
+from core.config import Settings
+from core.connection import sync_client
+from core.contract import Segment
+from core.errors import WorkerError
+from core.keys import Kind
+
+Picture = npt.NDArray[np.uint8]
+
+#: Size of the network's canvas per kind: (height, width) in pixels.
+CANVAS: Final = {Kind.LONG: (864, 1504), Kind.SHORT: (1024, 1024)}
+
+POLL_S: Final = 0.02
+
+
+class SubmitError(WorkerError):
+    """A picture could not be submitted, or the worker could not do it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A picture and its mask on the canvas, as the preprocessing stage sends them.
+
+    `image` is RGB, `mask` grey, both of the canvas' size; `padding` is (top, right, bottom, left)
+    and `original_size` (height, width).
+    """
+
+    image: Picture
+    mask: Picture
+    padding: tuple[int, int, int, int]
+    original_size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A submitted job; `segments` are the names that are this program's to unlink if it fails."""
+
+    request_id: str
+    kind: Kind
+    payload: bytes
+    segments: tuple[str, ...]
+    original: str | None
+
+
+def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
+    """Letterbox a BGR picture (H×W×3) and its mask (H×W) into the canvas of a kind.
+
+    Shrunk by area averaging if larger than the canvas, never enlarged, then padded on all four
+    sides by reflection without repeating the edge.
+    """
+    height, width = image.shape[:2]
+    canvas_height, canvas_width = CANVAS[kind]
+    scale = min(canvas_height / height, canvas_width / width, 1.0)
+    if scale < 1.0:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image, mask = _shrink(image, size), _shrink(mask, size)
+    spare_height, spare_width = canvas_height - image.shape[0], canvas_width - image.shape[1]
+    top, left = spare_height // 2, spare_width // 2
+    padding = (top, spare_width - left, spare_height - top, left)
+    image, mask = _reflect(image, padding), _reflect(mask, padding)
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    return Prepared(rgb, mask, padding, (height, width))
+
+
+class Client:
+    """Submits pictures and waits for their results. Use as a context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = sync_client(settings)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._redis.close()
+
+    def submit(self, image: Picture, mask: Picture, kind: Kind, image_id: str) -> Submission:
+        """Put a BGR picture and its mask into shared memory and a job on the queue.
+
+        The picture itself goes along as the original, so that the result keeps its pixels
+        outside the hole. Raises SubmitError if Redis or /dev/shm cannot take it.
+        """
+        prepared = prepare(image, mask, kind)
+        request_id = uuid.uuid4().hex
+        arrays = {
+            "preprocessed_img_shm_info": prepared.image,
+            "preprocessed_mask_shm_info": prepared.mask,
+            "original_shm_info": image,
+        }
+        written: list[str] = []
+        with self._undo_on_error(written):
+            segments = {field: self._write(array, written) for field, array in arrays.items()}
+            message: dict[str, Any] = {
+                "request_id": request_id,
+                "image_id": image_id,
+                "original_size": list(prepared.original_size),
+                "padding_info": list(prepared.padding),
+                "is_long": kind is Kind.LONG,
+            }
+            for field, segment in segments.items():
+                message[field] = json.loads(segment.to_json())
+            payload = json.dumps(message).encode()
+            self._redis.rpush(self._settings.queue(kind), payload)
+        return Submission(request_id, kind, payload, tuple(written), written[-1])
+
+    def wait(self, submission: Submission, timeout_s: float) -> Picture:
+        """The result as a BGR picture; its segment and its hash are removed.
+
+        Raises SubmitError if the worker refuses the job, or if nobody has done it in time: then
+        the job is taken back from the queue.
+        """
+        deadline = time.monotonic() + timeout_s
+        key = keys.result(submission.request_id)
+        while not (fields := cast("dict[bytes, bytes]", self._redis.hgetall(key))):
+            if time.monotonic() > deadline:
+                self._take_back(submission)
+                raise SubmitError(
+                    f"no result after {timeout_s:g} s: is a worker running on this Redis, in the "
+                    f"same IPC namespace? The queue is {self._settings.queue(submission.kind)}"
+                )
+            time.sleep(POLL_S)
+        self._redis.delete(key)
+        if b"inpaint_shm_info" not in fields:
+            self._unlink(submission.segments)
+            error = fields.get(b"error", b"no reason given").decode("utf-8", "replace")
+            raise SubmitError(f"the worker refused the job: {error}")
+        info = json.loads(fields[b"inpaint_shm_info"])
+        uids = {shm.owner(info["shm_name"])}  # the worker may run as another user
+        picture = shm.read(info["shm_name"], tuple(info["shape"]), np.dtype(info["dtype"]), uids)
+        self._unlink([info["shm_name"], *submission.segments])
+        return picture.astype(np.uint8, copy=False)
+
+    def _write(self, array: Picture, written: list[str]) -> Segment:
+        name = f"img_shm_{uuid.uuid4().hex}"
+        shm.write(name, array, 0o600)
+        written.append(name)
+        return Segment(name, array.shape, array.dtype)
+
+    @contextlib.contextmanager
+    def _undo_on_error(self, written: list[str]) -> Iterator[None]:
+        try:
+            yield
+        except (redis.RedisError, OSError, WorkerError) as error:
+            self._unlink(written)
+            raise SubmitError(f"the picture cannot be submitted: {error}") from error
+
+    def _take_back(self, submission: Submission) -> None:
+        queue = self._settings.queue(submission.kind)
+        if self._redis.lrem(queue, 1, submission.payload):  # type: ignore[arg-type]
+            self._unlink(submission.segments)
+        elif submission.original is not None:
+            # A worker has the job: the inputs are its own now, the original is not needed.
+            self._unlink([submission.original])
+
+    def _unlink(self, names: list[str] | tuple[str, ...]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError):
+                shm.unlink(name, {shm.owner(name)})
+
+
+def submit_file(
+    settings: Settings,
+    image_path: Path,
+    mask_path: Path,
+    output: Path,
+    kind: Kind,
+    timeout_s: float,
+) -> float:
+    """Have a picture on disk inpainted by a running worker; the seconds that it took.
+
+    Raises SubmitError, which names the file and what is wrong with it.
+    """
+    image = _imread(image_path, cv2.IMREAD_COLOR)
+    mask = _imread(mask_path, cv2.IMREAD_GRAYSCALE)
+    if image.shape[:2] != mask.shape:
+        raise SubmitError(
+            f"{image_path} is {image.shape[1]}×{image.shape[0]} pixels, {mask_path} "
+            f"{mask.shape[1]}×{mask.shape[0]}: picture and mask must have the same size"
+        )
+    began = time.monotonic()
+    with Client(settings) as client:
+        submission = client.submit(image, mask, kind, image_path.name)
+        result = client.wait(submission, timeout_s)
+    elapsed = time.monotonic() - began
+    try:
+        written = cv2.imwrite(str(output), result)
+    except cv2.error as error:
+        raise SubmitError(f"{output} cannot be written: {error}") from error
+    if not written:
+        raise SubmitError(f"{output} cannot be written: is there such a folder?")
+    return elapsed
+
+
+def suitable_kind(height: int, width: int) -> Kind:
+    """The kind whose canvas shrinks a picture least."""
+
+    def scale(kind: Kind) -> float:
+        canvas_height, canvas_width = CANVAS[kind]
+        return min(canvas_height / height, canvas_width / width)
+
+    return max(Kind, key=scale)
+
+
+def _imread(path: Path, flags: int) -> Picture:
+    if not path.is_file():
+        raise SubmitError(f"{path} is not a file")
+    image = cv2.imread(str(path), flags)
+    if image is None:
+        raise SubmitError(f"{path} is not a picture that OpenCV can read")
+    return image  # type: ignore[return-value]
+
+
+def _shrink(image: Picture, size: tuple[int, int]) -> Picture:
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def _reflect(image: Picture, padding: tuple[int, int, int, int]) -> Picture:
+    top, right, bottom, left = padding
+    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REFLECT_101)  # type: ignore[return-value]

@@ -1,0 +1,241 @@
+"""Every setting of the worker: name, default, unit and meaning.
+
+Settings are environment variables, also read from a file `.env` in the current folder. Booleans
+are `1` or `0` (`true` and `false` work too). An empty value counts as unset.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
+
+from core.errors import SettingsError
+from core.keys import Kind
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+#: What a segment's name may look like; a longer one would not fit into a file name with a prefix.
+SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
+
+
+class Delivery(StrEnum):
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
+def _redis_url(value: str) -> str:
+    try:
+        parse_url(value)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise ValueError(
+            f"a URL like redis://host:6379, rediss://… or unix:///path is needed ({error})"
+        ) from None
+    return value
+
+
+def _name_prefix(value: str) -> str:
+    if not SEGMENT_NAME.fullmatch(value) or len(value) > 40:
+        raise ValueError("1 to 40 letters, digits, '_', '.' or '-' are allowed, a letter first")
+    return value
+
+
+def _commas(value: Any) -> Any:
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _octal(value: Any) -> Any:
+    if isinstance(value, str):
+        if not re.fullmatch(r"(0o)?[0-7]{3,4}", value):
+            raise ValueError("an octal file mode such as 0600 is needed")
+        return int(value, 8)
+    return value
+
+
+def _level(value: str) -> str:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    if value.upper() not in levels:
+        raise ValueError(f"one of {', '.join(levels)} is needed")
+    return value.upper()
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+NamePrefix = Annotated[str, AfterValidator(_name_prefix)]
+NamePrefixes = Annotated[tuple[NamePrefix, ...], NoDecode, BeforeValidator(_commas)]
+Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_commas)]
+FileMode = Annotated[int, BeforeValidator(_octal)]
+LogLevel = Annotated[str, AfterValidator(_level)]
+Number = Annotated[float, AllowInfNan(False)]
+
+
+class Settings(BaseSettings):
+    """The settings, checked. Field names are the environment variables' in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    # Where jobs come from and results go.
+    redis_url: RedisUrl = Field(
+        "redis://localhost:6379", description="Redis server: redis://, rediss:// or unix://"
+    )
+    lama_inference_long_tasks_queue: str = Field(
+        "lama_inference:longtasks", min_length=1, description="list of jobs with long pictures"
+    )
+    lama_inference_short_tasks_queue: str = Field(
+        "lama_inference:shorttasks", min_length=1, description="list of jobs with short pictures"
+    )
+    delivery: Delivery = Field(
+        Delivery.AT_LEAST_ONCE,
+        description="at_least_once, or at_most_once: plain BLPOP, a crash loses up to one batch",
+    )
+
+    # Batches.
+    inpainting_batch_size_long: int = Field(
+        4, ge=1, le=64, description="largest batch of long pictures"
+    )
+    inpainting_batch_size_short: int = Field(
+        4, ge=1, le=64, description="largest batch of short pictures"
+    )
+    batch_max_wait_ms: Number = Field(
+        10, ge=0, le=60_000, description="milliseconds that a started batch waits for more jobs"
+    )
+
+    # The network.
+    lama_config_path: Path = Field(
+        PROJECT_ROOT / "lama-fourier/config.yaml", description="the checkpoint's training config"
+    )
+    lama_checkpoint_path: Path = Field(
+        PROJECT_ROOT / "lama-fourier/models/best.ckpt", description="the weights"
+    )
+    use_cuda: bool = Field(True, description="use the GPU if there is one")
+    use_fp16: bool = Field(
+        True, description="half precision: fp16 on a GPU, bf16 on a CPU that has it"
+    )
+    inference_timeout_s: Number = Field(
+        120, gt=0, description="seconds after which a batch counts as hung and the process exits"
+    )
+
+    # What a hole is, and what becomes of the rest.
+    mask_threshold: int = Field(
+        0, ge=0, le=254, description="mask value (0 to 255) above which a pixel is a hole"
+    )
+    composite_original: bool = Field(
+        True, description="keep the pixels of original_shm_info outside the hole, if it is given"
+    )
+    max_image_pixels: int = Field(
+        16_777_216, ge=1, le=2**30, description="pixels (height × width) that a picture may have"
+    )
+
+    # Shared memory.
+    shm_name_prefix: NamePrefix = Field(
+        "img_shm_", description="what the names of result segments begin with"
+    )
+    shm_input_prefixes: NamePrefixes = Field(
+        ("img_shm_", "mask_shm_", "psm_"),
+        min_length=1,
+        description="what the names of input segments may begin with, separated by commas",
+    )
+    shm_file_mode: FileMode = Field(
+        0o600, ge=0o400, le=0o777, description="file mode of result segments, octal"
+    )
+    shm_allowed_uids: Uids = Field(
+        (), description="further owners of input segments, separated by commas (own uid: always)"
+    )
+
+    # Failures.
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="tries after which a job that fails goes to the dead list"
+    )
+    retry_delay_s: Number = Field(
+        1, ge=0, le=3600, description="seconds before the second try; doubles with each further one"
+    )
+    result_ttl_s: Number = Field(
+        86_400, gt=0, description="seconds after which a result that nobody fetched is removed"
+    )
+    dead_ttl_s: Number = Field(
+        604_800, gt=0, description="seconds that the inputs of a dead job are kept for a retry"
+    )
+
+    # Life and death of workers.
+    heartbeat_interval_s: Number = Field(5, gt=0, description="seconds between two heartbeats")
+    heartbeat_ttl_s: Number = Field(
+        15, gt=0, description="seconds without a heartbeat after which a worker counts as dead"
+    )
+    reap_interval_s: Number = Field(
+        10, gt=0, description="seconds between two searches for what dead workers left"
+    )
+    shutdown_grace_s: Number = Field(
+        30, ge=0, description="seconds that a stopping worker has to finish the batch in hand"
+    )
+
+    log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.lama_inference_long_tasks_queue == self.lama_inference_short_tasks_queue:
+            raise ValueError(
+                "LAMA_INFERENCE_LONG_TASKS_QUEUE and LAMA_INFERENCE_SHORT_TASKS_QUEUE are both "
+                f"{self.lama_inference_long_tasks_queue!r}: two different lists are needed"
+            )
+        if self.heartbeat_ttl_s < 2 * self.heartbeat_interval_s:
+            raise ValueError(
+                f"HEARTBEAT_TTL_S={self.heartbeat_ttl_s:g} is less than twice "
+                f"HEARTBEAT_INTERVAL_S={self.heartbeat_interval_s:g}: one late heartbeat would "
+                "make the worker count as dead"
+            )
+        return self
+
+    def queue(self, kind: Kind) -> str:
+        """The Redis list that jobs of this kind come from."""
+        if kind is Kind.LONG:
+            return self.lama_inference_long_tasks_queue
+        return self.lama_inference_short_tasks_queue
+
+    def batch_size(self, kind: Kind) -> int:
+        """The largest number of jobs of this kind in one batch."""
+        if kind is Kind.LONG:
+            return self.inpainting_batch_size_long
+        return self.inpainting_batch_size_short
+
+
+def load_settings() -> Settings:
+    """Settings from the environment and `.env`.
+
+    Raises SettingsError, whose text names each wrong variable, its value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def without_password(url: str) -> str:
+    """A Redis URL fit for logs."""
+    return re.sub(r"//[^@/]*@", "//***@", url)
+
+
+def _sentence(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    field = str(problem["loc"][0])
+    value = without_password(repr(problem["input"]))
+    meaning = Settings.model_fields[field].description
+    return f"{field.upper()}={value}: {message} ({field.upper()} is: {meaning})"

@@ -1,0 +1,116 @@
+"""Connections to Redis, and what to do while there is none.
+
+redis-py's own retries are switched off everywhere: a repeated BLMOVE would move a second job, and
+everything else is repeated here for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from core.config import Settings, without_password
+
+log = logging.getLogger(__name__)
+
+#: What an operation on Redis raises when the server cannot do it at present.
+REDIS_ERRORS = (RedisError, OSError)
+
+COMMAND_TIMEOUT_S = 5.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
+
+Reply = TypeVar("Reply")
+OnConnect = Callable[[Any], Awaitable[None]]
+
+
+def async_client(
+    settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S, on_connect: OnConnect | None = None
+) -> AsyncRedis:
+    """An asyncio client without retries; `on_connect` replaces the handshake of a connection."""
+    return AsyncRedis.from_url(
+        settings.redis_url,
+        protocol=2,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=COMMAND_TIMEOUT_S,
+        retry=AsyncRetry(NoBackoff(), 0),
+        redis_connect_func=on_connect,
+    )
+
+
+def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
+    """A blocking client without retries, for threads and for command-line programs."""
+    return redis.Redis.from_url(
+        settings.redis_url,
+        protocol=2,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+class Backoff:
+    """Growing delays with jitter: 0.05 s, doubled up to 5 s."""
+
+    def __init__(self) -> None:
+        self._delay = FIRST_DELAY_S
+
+    async def wait(self) -> None:
+        """Sleep for the next delay."""
+        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+        self._delay = min(2 * self._delay, LONGEST_DELAY_S)
+
+    def reset(self) -> None:
+        """Start over with the shortest delay."""
+        self._delay = FIRST_DELAY_S
+
+
+class Link:
+    """Whether Redis can be used at present; says so in the log when that changes.
+
+    One is shared by all connections of a worker, so that an outage is one line and not many.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = without_password(settings.redis_url)
+        self._down_since: float | None = None
+        self._complaint = ""
+
+    def up(self) -> None:
+        """Note that an operation succeeded."""
+        if self._down_since is not None:
+            log.info("redis is back after %.1f s", time.monotonic() - self._down_since)
+            self._down_since = None
+            self._complaint = ""
+
+    def down(self, error: BaseException) -> None:
+        """Note that an operation failed."""
+        complaint = f"{type(error).__name__}: {error}"
+        if complaint != self._complaint:
+            log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)
+            self._complaint = complaint
+        if self._down_since is None:
+            self._down_since = time.monotonic()
+
+    async def insist(self, operation: Callable[[], Awaitable[Reply]]) -> Reply:
+        """The reply of an operation that may be repeated, however long it takes to get it."""
+        backoff = Backoff()
+        while True:
+            try:
+                reply = await operation()
+            except REDIS_ERRORS as error:
+                self.down(error)
+                await backoff.wait()
+            else:
+                self.up()
+                return reply

@@ -1,0 +1,277 @@
+"""The wire contract: jobs as they arrive, results as they leave.
+
+A message is untrusted: `parse_job` lets nothing through that a later stage would have to doubt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from core.config import SEGMENT_NAME, Settings
+from core.errors import BadMessage
+from core.keys import Kind
+
+#: dtypes that a segment may have. Floating-point values are on the scale of uint8: 0 to 255.
+DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
+    name: np.dtype(name) for name in ("uint8", "bool", "float16", "float32", "float64")
+}
+
+MAX_MESSAGE_BYTES: Final = 1 << 20
+MAX_ID_LENGTH: Final = 1024
+
+#: What follows the prefix in the names of results: worker, start of the payload's sha1, counter.
+_RESULT_SUFFIX = re.compile(r"[A-Za-z0-9-]+-\d+-[0-9a-f]{8}-[0-9a-f]{12}-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An array in shared memory. `size` is its payload in bytes; the segment may be larger."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def to_json(self) -> str:
+        """The segment as consumers read it from a result's hash."""
+        return json.dumps(
+            {
+                "shm_name": self.name,
+                "shape": list(self.shape),
+                "dtype": self.dtype.name,
+                "size": self.size,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked message. Sizes are (height, width), paddings (top, right, bottom, left), in pixels.
+
+    `original` is None where the message names no original, and a BadMessage where what it says
+    of it cannot be used; the job is done without it then.
+    """
+
+    request_id: str
+    image_id: str
+    original_size: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    image: Segment
+    mask: Segment
+    original: Segment | BadMessage | None
+    is_long: bool
+
+
+def parse_job(payload: bytes, settings: Settings) -> Job:
+    """The job in a queue's element.
+
+    Raises BadMessage with a reason for anything that contract and limits do not allow.
+    """
+    try:
+        return _job(_object(payload), settings)
+    except RecursionError:  # from printing a value that is nested as deeply as JSON allows
+        raise BadMessage("bad_field", "the message is nested too deeply") from None
+
+
+def _job(message: Mapping[str, Any], settings: Settings) -> Job:
+    limit = settings.max_image_pixels
+    image = _segment(message, "preprocessed_img_shm_info", settings)
+    mask = _segment(message, "preprocessed_mask_shm_info", settings)
+    if len(image.shape) != 3 or image.shape[2] != 3:
+        _refuse("bad_shape", f"a picture has shape [H, W, 3], not {list(image.shape)}")
+    if image.dtype == np.bool_:
+        _refuse("bad_dtype", "a picture of dtype bool has no colours")
+    if len(mask.shape) not in (2, 3) or mask.shape[2:] not in ((), (1,)):
+        _refuse("bad_shape", f"a mask has shape [H, W] or [H, W, 1], not {list(mask.shape)}")
+    if image.shape[:2] != mask.shape[:2]:
+        _refuse(
+            "size_mismatch",
+            f"the picture is {image.shape[0]}×{image.shape[1]}, "
+            f"its mask {mask.shape[0]}×{mask.shape[1]}",
+        )
+    height, width = _integers(message, "original_size", 2, minimum=1)
+    if height * width > limit:
+        _refuse("too_large", f"original_size {height}×{width} is above the limit of {limit} pixels")
+    top, right, bottom, left = _integers(message, "padding_info", 4, minimum=0)
+    if top + bottom >= image.shape[0] or left + right >= image.shape[1]:
+        _refuse(
+            "bad_padding",
+            f"padding_info {[top, right, bottom, left]} leaves nothing of a picture of "
+            f"{image.shape[0]}×{image.shape[1]}",
+        )
+    is_long = message.get("is_long")
+    if not isinstance(is_long, bool):
+        _refuse("bad_field", f"is_long is {_shown(is_long)}, true or false is needed")
+    return Job(
+        request_id=_text(message, "request_id"),
+        image_id=_text(message, "image_id"),
+        original_size=(height, width),
+        padding=(top, right, bottom, left),
+        image=image,
+        mask=mask,
+        original=_original(message, (height, width), settings),
+        is_long=is_long,
+    )
+
+
+def request_of(payload: bytes) -> tuple[str, str] | None:
+    """Request and image id of a message that need not be a good one; None if it has no request.
+
+    The image id is empty where the message has no usable one.
+    """
+    try:
+        message = _object(payload)
+        request_id = _text(message, "request_id")
+    except BadMessage:
+        return None
+    try:
+        return request_id, _text(message, "image_id")
+    except BadMessage:
+        return request_id, ""
+
+
+def result_fields(job: Job, segment: Segment, kind: Kind, worker: str) -> dict[str, str]:
+    """The hash of a finished job."""
+    return {
+        "image_id": job.image_id,
+        "inpaint_shm_info": segment.to_json(),
+        "is_long": "true" if kind is Kind.LONG else "false",
+        "status": "done",
+        "worker": worker,
+    }
+
+
+def is_result_name(name: str, settings: Settings) -> bool:
+    """Whether a segment's name is one that a worker gives to results."""
+    prefix = settings.shm_name_prefix
+    return name.startswith(prefix) and bool(_RESULT_SUFFIX.fullmatch(name[len(prefix) :]))
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MAX_MESSAGE_BYTES:
+        _refuse(
+            "too_long", f"the message has {len(payload)} bytes, {MAX_MESSAGE_BYTES} are allowed"
+        )
+    try:
+        message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage("bad_json", f"the message is not UTF-8 JSON: {error}") from None
+    if not isinstance(message, dict):
+        _refuse("bad_json", f"the message is {_shown(message)}, not a JSON object")
+    return message
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _field(message: Mapping[str, Any], name: str) -> Any:
+    if message.get(name) is None:
+        _refuse("bad_field", f"{name} is missing")
+    return message[name]
+
+
+def _text(message: Mapping[str, Any], name: str) -> str:
+    value = _field(message, name)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
+        _refuse(
+            "bad_field",
+            f"{name} is {_shown(value)}, a string of 1 to {MAX_ID_LENGTH} characters is needed",
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        _refuse("bad_field", f"{name} is {_shown(value)}, which is not Unicode text")
+    return value
+
+
+def _integers(message: Mapping[str, Any], name: str, count: int, minimum: int) -> list[int]:
+    value = _field(message, name)
+    good = isinstance(value, list) and len(value) == count
+    if not good or not all(type(number) is int and number >= minimum for number in value):
+        _refuse(
+            "bad_field",
+            f"{name} is {_shown(value)}, a list of {count} integers from {minimum} is needed",
+        )
+    return list(value)
+
+
+def _segment(message: Mapping[str, Any], field: str, settings: Settings) -> Segment:
+    info = _field(message, field)
+    if not isinstance(info, dict):
+        _refuse("bad_field", f"{field} is {_shown(info)}, an object is needed")
+    try:
+        name = _segment_name(info, settings)
+        dtype = DTYPES.get(_text(info, "dtype"))
+        if dtype is None:
+            _refuse("bad_dtype", f"dtype {_shown(info['dtype'])} is none of {', '.join(DTYPES)}")
+        shape = _field(info, "shape")
+        if not isinstance(shape, list) or not 2 <= len(shape) <= 3:
+            _refuse("bad_shape", f"shape is {_shown(shape)}, a list of 2 or 3 integers is needed")
+        shape = _integers(info, "shape", len(shape), minimum=1)
+        if shape[0] * shape[1] > settings.max_image_pixels:
+            _refuse(
+                "too_large",
+                f"shape {_shown(shape)} is above MAX_IMAGE_PIXELS={settings.max_image_pixels}",
+            )
+        segment = Segment(name, tuple(shape), dtype)
+        size = _field(info, "size")
+        if type(size) is not int or size != segment.size:
+            _refuse(
+                "size_mismatch",
+                f"size is {_shown(size)}, shape {shape} of {dtype} has {segment.size} bytes",
+            )
+    except BadMessage as error:
+        raise BadMessage(error.reason, f"{field}: {error}") from None
+    return segment
+
+
+def _segment_name(info: Mapping[str, Any], settings: Settings) -> str:
+    name = _field(info, "shm_name")
+    if not isinstance(name, str) or not SEGMENT_NAME.fullmatch(name) or ".." in name:
+        _refuse("bad_name", f"shm_name {_shown(name)} is not the name of a segment")
+    if not name.startswith(settings.shm_input_prefixes) or is_result_name(name, settings):
+        _refuse(
+            "bad_name",
+            f"shm_name {_shown(name)} is not an input's: those begin with "
+            f"{' or '.join(settings.shm_input_prefixes)}, and a worker's results are none",
+        )
+    return name
+
+
+def _original(
+    message: Mapping[str, Any], size: tuple[int, int], settings: Settings
+) -> Segment | BadMessage | None:
+    if message.get("original_shm_info") is None:
+        return None
+    try:
+        segment = _segment(message, "original_shm_info", settings)
+        if segment.shape != (*size, 3) or segment.dtype != np.uint8:
+            _refuse(
+                "bad_shape",
+                f"original_shm_info: {list(segment.shape)} of {segment.dtype} is not "
+                f"{[*size, 3]} of uint8, as original_size says",
+            )
+    except BadMessage as error:
+        return error
+    return segment
+
+
+def _shown(value: Any) -> str:
+    """A value from a message, short enough for an error."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _refuse(reason: str, message: str) -> NoReturn:
+    raise BadMessage(reason, message)

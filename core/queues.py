@@ -1,0 +1,425 @@
+"""Jobs in Redis: claimed, committed, failed, put back. Everything that must not tear is Lua.
+
+What holds at every moment, whatever dies: with at-least-once delivery a job is in its queue, in
+the processing list of one worker, on the dead list, or its result is committed. A payload leaves
+the processing list only in the script that puts it elsewhere, and a worker whose payload is gone
+from there has lost the job to another one and touches nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from redis.exceptions import NoPermissionError
+
+from core import __version__, keys
+from core.config import Delivery, Settings
+from core.connection import COMMAND_TIMEOUT_S, REDIS_ERRORS, Link, async_client
+from core.errors import JobError, RedisUnsuitable
+from core.identity import Identity
+from core.keys import Kind
+
+log = logging.getLogger(__name__)
+
+LUA = Path(__file__).parent / "lua"
+
+#: How long a claim blocks in the server when nobody ends it earlier, and where the ACL lets
+#: nobody do so: the wait for one queue then delays what arrives on the other.
+BLOCK_S, SHORT_BLOCK_S = 2.0, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A payload that this worker has claimed, byte for byte as it was received."""
+
+    kind: Kind
+    payload: bytes
+
+    @property
+    def sha1(self) -> str:
+        return hashlib.sha1(self.payload, usedforsecurity=False).hexdigest()
+
+
+class Queues:
+    """The two queues with at-least-once delivery."""
+
+    fenced = True
+    oldest_server: tuple[int, ...] = (6, 2)
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.link = Link(settings)
+        self._redis = async_client(settings)
+        self._waiters = {kind: Waiter(settings) for kind in Kind}
+        self._held: Counter[Claim] = Counter()
+        self._scripts = {
+            path.stem: self._redis.register_script(path.read_text()) for path in LUA.glob("*.lua")
+        }
+
+    # -- the server -------------------------------------------------------------------------
+
+    async def check_server(self) -> None:
+        """Find out what the server can do.
+
+        Raises RedisUnsuitable unless that is enough for the delivery mode.
+        """
+        info = await self._redis.info()
+        version = str(info.get("redis_version", "0"))
+        if int(info.get("cluster_enabled", 0)):
+            raise RedisUnsuitable(
+                "this Redis is a cluster, and the worker's keys do not share a slot: point "
+                "REDIS_URL at a server that is not in cluster mode"
+            )
+        if _parts(version) < self.oldest_server:
+            oldest = ".".join(map(str, self.oldest_server))
+            raise RedisUnsuitable(
+                f"this Redis is {version}, DELIVERY={self.settings.delivery} needs {oldest} or "
+                "later: upgrade it"
+                + (" or set DELIVERY=at_most_once (a crash then loses a batch)" * self.fenced)
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            log.warning(
+                "redis may evict jobs and results: its maxmemory-policy is %s, set noeviction",
+                policy,
+            )
+        try:
+            await self._redis.execute_command("CLIENT UNBLOCK", 0)  # type: ignore[no-untyped-call]
+        except NoPermissionError as error:
+            log.warning(
+                "claims are slower when idle, since redis refuses CLIENT UNBLOCK: %s", error
+            )
+            for waiter in self._waiters.values():
+                waiter.longest_s = SHORT_BLOCK_S
+
+    async def register(self) -> None:
+        """Announce this worker, in one transaction, before it claims anything."""
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.set(
+                keys.heartbeat(self.identity.worker),
+                heartbeat_value(self.identity),
+                px=int(self.settings.heartbeat_ttl_s * 1000),
+            )
+            transaction.sadd(keys.workers(self.identity.namespace), self.identity.worker)
+            await transaction.execute()
+
+    async def deregister(self) -> None:
+        """Take the announcement back.
+
+        A worker that leaves something behind stays in the set of workers, where it will be
+        found without a heartbeat and cleared up after.
+        """
+        worker, namespace = self.identity.worker, self.identity.namespace
+        left = [keys.processing(worker, kind) for kind in Kind] + [keys.cleanup(worker)]
+        if not await self._redis.exists(*left):
+            await self._redis.srem(keys.workers(namespace), worker)
+        await self._redis.delete(keys.heartbeat(worker))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in (self._redis, *(waiter.client for waiter in self._waiters.values())):
+            with contextlib.suppress(*REDIS_ERRORS):
+                await client.aclose()
+
+    # -- claiming ---------------------------------------------------------------------------
+
+    async def take(self, kind: Kind, count: int) -> list[Claim]:
+        """Up to `count` jobs that are in the queue now."""
+        return self._hold(kind, await self._take(kind, count))
+
+    async def wait_for(self, kind: Kind, timeout_s: float) -> list[Claim]:
+        """One job of a kind, or none if none arrives within `timeout_s`."""
+        payload = await self._block(kind, timeout_s)
+        return self._hold(kind, [] if payload is None else [payload])
+
+    async def wait_for_either(self, first: Kind) -> list[Claim]:
+        """A job of either kind as soon as there is one; none after a while or `unblock()`.
+
+        Both queues are waited for at once, each on a connection of its own. A claim in flight is
+        never abandoned: when one queue has delivered, the server is asked to let the other wait
+        end. Where a job of each kind arrives at the same moment, both are returned.
+        """
+        waits = {
+            kind: asyncio.ensure_future(self._block(kind, self._waiters[kind].longest_s))
+            for kind in (first, first.other)
+        }
+        await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+        while not all(wait.done() for wait in waits.values()):
+            await self.unblock()
+            await asyncio.wait(waits.values(), timeout=0.005)
+        claims: list[Claim] = []
+        failure: BaseException | None = None
+        for kind, wait in waits.items():
+            if (error := wait.exception()) is not None:
+                failure = error
+            elif (payload := wait.result()) is not None:
+                claims += self._hold(kind, [payload])
+        if failure is not None and not claims:
+            raise failure
+        return claims
+
+    async def unblock(self) -> None:
+        """End the blocking waits in the server, as if their time were over."""
+        for waiter in self._waiters.values():
+            await waiter.unblock(self._redis)
+
+    async def reconcile(self) -> list[Claim]:
+        """Jobs in this worker's processing lists that it knows nothing of, now taken up.
+
+        They come from claims whose reply was lost. Must not run while a claim is in flight.
+        """
+        found: list[Claim] = []
+        for kind in Kind:
+            known = self._held.copy()  # before asking: what is finished meanwhile is no find
+            processing = keys.processing(self.identity.worker, kind)
+            listed = cast("list[bytes]", await self._redis.lrange(processing, 0, -1))
+            for payload, count in Counter(listed).items():
+                missing = count - known[Claim(kind, payload)]
+                found += self._hold(kind, [payload] * missing)
+        return found
+
+    async def attempts(self, claims: Sequence[Claim]) -> list[int]:
+        """How often each of these jobs has failed so far."""
+        counts = await self._redis.hmget(keys.ATTEMPTS, [claim.sha1 for claim in claims])
+        return [int(count or 0) for count in counts]
+
+    # -- finishing; all of these are repeated until Redis has answered ------------------------
+
+    async def commit(
+        self, claim: Claim, request_id: str, segment: str, fields: Mapping[str, str]
+    ) -> tuple[bool, str]:
+        """Publish a result and leave the job's inputs to be unlinked.
+
+        Returns whether the job was still this worker's, and the name of the segment of an older
+        result of the same request that nobody fetched, or ''.
+        """
+        flat = [word for pair in fields.items() for word in pair]
+        outcome, replaced = await self._run(
+            "commit",
+            [
+                keys.processing(self.identity.worker, claim.kind),
+                keys.result(request_id),
+                keys.segments(self.identity.namespace),
+                keys.ATTEMPTS,
+                keys.cleanup(self.identity.worker),
+            ],
+            [
+                claim.payload,
+                claim.sha1,
+                segment,
+                request_id,
+                int(time.time() + self.settings.result_ttl_s),
+                *flat,
+            ],
+        )
+        self._drop(claim)
+        return outcome != b"lost", replaced.decode()
+
+    async def forget_replaced(self, request_id: str, segment: str) -> None:
+        """Drop the record of a replaced segment that has been unlinked."""
+        key = keys.segments(self.identity.namespace)
+        await self.link.insist(lambda: self._redis.zrem(key, f"{segment} {request_id}"))
+
+    async def cleaned(self, claim: Claim) -> None:
+        """Drop a committed job whose inputs have been unlinked."""
+        key = keys.cleanup(self.identity.worker)
+        await self.link.insist(lambda: self._redis.lrem(key, 1, cast(str, claim.payload)))
+
+    async def fail(
+        self, claim: Claim, error: JobError, attempts: int, request: tuple[str, str] | None
+    ) -> bool:
+        """Put a job on the dead list and tell its request; False if it was no longer ours."""
+        key_list = [
+            keys.processing(self.identity.worker, claim.kind),
+            keys.DEAD,
+            keys.ATTEMPTS,
+        ]
+        fields: list[str] = []
+        if request is not None:
+            request_id, image_id = request
+            key_list.append(keys.result(request_id))
+            fields = ["status", "failed", "error", str(error), "reason", error.reason]
+            fields += ["image_id", image_id]
+        entry = self._dead_entry(claim, error, attempts)
+        ttl_ms = int(self.settings.result_ttl_s * 1000)
+        owned = await self._run(
+            "fail", key_list, [claim.payload, claim.sha1, entry, ttl_ms, *fields]
+        )
+        self._drop(claim)
+        return bool(owned)
+
+    async def retry(self, claim: Claim) -> bool:
+        """Put a job to the tail of its queue with an attempt; False if it was no longer ours."""
+        owned = await self._run(
+            "retry",
+            [
+                keys.processing(self.identity.worker, claim.kind),
+                self.settings.queue(claim.kind),
+                keys.ATTEMPTS,
+            ],
+            [claim.payload, claim.sha1],
+        )
+        self._drop(claim)
+        return bool(owned)
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        """Put unstarted jobs back to the head of their queues, in the order of their claims."""
+        for kind in Kind:
+            own = [claim for claim in claims if claim.kind is kind]
+            if own:
+                await self._run(
+                    "release",
+                    [keys.processing(self.identity.worker, kind), self.settings.queue(kind)],
+                    [claim.payload for claim in own],
+                )
+            for claim in own:
+                self._drop(claim)
+
+    # -- underneath -------------------------------------------------------------------------
+
+    async def _take(self, kind: Kind, count: int) -> list[bytes]:
+        processing = keys.processing(self.identity.worker, kind)
+        taken = await self._scripts["claim"]([self.settings.queue(kind), processing], [count])
+        return cast("list[bytes]", taken)
+
+    async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
+        processing = keys.processing(self.identity.worker, kind)
+        queue = self.settings.queue(kind)
+        reply = await self._waiters[kind].wait(
+            "BLMOVE", queue, processing, "LEFT", "RIGHT", timeout_s
+        )
+        return cast("bytes | None", reply)
+
+    async def _run(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
+        script = self._scripts[name]
+        arguments = ["1" if self.fenced else "0", *arguments]
+        return await self.link.insist(lambda: script(key_list, arguments))
+
+    def _hold(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
+        claims = [Claim(kind, payload) for payload in payloads]
+        self._held.update(claims)
+        return claims
+
+    def _drop(self, claim: Claim) -> None:
+        self._held[claim] -= 1
+        if self._held[claim] <= 0:
+            del self._held[claim]
+
+    def _dead_entry(self, claim: Claim, error: JobError, attempts: int) -> str:
+        return dead_entry(
+            claim.payload,
+            reason=error.reason,
+            error=str(error),
+            attempts=attempts,
+            queue=self.settings.queue(claim.kind),
+            worker=self.identity.worker,
+            namespace=self.identity.namespace,
+        )
+
+
+class AtMostOnceQueues(Queues):
+    """The two queues with plain pops: a claimed job is nowhere but in this process."""
+
+    fenced = False
+    oldest_server = (6, 0)
+
+    async def _take(self, kind: Kind, count: int) -> list[bytes]:
+        taken = await self._scripts["pop"]([self.settings.queue(kind)], [count])
+        return cast("list[bytes]", taken)
+
+    async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
+        reply = await self._waiters[kind].wait("BLPOP", self.settings.queue(kind), timeout_s)
+        return None if reply is None else cast(bytes, reply[1])
+
+    async def wait_for_either(self, first: Kind) -> list[Claim]:
+        names = [self.settings.queue(kind) for kind in (first, first.other)]
+        reply = await self._waiters[first].wait("BLPOP", *names, self._waiters[first].longest_s)
+        if reply is None:
+            return []
+        kind = first if reply[0].decode() == names[0] else first.other
+        return self._hold(kind, [reply[1]])
+
+    async def reconcile(self) -> list[Claim]:
+        return []
+
+
+class Waiter:
+    """A connection on which one blocking command at a time waits in the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.client = async_client(
+            settings, timeout_s=BLOCK_S + COMMAND_TIMEOUT_S, on_connect=self._on_connect
+        )
+        self._client_id: int | None = None
+        self._waiting = False
+        #: How long one wait should last at most, in seconds.
+        self.longest_s = BLOCK_S
+
+    async def wait(self, *command: Any) -> Any:
+        """The reply of a blocking command; None if its time was over."""
+        self._waiting = True
+        try:
+            return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+        finally:
+            self._waiting = False
+
+    async def unblock(self, other: Any) -> None:
+        """Have the server end the wait, asked over another connection."""
+        if self._waiting and self._client_id:
+            with contextlib.suppress(*REDIS_ERRORS):  # the wait itself will notice
+                await other.execute_command("CLIENT UNBLOCK", self._client_id)
+
+    async def _on_connect(self, connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "ID")
+        self._client_id = await connection.read_response()
+
+
+def open_queues(settings: Settings, identity: Identity) -> Queues:
+    """The queues with the configured delivery."""
+    if settings.delivery is Delivery.AT_MOST_ONCE:
+        return AtMostOnceQueues(settings, identity)
+    return Queues(settings, identity)
+
+
+def heartbeat_value(identity: Identity) -> str:
+    """What a worker's heartbeat says about it."""
+    return json.dumps(
+        {
+            "host": identity.host,
+            "pid": identity.pid,
+            "namespace": identity.namespace,
+            "version": __version__,
+            "started": identity.started,
+        }
+    )
+
+
+def dead_entry(payload: bytes, **about: str | int) -> str:
+    """An entry of the dead list.
+
+    `raw` is the payload as text. A payload that is not UTF-8 is in `raw_base64` too, byte for byte.
+    """
+    entry: dict[str, str | int] = {"raw": payload.decode("utf-8", "replace"), **about}
+    try:
+        payload.decode("utf-8")
+    except UnicodeDecodeError:
+        entry["raw_base64"] = base64.b64encode(payload).decode()
+    entry["at"] = int(time.time())
+    return json.dumps(entry)
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -1,0 +1,158 @@
+"""Reading, writing and unlinking POSIX shared-memory segments that other programs own.
+
+On Linux a segment is a file in /dev/shm. It is read and written here as a file: a producer that
+truncates a mapped segment would kill this process with SIGBUS, and Python's `SharedMemory`
+(before 3.13) unlinks a segment that it merely attached when the process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
+
+SHM_FOLDER = "/dev/shm"  # noqa: S108 - this is not a temporary file
+
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    allowed_uids: Collection[int],
+) -> npt.NDArray[np.generic]:
+    """A copy of a segment's content as a C-ordered array.
+
+    The caller has checked `name` (see `core.contract`) and that the array is within its limits.
+
+    Raises TransientFailure if there is no such segment or no memory or descriptor to read it
+    with, and BadMessage if it is not a regular file, belongs to a uid outside `allowed_uids` or
+    is smaller than the array.
+    """
+    descriptor = _open_for_reading(name)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment")
+        if status.st_uid not in allowed_uids:
+            raise _foreign(name, status.st_uid)
+        array = np.empty(shape, dtype)
+        if status.st_size < array.nbytes:
+            raise BadMessage(
+                "segment_too_small",
+                f"segment {name!r} has {status.st_size} bytes, shape {list(shape)} of {dtype} "
+                f"needs {array.nbytes}",
+            )
+        _read_fully(descriptor, name, array.data.cast("B"))
+        return array
+    finally:
+        os.close(descriptor)
+
+
+def write(name: str, array: npt.NDArray[np.generic], mode: int) -> None:
+    """Create a new segment with the content of a C-ordered array.
+
+    Its pages are reserved before a byte is written, so that a full /dev/shm is an error here
+    and not a SIGBUS in whoever reads the segment. Nothing is left behind after an error.
+
+    Raises OutOfSharedMemory if there is no room, FileExistsError if the name is taken.
+    """
+    descriptor = os.open(_path(name), _CREATE_FLAGS, mode)
+    try:
+        os.fchmod(descriptor, mode)  # the umask has had its say in open()
+        os.posix_fallocate(descriptor, 0, array.nbytes)
+        _write_fully(descriptor, np.ascontiguousarray(array).data.cast("B"))
+    except BaseException as error:
+        os.unlink(_path(name))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM):
+            raise OutOfSharedMemory(
+                f"{SHM_FOLDER} has no room for {array.nbytes} bytes ({free_bytes()} are free)"
+            ) from None
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def unlink(name: str, allowed_uids: Collection[int]) -> bool:
+    """Remove a segment; False if there was none.
+
+    A file that is not a regular one or belongs to a uid outside `allowed_uids` stays: the name
+    was reused by somebody else after the segment had been read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        status = os.lstat(_path(name))
+        if stat.S_ISREG(status.st_mode) and status.st_uid in allowed_uids:
+            os.unlink(_path(name))
+            return True
+    return False
+
+
+def owner(name: str) -> int:
+    """The uid that a segment belongs to; raises FileNotFoundError if there is none."""
+    return os.lstat(_path(name)).st_uid
+
+
+def free_bytes() -> int:
+    """Bytes that can still be written to /dev/shm."""
+    status = os.statvfs(SHM_FOLDER)
+    return status.f_bavail * status.f_frsize
+
+
+def _path(name: str) -> str:
+    return f"{SHM_FOLDER}/{name}"
+
+
+def _open_for_reading(name: str) -> int:
+    try:
+        return os.open(_path(name), _READ_FLAGS)
+    except FileNotFoundError:
+        raise TransientFailure(
+            "segment_missing",
+            f"there is no segment {name!r}: its producer removed it, or its /dev/shm is not this "
+            "worker's (are both containers in one IPC namespace?)",
+        ) from None
+    except PermissionError:
+        with contextlib.suppress(FileNotFoundError):
+            raise _foreign(name, os.lstat(_path(name)).st_uid) from None
+        raise TransientFailure("segment_missing", f"segment {name!r} went away") from None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+            raise TransientFailure(
+                "out_of_resources", f"segment {name!r} cannot be opened: {error.strerror}"
+            ) from None
+        raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment") from None
+
+
+def _foreign(name: str, owner: int) -> BadMessage:
+    return BadMessage(
+        "foreign_segment",
+        f"segment {name!r} belongs to uid {owner}, this worker runs as uid {os.geteuid()}: run "
+        "both under one uid, or allow the other one in SHM_ALLOWED_UIDS",
+    )
+
+
+def _read_fully(descriptor: int, name: str, buffer: memoryview) -> None:
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], done)
+        if count == 0:
+            raise BadMessage(
+                "segment_too_small",
+                f"segment {name!r} was cut to {done} of {len(buffer)} bytes while it was read",
+            )
+        done += count
+
+
+def _write_fully(descriptor: int, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], done)

@@ -1,0 +1,197 @@
+"""The three stages of a batch: load its pictures, fill their holes, store the results.
+
+No Redis in here. Each function runs in a thread of its stage. This is the one place where the
+worker meets the network.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from core import shm
+from core.config import Settings
+from core.contract import Job, Segment, parse_job
+from core.errors import BadMessage, JobError, ModelUnavailable, TransientFailure
+from core.queues import Claim
+
+log = logging.getLogger(__name__)
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A job with its pixels.
+
+    `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
+    picture before it was shrunk: BGR, `job.original_size` × 3, or None.
+    """
+
+    job: Job
+    image: Picture
+    mask: Picture
+    original: Picture | None
+
+
+class Loader:
+    """The first stage: from a payload to pixels."""
+
+    def __init__(self, settings: Settings, uids: frozenset[int]) -> None:
+        self._settings = settings
+        self._uids = uids
+
+    def __call__(self, claim: Claim) -> Loaded:
+        """Parse and read one job; raises JobError."""
+        job = parse_job(claim.payload, self._settings)
+        if job.is_long != (claim.kind == "long"):
+            log.warning(
+                "request %s says is_long=%s but came from the %s queue, which decides",
+                job.request_id, job.is_long, claim.kind,
+            )  # fmt: skip
+        image = self._read(job.image)
+        mask = self._read(job.mask).reshape(job.mask.shape[:2])
+        return Loaded(
+            job, _picture(job.image, image), self._grey(job.mask, mask), self._original(job)
+        )
+
+    def _read(self, segment: Segment) -> npt.NDArray[Any]:
+        return shm.read(segment.name, segment.shape, segment.dtype, self._uids)
+
+    def _grey(self, segment: Segment, mask: npt.NDArray[Any]) -> Picture:
+        """A mask of any dtype as uint8 with the same holes."""
+        if mask.dtype == np.uint8:
+            return mask
+        if mask.dtype == np.bool_:
+            return mask.astype(np.uint8) * np.uint8(255)
+        _require_finite(segment, mask)
+        return np.where(mask > self._settings.mask_threshold, 255, 0).astype(np.uint8)
+
+    def _original(self, job: Job) -> Picture | None:
+        if job.original is None or not self._settings.composite_original:
+            return None
+        try:
+            if isinstance(job.original, BadMessage):
+                raise job.original
+            return self._read(job.original)
+        except JobError as error:
+            log.warning("request %s is done without its original: %s", job.request_id, error)
+            return None
+
+
+class Network(Protocol):
+    """The second stage, as the service sees it."""
+
+    def describe(self) -> str:
+        """Device and precision, for the log."""
+
+    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
+        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none."""
+
+
+class LaMa:
+    """The network of the second stage, on the GPU if there is one and it may be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the configured weights; raises ModelUnavailable with one clear sentence."""
+        import torch
+
+        from lama.bin import inference
+
+        self._inference = inference
+        self._use_half = settings.use_fp16
+        self._threshold = settings.mask_threshold
+        self.device = "cuda" if settings.use_cuda and torch.cuda.is_available() else "cpu"
+        try:
+            self._model, self._config = inference.load_lama_model(
+                str(settings.lama_config_path), str(settings.lama_checkpoint_path), self.device
+            )
+            # A first picture finds a broken device, and pays for what the first one always costs.
+            picture = np.zeros((64, 64, 3), np.uint8)
+            self._infer([picture], [np.full((64, 64), 255, np.uint8)])
+        except Exception as error:
+            raise ModelUnavailable(f"the model cannot be loaded: {error}") from error
+
+    def describe(self) -> str:
+        """Device and precision, for the log."""
+        from lama.saicinpainting.training.modules.precision import half_dtype
+
+        dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
+        return f"{self.device}, {dtype}"
+
+    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
+        return halving(
+            lambda part: self._infer([one.image for one in part], [one.mask for one in part]), batch
+        )
+
+    def _infer(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+        pictures: list[Picture] = self._inference.batch_inference(
+            images_np=images,
+            masks_np=masks,
+            model=self._model,
+            train_config=self._config,
+            device=self.device,
+            use_fp16=self._use_half,
+            mask_threshold=self._threshold,
+        )
+        return pictures
+
+
+def halving(
+    infer: Callable[[Sequence[Loaded]], list[Picture]], batch: Sequence[Loaded]
+) -> list[Picture | TransientFailure]:
+    """The results of a batch, which is halved when it fails until what fails is one picture."""
+    try:
+        return list(infer(batch))
+    except Exception as error:
+        if len(batch) == 1:
+            log.exception("inference failed for request %s", batch[0].job.request_id)
+            return [TransientFailure("inference_failed", f"the network failed: {error}")]
+        log.warning("inference failed for a batch of %d (%s): halved", len(batch), error)
+    middle = len(batch) // 2
+    return halving(infer, batch[:middle]) + halving(infer, batch[middle:])
+
+
+class Finisher:
+    """The third stage: from the network's picture to the one that the consumer gets."""
+
+    def __init__(self, settings: Settings) -> None:
+        from lama.bin.inference import restore_from_padding
+
+        self._restore = restore_from_padding
+        self._threshold = settings.mask_threshold
+
+    def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
+        """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
+        job = loaded.job
+        restored = self._restore(picture, job.padding, job.original_size)
+        result: Picture = np.ascontiguousarray(restored[..., ::-1])  # RGB to BGR
+        if loaded.original is None:
+            return result
+        hole = self._restore(loaded.mask, job.padding, job.original_size) > self._threshold
+        composite: Picture = np.where(hole[..., None], result, loaded.original)
+        return composite
+
+
+def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:
+    """A picture of any dtype as uint8; floating-point values are on the same scale, 0 to 255."""
+    if image.dtype == np.uint8:
+        return image
+    _require_finite(segment, image)
+    low, high = float(image.min()), float(image.max())
+    if low < 0 or high > 255:
+        raise BadMessage(
+            "bad_values", f"segment {segment.name!r} has values from {low:g} to {high:g}, not 0…255"
+        )
+    rounded: Picture = np.rint(image).astype(np.uint8)
+    return rounded
+
+
+def _require_finite(segment: Segment, array: npt.NDArray[Any]) -> None:
+    if not np.isfinite(array).all():
+        raise BadMessage("bad_values", f"segment {segment.name!r} contains NaN or infinity")

@@ -1,0 +1,127 @@
+"""Settings: names, defaults and what a wrong value says."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from core.config import Delivery, Settings, load_settings, without_password
+from core.errors import SettingsError
+from core.keys import Kind
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_those_of_the_pipelines_deployments() -> None:
+    settings = load_settings()
+    assert settings.redis_url == "redis://localhost:6379"
+    assert settings.queue(Kind.LONG) == "lama_inference:longtasks"
+    assert settings.queue(Kind.SHORT) == "lama_inference:shorttasks"
+    assert [settings.batch_size(kind) for kind in Kind] == [4, 4]
+    assert settings.use_cuda
+    assert settings.use_fp16
+    assert settings.delivery is Delivery.AT_LEAST_ONCE
+    assert settings.shm_name_prefix == "img_shm_"
+    assert settings.shm_input_prefixes == ("img_shm_", "mask_shm_", "psm_")
+    assert settings.shm_file_mode == 0o600
+    assert settings.mask_threshold == 0
+    assert settings.max_image_pixels == 16_777_216
+    assert (settings.max_attempts, settings.retry_delay_s) == (3, 1)
+    assert settings.lama_checkpoint_path.is_file()
+    assert settings.lama_config_path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("USE_CUDA", "0", False),
+        ("USE_CUDA", "false", False),
+        ("USE_FP16", "true", True),
+        ("USE_FP16", "", True),
+        ("SHM_FILE_MODE", "0660", 0o660),
+        ("SHM_INPUT_PREFIXES", "a_, b_", ("a_", "b_")),
+        ("SHM_ALLOWED_UIDS", "1000,0", (1000, 0)),
+        ("DELIVERY", "at_most_once", Delivery.AT_MOST_ONCE),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("BATCH_MAX_WAIT_MS", "2.5", 2.5),
+    ],
+)
+def test_values_are_read_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(), name.lower()) == expected
+
+
+def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
+    (tmp_path / ".env").write_text("INPAINTING_BATCH_SIZE_LONG=2\nSOMETHING_ELSE=1\n")
+    assert load_settings().inpainting_batch_size_long == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("INPAINTING_BATCH_SIZE_SHORT", "four", "integer"),
+        ("INPAINTING_BATCH_SIZE_SHORT", "0", "greater than or equal to 1"),
+        ("USE_CUDA", "maybe", "boolean"),
+        ("SHM_FILE_MODE", "rw", "octal"),
+        ("SHM_NAME_PREFIX", "../", "letters, digits"),
+        ("SHM_INPUT_PREFIXES", ",", "at least 1"),
+        ("REDIS_URL", "http://redis:6379", "redis://host:6379"),
+        ("REDIS_URL", "redis://redis:port", "redis://host:6379"),
+        ("DELIVERY", "exactly_once", "at_most_once"),
+        ("RETRY_DELAY_S", "inf", "finite"),
+        ("LOG_LEVEL", "loud", "WARNING"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_name_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert f"{name}=" in message
+    assert value.split(",")[0] in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_ATTEMPTS", "none")
+    monkeypatch.setenv("USE_FP16", "half")
+    with pytest.raises(SettingsError, match=r"USE_FP16=.*MAX_ATTEMPTS="):
+        load_settings()
+
+
+def test_settings_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEARTBEAT_TTL_S", "6")
+    with pytest.raises(SettingsError, match=r"HEARTBEAT_TTL_S=6 .* HEARTBEAT_INTERVAL_S=5"):
+        load_settings()
+    monkeypatch.delenv("HEARTBEAT_TTL_S")
+    monkeypatch.setenv("LAMA_INFERENCE_LONG_TASKS_QUEUE", "lama_inference:shorttasks")
+    with pytest.raises(SettingsError, match="two different lists"):
+        load_settings()
+
+
+def test_a_password_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "http://user:secret@redis")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+    assert without_password("rediss://:secret@host/1") == "rediss://***@host/1"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError):
+        load_settings().use_cuda = False
