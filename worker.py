@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 FOREIGN_CORE = (
-    "the package `core` at {place} is not this worker's: something else is mounted over it. "
-    "Mount this project's core/ there, or remove that mount"
+    "the package `core` that Python finds ({found}) is not this worker's: something else is "
+    "mounted over it. Mount this project's core/ there, or remove that mount"
 )
 
 
@@ -111,10 +111,14 @@ def _foreign_core() -> str | None:
     """What is wrong with the package `core` that Python finds, if it is not this project's."""
     try:
         import core
-    except Exception as error:
-        return f"the package `core` cannot be imported ({error}): set PYTHONPATH to its parent"
+    except ModuleNotFoundError as error:
+        if error.name == "core":
+            return "the package `core` is not found: set PYTHONPATH to the folder that contains it"
+        return FOREIGN_CORE.format(found=error)
+    except Exception as error:  # a foreign package may raise anything
+        return FOREIGN_CORE.format(found=error)
     if getattr(core, "PROJECT", None) != "inpainting-worker":
-        return FOREIGN_CORE.format(place=next(iter(core.__path__)))
+        return FOREIGN_CORE.format(found=next(iter(core.__path__)))
     return None
 
 

@@ -106,7 +106,8 @@ class LaMa:
         self._inference = inference
         self._use_half = settings.use_fp16
         self._threshold = settings.mask_threshold
-        self.device = "cuda" if settings.use_cuda and torch.cuda.is_available() else "cpu"
+        self._wants_cuda = settings.use_cuda
+        self.device = "cuda" if self._wants_cuda and torch.cuda.is_available() else "cpu"
         try:
             self._model, self._config = inference.load_lama_model(
                 str(settings.lama_config_path), str(settings.lama_checkpoint_path), self.device
@@ -122,7 +123,8 @@ class LaMa:
         from lama.saicinpainting.training.modules.precision import half_dtype
 
         dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
-        return f"{self.device}, {dtype}"
+        missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
+        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}"
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
         return halving(
