@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.config import Settings
@@ -25,19 +25,22 @@ SHORTEST_WAIT_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Claimed jobs of one kind. `attempts` says for each how often it has failed before."""
+    """Claimed jobs of one kind, all of which have failed `attempts` times before.
+
+    Where that is not 0, there is one job only.
+    """
 
     kind: Kind
     claims: tuple[Claim, ...]
-    attempts: tuple[int, ...]
+    attempts: int
 
 
 class BatchSource:
     """Turns the two queues into a sequence of batches.
 
     While both queues have work they take turns, batch by batch, whatever their lengths. A job
-    with an attempt against it gets a batch of its own: if it is what kills workers, it takes no
-    other job with it.
+    with an attempt against it gets a batch of its own, and what was claimed with it goes back:
+    if it is what kills workers, no other job gets an attempt for that.
     """
 
     def __init__(self, settings: Settings, queues: Queues) -> None:
@@ -45,7 +48,6 @@ class BatchSource:
         self._queues = queues
         self._turn = Kind.LONG
         self._claimed: list[Claim] = []
-        self._ready: deque[Batch] = deque()
         self._reconcile_at = 0.0
         self._stopping = False
 
@@ -56,10 +58,8 @@ class BatchSource:
         """
         backoff = Backoff()
         while not self._stopping:
-            if self._ready:
-                return self._ready.popleft()
             try:
-                await self._fill()
+                batch = await self._fill()
             except REDIS_ERRORS as error:
                 self.suspect()
                 self._queues.link.down(error)
@@ -67,6 +67,8 @@ class BatchSource:
             else:
                 self._queues.link.up()
                 backoff.reset()
+                if batch is not None:
+                    return batch
         return None
 
     def suspect(self) -> None:
@@ -80,10 +82,9 @@ class BatchSource:
 
     def unstarted(self) -> list[Claim]:
         """The jobs that were claimed and not handed out, in the order of their claims."""
-        waiting = [claim for batch in self._ready for claim in batch.claims]
-        return waiting + self._claimed
+        return self._claimed
 
-    async def _fill(self) -> None:
+    async def _fill(self) -> Batch | None:
         if time.monotonic() >= self._reconcile_at:
             found = await self._queues.reconcile()
             if found:
@@ -92,10 +93,14 @@ class BatchSource:
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
         if not self._claimed:
             await self._claim()
-        if self._claimed:
-            attempts = await self._queues.attempts(self._claimed)
-            self._ready.extend(self._split(self._claimed, attempts))
-            self._claimed = []
+        if not self._claimed:
+            return None
+        batch = self._choose(self._claimed, await self._queues.attempts(self._claimed))
+        surplus = self._claimed[len(batch.claims) :]
+        self._claimed = []
+        if surplus:
+            await self._queues.release(surplus)
+        return batch
 
     async def _claim(self) -> None:
         # Every claim goes into self._claimed at once: an error further on must not forget it.
@@ -129,14 +134,14 @@ class BatchSource:
             self._claimed += more
             self._claimed += await self._queues.take(kind, size - len(self._claimed))
 
-    def _split(self, claims: Sequence[Claim], attempts: Sequence[int]) -> Iterator[Batch]:
-        judged = list(zip(claims, attempts, strict=True))
-        for kind in Kind:
-            fresh = [claim for claim, count in judged if claim.kind is kind and count == 0]
-            size = self._settings.batch_size(kind)
-            for start in range(0, len(fresh), size):
-                group = tuple(fresh[start : start + size])
-                yield Batch(kind, group, (0,) * len(group))
-        for claim, count in judged:
-            if count > 0:
-                yield Batch(claim.kind, (claim,), (count,))
+    def _choose(self, claims: Sequence[Claim], attempts: Sequence[int]) -> Batch:
+        """The first of these jobs with as many of those after it as may share its batch."""
+        kind = claims[0].kind
+        if attempts[0] > 0:
+            return Batch(kind, (claims[0],), attempts[0])
+        size = self._settings.batch_size(kind)
+        fellows = itertools.takewhile(
+            lambda judged: judged[0].kind is kind and judged[1] == 0,
+            zip(claims[:size], attempts[:size], strict=True),
+        )
+        return Batch(kind, tuple(claim for claim, _ in fellows), 0)

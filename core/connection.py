@@ -11,12 +11,14 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: What an operation on Redis raises when the server cannot do it at present.
 REDIS_ERRORS = (RedisError, OSError)
+
+LUA = Path(__file__).parent / "lua"
 
 COMMAND_TIMEOUT_S = 5.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
@@ -57,6 +61,11 @@ def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> 
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
+    """The scripts of core/lua by name, to be run on this client's connections."""
+    return {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
 
 
 class Backoff:

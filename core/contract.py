@@ -5,6 +5,7 @@ A message is untrusted: `parse_job` lets nothing through that a later stage woul
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -16,7 +17,7 @@ import numpy as np
 
 from core.config import SEGMENT_NAME, Settings
 from core.errors import BadMessage
-from core.keys import Kind
+from core.keys import Kind, sha1
 
 #: dtypes that a segment may have. Floating-point values are on the scale of uint8: 0 to 255.
 DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
@@ -27,7 +28,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_ID_LENGTH: Final = 1024
 
 #: What follows the prefix in the names of results: worker, start of the payload's sha1, counter.
-_RESULT_SUFFIX = re.compile(r"[A-Za-z0-9-]+-\d+-[0-9a-f]{8}-[0-9a-f]{12}-\d+")
+_RESULT_SUFFIX = re.compile(r"[A-Za-z0-9-]+-\d+-[0-9a-f]{12}-[0-9a-f]{12}-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,27 @@ def result_fields(job: Job, segment: Segment, kind: Kind, worker: str) -> dict[s
         "status": "done",
         "worker": worker,
     }
+
+
+def input_names(payload: bytes, settings: Settings) -> list[str]:
+    """The input segments that a message names, as far as it names any that are allowed."""
+    names = []
+    with contextlib.suppress(BadMessage):
+        message = _object(payload)
+        for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
+            info = message.get(field)
+            if isinstance(info, dict):
+                with contextlib.suppress(BadMessage):
+                    names.append(_segment_name(info, settings))
+    return names
+
+
+def result_name_start(settings: Settings, worker: str, payload: bytes) -> str:
+    """What the names of the segments begin with that a worker writes for a payload.
+
+    It says whose a segment is and what for, so that others can tell when it is nobody's.
+    """
+    return f"{settings.shm_name_prefix}{worker}-{sha1(payload)[:12]}-"
 
 
 def is_result_name(name: str, settings: Settings) -> bool:

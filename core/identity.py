@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -10,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.config import Settings
+from core.keys import Kind
 from core.shm import SHM_FOLDER
 
 
@@ -17,10 +20,10 @@ from core.shm import SHM_FOLDER
 class Identity:
     """The names under which a worker appears in Redis and in shared memory.
 
-    `worker` is `{host}-{pid}-{8 hex}`, made of letters, digits and hyphens only, so that it can
-    be part of a segment's name. `namespace` is the same for exactly those processes that see the
-    same segments: the boot id of the host and the device number of /dev/shm. `started` is in unix
-    seconds.
+    `worker` is `{host}-{pid}-{12 hex}`, made of letters, digits and hyphens only, so that it can
+    be part of a segment's name; the first four hex digits stand for the names of its queues.
+    `namespace` is the same for exactly those processes that see the same segments: the boot id of
+    the host and the device number of /dev/shm. `started` is in unix seconds.
     """
 
     worker: str
@@ -30,12 +33,25 @@ class Identity:
     started: int
 
 
-def current_identity() -> Identity:
+def current_identity(settings: Settings) -> Identity:
     """A new identity for this process."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:40] or "host"
     pid = os.getpid()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     device = os.stat(SHM_FOLDER).st_dev
-    return Identity(
-        f"{host}-{pid}-{secrets.token_hex(4)}", f"{boot}-{device}", host, pid, int(time.time())
-    )
+    worker = f"{host}-{pid}-{_digest(settings)}{secrets.token_hex(4)}"
+    return Identity(worker, f"{boot}-{device}", host, pid, int(time.time()))
+
+
+def serves_same_queues(worker: str, settings: Settings) -> bool:
+    """Whether a worker takes, or took, its jobs from the queues that are configured here.
+
+    Only then can its jobs be put back: two pipelines with queues of their own may share a host
+    and a Redis, and a dead worker cannot be asked.
+    """
+    return worker.rpartition("-")[2].startswith(_digest(settings))
+
+
+def _digest(settings: Settings) -> str:
+    queues = "\0".join(settings.queue(kind) for kind in Kind)
+    return hashlib.sha256(queues.encode()).hexdigest()[:4]

@@ -3,6 +3,7 @@
 `worker` is a worker's id and `namespace` the shared memory it can see (see `core.identity`).
 """
 
+import hashlib
 from enum import StrEnum
 
 
@@ -22,6 +23,11 @@ ATTEMPTS = "inpainting:attempts"
 
 #: list: JSON of jobs that were given up, oldest first.
 DEAD = "inpainting:dead"
+
+
+def sha1(payload: bytes) -> str:
+    """What stands for a payload in the hash of attempts, as Redis' own `redis.sha1hex`."""
+    return hashlib.sha1(payload, usedforsecurity=False).hexdigest()
 
 
 def processing(worker: str, kind: Kind) -> str:

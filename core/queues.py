@@ -11,28 +11,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import hashlib
 import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from redis.exceptions import NoPermissionError
 
 from core import __version__, keys
 from core.config import Delivery, Settings
-from core.connection import COMMAND_TIMEOUT_S, REDIS_ERRORS, Link, async_client
+from core.connection import COMMAND_TIMEOUT_S, REDIS_ERRORS, Link, async_client, load_scripts
 from core.errors import JobError, RedisUnsuitable
 from core.identity import Identity
 from core.keys import Kind
 
 log = logging.getLogger(__name__)
-
-LUA = Path(__file__).parent / "lua"
 
 #: How long a claim blocks in the server when nobody ends it earlier, and where the ACL lets
 #: nobody do so: the wait for one queue then delays what arrives on the other.
@@ -48,7 +44,7 @@ class Claim:
 
     @property
     def sha1(self) -> str:
-        return hashlib.sha1(self.payload, usedforsecurity=False).hexdigest()
+        return keys.sha1(self.payload)
 
 
 class Queues:
@@ -64,9 +60,7 @@ class Queues:
         self._redis = async_client(settings)
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self._held: Counter[Claim] = Counter()
-        self._scripts = {
-            path.stem: self._redis.register_script(path.read_text()) for path in LUA.glob("*.lua")
-        }
+        self._scripts = load_scripts(self._redis)
 
     # -- the server -------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from core import shm
 from core.batches import Batch, BatchSource
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS, Backoff
-from core.contract import Segment, request_of, result_fields
+from core.contract import Segment, request_of, result_fields, result_name_start
 from core.errors import (
     HungInference,
     JobError,
@@ -38,6 +38,7 @@ from core.errors import (
 from core.heartbeat import Heartbeat
 from core.identity import Identity, current_identity
 from core.queues import Claim, Queues, open_queues
+from core.recovery import Recovery
 from core.stages import Finisher, Loaded, Loader, Network, Picture
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Work:
     """A batch on its way through the stages. Times are time.monotonic()."""
 
     batch: Batch
-    jobs: list[tuple[Claim, int, Loaded]]
+    jobs: list[tuple[Claim, Loaded]]
     claimed_at: float
     infer_s: float = 0.0
     pictures: list[Picture | TransientFailure] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Service:
         self._loader = Loader(settings, self._uids)
         self._finisher = Finisher(settings)
         self._source = BatchSource(settings, queues)
+        self._recovery = Recovery(settings, identity, queues.link, self._uids)
         self._stop = asyncio.Event()
         self._room = asyncio.Semaphore(1)
         self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
@@ -101,14 +103,17 @@ class Service:
             on_revival=lambda: _soon(loop, self._source.suspect),
         )
         heartbeat.start()
+        recovery = asyncio.create_task(self._recovery.run())
         try:
             return await self._serve()
         finally:
+            recovery.cancel()
             # Also after an error: without a heartbeat others recover at once what is left.
             await asyncio.to_thread(heartbeat.stop)
             with contextlib.suppress(*REDIS_ERRORS):
                 await self._queues.deregister()
             await self._queues.close()
+            await self._recovery.close()
 
     async def _start(self) -> bool:
         """Check the server and register; False if a signal came first."""
@@ -189,18 +194,23 @@ class Service:
             batch = await self._source.next_batch()
             if batch is None:
                 break
+            if batch.attempts:
+                await self._to_infer.join()  # if it kills this process, then nothing else with it
             work = await self._load(batch)
-            if work.jobs:
-                await self._to_infer.put(work)
-            else:
+            if not work.jobs:
                 self._room.release()
+                continue
+            await self._to_infer.put(work)
+            if batch.attempts:
+                await self._to_infer.join()
         await self._to_infer.put(None)
 
     async def _infer_loop(self) -> None:
         while (work := await self._to_infer.get()) is not None:
             self._room.release()
             if self._stop.is_set():
-                self._unstarted += [claim for claim, _, _ in work.jobs]
+                self._unstarted += [claim for claim, _ in work.jobs]
+                self._to_infer.task_done()
                 continue
             await self._infer(work)
             await self._to_store.put(work)
@@ -211,12 +221,11 @@ class Service:
             began = time.monotonic()
             delivered = await asyncio.gather(
                 *(
-                    self._deliver(claim, attempts, loaded, picture)
-                    for (claim, attempts, loaded), picture in zip(
-                        work.jobs, work.pictures, strict=True
-                    )
+                    self._deliver(claim, work.batch.attempts, loaded, picture)
+                    for (claim, loaded), picture in zip(work.jobs, work.pictures, strict=True)
                 )
             )
+            self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
             log.info(
                 "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, "
@@ -230,20 +239,22 @@ class Service:
     async def _load(self, batch: Batch) -> Work:
         work = Work(batch, [], time.monotonic())
         loop = asyncio.get_running_loop()
-        for claim, attempts in zip(batch.claims, batch.attempts, strict=True):
+        for claim in batch.claims:
             try:
+                if batch.attempts >= self._settings.max_attempts:
+                    raise JobError("crashed", "every worker that tried this job died on it")
                 loaded = await loop.run_in_executor(self._load_thread, self._loader, claim)
             except Exception as error:
-                await self._failed(claim, attempts, error)
+                await self._failed(claim, batch.attempts, error)
             else:
                 log.debug("request %s taken from the %s queue", loaded.job.request_id, claim.kind)
-                work.jobs.append((claim, attempts, loaded))
+                work.jobs.append((claim, loaded))
         return work
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
         inference = asyncio.get_running_loop().run_in_executor(
-            self._infer_thread, self._network, [loaded for _, _, loaded in work.jobs]
+            self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
         )
         done, _ = await asyncio.wait({inference}, timeout=self._settings.inference_timeout_s)
         if not done:
@@ -286,10 +297,8 @@ class Service:
 
     async def _store(self, claim: Claim, loaded: Loaded, picture: Picture) -> Segment | None:
         """The segment with the result; None if there was no room until the worker was stopped."""
-        name = (
-            f"{self._settings.shm_name_prefix}{self._identity.worker}-{claim.sha1[:12]}-"
-            f"{next(self._counter)}"
-        )
+        start = result_name_start(self._settings, self._identity.worker, claim.payload)
+        name = f"{start}{next(self._counter)}"
         loop = asyncio.get_running_loop()
         backoff = Backoff()
 
@@ -308,14 +317,8 @@ class Service:
                 await backoff.wait()
 
     async def _unlink(self, *names: str) -> None:
-        def unlink_all() -> None:
-            for name in names:
-                try:
-                    shm.unlink(name, self._uids)
-                except OSError as error:
-                    log.warning("segment %s cannot be unlinked: %s", name, error)
-
-        await asyncio.get_running_loop().run_in_executor(self._store_thread, unlink_all)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._store_thread, shm.unlink_all, names, self._uids)
 
     async def _failed(self, claim: Claim, attempts: int, error: Exception) -> None:
         """Have a job tried again later, or give it up."""
@@ -324,7 +327,8 @@ class Service:
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
         request = request_of(claim.payload)
         name = f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
-        tried, allowed = attempts + 1, self._settings.max_attempts
+        allowed = self._settings.max_attempts
+        tried = min(attempts + 1, allowed)
         if isinstance(error, TransientFailure) and tried < allowed:
             delay_s = self._settings.retry_delay_s * 2**attempts
             log.warning(
@@ -352,7 +356,7 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
         signal.signal(number, lambda *_: leave_now(EXIT_CLEAN))
 
     async def run(network: Network) -> NoReturn:
-        identity = current_identity()
+        identity = current_identity(settings)
         service = Service(settings, identity, open_queues(settings, identity), network)
         with _reported():
             # Left from inside the loop, whose own end would wait for what may hang.

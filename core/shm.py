@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
+
+log = logging.getLogger(__name__)
 
 SHM_FOLDER = "/dev/shm"  # noqa: S108 - this is not a temporary file
 
@@ -96,9 +99,23 @@ def unlink(name: str, allowed_uids: Collection[int]) -> bool:
     return False
 
 
+def unlink_all(names: Iterable[str], allowed_uids: Collection[int]) -> None:
+    """Remove segments as `unlink` does; one that cannot be removed is logged."""
+    for name in names:
+        try:
+            unlink(name, allowed_uids)
+        except OSError as error:
+            log.warning("segment %s cannot be unlinked: %s", name, error.strerror)
+
+
 def owner(name: str) -> int:
     """The uid that a segment belongs to; raises FileNotFoundError if there is none."""
     return os.lstat(_path(name)).st_uid
+
+
+def names() -> list[str]:
+    """The names of all segments, anybody's."""
+    return os.listdir(SHM_FOLDER)
 
 
 def free_bytes() -> int:

@@ -182,7 +182,7 @@ def test_a_name_that_is_no_inputs_is_refused(name: str) -> None:
 
 
 def test_the_name_of_a_workers_result_is_no_inputs() -> None:
-    name = f"img_shm_{current_identity().worker}-{'0' * 12}-7"
+    name = f"img_shm_{current_identity(SETTINGS).worker}-{'0' * 12}-7"
     assert is_result_name(name, SETTINGS)
     with pytest.raises(BadMessage):
         parse_job(changed(f"{IMAGE}.shm_name", name), SETTINGS)

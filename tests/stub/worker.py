@@ -2,13 +2,14 @@
 
 It paints holes grey, and is steered by the environment: while the file STUB_HOLD exists no
 inference ends; STUB_TRACE is a file that gets a line per batch. A picture named `explode.jpg`
-makes the inference of its batch raise, and `nameless.jpg` raises something that is no error of
-the worker's own, in the last stage.
+makes the inference of its batch raise, `nameless.jpg` the last stage, and `kill.jpg` kills the
+process.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ class StubNetwork:
                 trace.write(f"{kind} {requests}\n")
         while self._hold.exists():
             time.sleep(0.002)
+        if any(one.job.image_id == "kill.jpg" for one in batch):
+            os.kill(os.getpid(), signal.SIGKILL)
         return halving(self._paint, batch)
 
     def _paint(self, batch: Sequence[Loaded]) -> list[Picture]:

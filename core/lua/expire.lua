@@ -1,0 +1,27 @@
+-- Decide what becomes of a result whose time is over.
+-- KEYS[1]  segments of the namespace
+-- KEYS[2]  result hash of the request
+-- ARGV[1]  member of the set
+-- ARGV[2]  name of its segment
+-- ARGV[3]  now, in unix seconds
+-- Returns 1 if the segment is to be unlinked, after which the member can be dropped: its result
+-- was replaced (score 0), or never fetched. Returns 0 if there is nothing left to do: whoever
+-- deleted the hash has taken the segment over.
+local expiry = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not expiry or tonumber(expiry) > tonumber(ARGV[3]) then
+  return 0
+end
+if tonumber(expiry) == 0 then
+  return 1
+end
+if redis.call('TYPE', KEYS[2]).ok == 'hash' then
+  local info = redis.call('HGET', KEYS[2], 'inpaint_shm_info')
+  local readable, described = pcall(cjson.decode, info or '')
+  if readable and type(described) == 'table' and described.shm_name == ARGV[2] then
+    redis.call('ZADD', KEYS[1], 0, ARGV[1])
+    redis.call('DEL', KEYS[2])
+    return 1
+  end
+end
+redis.call('ZREM', KEYS[1], ARGV[1])
+return 0

@@ -1,0 +1,12 @@
+-- Strike a dead worker off the set of workers once it has left nothing behind.
+-- KEYS[1]  set of workers of the namespace
+-- KEYS[2]  heartbeat of the worker
+-- KEYS[3…] its lists
+-- ARGV[1]  the worker
+-- Returns 1 if it was struck off.
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    return 0
+  end
+end
+return redis.call('SREM', KEYS[1], ARGV[1])

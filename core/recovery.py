@@ -1,0 +1,172 @@
+"""Clearing up after others: dead workers' jobs, unread results, the inputs of dead jobs.
+
+A dead worker's jobs go a way of two steps, so that a reaper may die anywhere on it. First they
+are moved to the list of the worker's ghost (its name with a tilde), which the worker does not
+know: from then on it cannot commit them. While they are there, exactly the segments that it wrote
+for them are uncommitted, and are unlinked. Then they go back to the head of their queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Collection
+from typing import cast
+
+from core import keys, shm
+from core.config import Settings
+from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
+from core.contract import input_names, request_of, result_name_start
+from core.identity import Identity, serves_same_queues
+from core.keys import Kind
+
+log = logging.getLogger(__name__)
+
+GHOST = "~"
+
+#: Most entries looked at in one go.
+CHUNK = 500
+
+
+class Recovery:
+    """Looks after one namespace, every REAP_INTERVAL_S, one worker at a time."""
+
+    def __init__(
+        self, settings: Settings, identity: Identity, link: Link, uids: Collection[int]
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._link = link
+        self._uids = uids
+        self._redis = async_client(settings)
+        self._scripts = load_scripts(self._redis)
+        self._turn = keys.reaper(identity.namespace)
+        self._workers = keys.workers(identity.namespace)
+        self._segments = keys.segments(identity.namespace)
+
+    async def run(self) -> None:
+        """Recover now and then at intervals, until cancelled."""
+        interval_s = self._settings.reap_interval_s
+        while True:
+            try:
+                if await self._is_my_turn():
+                    await self.recover()
+            except REDIS_ERRORS as error:
+                self._link.down(error)
+            except Exception:
+                log.exception("recovery failed")
+            # Always below the interval, so that it bounds the time until a job is recovered.
+            await asyncio.sleep(interval_s * random.uniform(0.4, 0.8))  # noqa: S311 - no secret
+
+    async def recover(self) -> None:
+        """One pass over everything that may be left."""
+        for member in await self._members():
+            if member != self._identity.worker:
+                await self._reap(member)
+        await self._expire_results()
+        await self._expire_dead()
+
+    async def close(self) -> None:
+        """Let others reap at once, and close the connection."""
+        with contextlib.suppress(*REDIS_ERRORS):
+            if await self._redis.get(self._turn) == self._identity.worker.encode():
+                await self._redis.delete(self._turn)
+            await self._redis.aclose()
+
+    async def _is_my_turn(self) -> bool:
+        # Only to spare the server: every step may be done by two at once.
+        ttl_ms = max(1, int(self._settings.reap_interval_s * 300))
+        return bool(await self._redis.set(self._turn, self._identity.worker, nx=True, px=ttl_ms))
+
+    async def _members(self) -> list[str]:
+        members = cast("set[bytes]", await self._redis.smembers(self._workers))
+        return sorted(member.decode() for member in members)
+
+    async def _reap(self, worker: str) -> None:
+        """Recover what a worker left, if it is dead."""
+        if await self._redis.exists(keys.heartbeat(worker)):
+            return
+        if not serves_same_queues(worker, self._settings):
+            log.debug("%s served other queues: left to a worker of those", worker)
+            return
+        owner = worker.removesuffix(GHOST)
+        ghost = owner + GHOST
+        if worker != ghost:
+            for kind in Kind:
+                moved = await self._scripts["fence"](
+                    [
+                        keys.heartbeat(worker),
+                        keys.processing(worker, kind),
+                        keys.processing(ghost, kind),
+                        self._workers,
+                    ],
+                    [ghost],
+                )
+                if moved < 0:
+                    return
+        for kind in Kind:
+            await self._give_back(owner, ghost, kind)
+        await self._finish_cleanup(owner)
+        for name in (ghost, owner):
+            left = [keys.processing(name, kind) for kind in Kind] + [keys.cleanup(name)]
+            await self._scripts["forget"]([self._workers, keys.heartbeat(name), *left], [name])
+
+    async def _give_back(self, owner: str, ghost: str, kind: Kind) -> None:
+        lost = keys.processing(ghost, kind)
+        payloads = cast("list[bytes]", await self._redis.lrange(lost, 0, -1))
+        if not payloads:
+            return
+        names = await asyncio.to_thread(shm.names)
+        for payload in payloads:
+            request = request_of(payload)
+            start = result_name_start(self._settings, owner, payload)
+            for name in names:
+                # One that was committed belongs to an equal message, which was sent twice.
+                if name.startswith(start) and not (
+                    request
+                    and await self._redis.zscore(self._segments, f"{name} {request[0]}") is not None
+                ):
+                    await self._unlink([name])
+        count = await self._scripts["requeue"]([lost, self._settings.queue(kind), keys.ATTEMPTS])
+        log.warning("recovered %d %s jobs of the dead worker %s", count, kind, owner)
+
+    async def _finish_cleanup(self, worker: str) -> None:
+        key = keys.cleanup(worker)
+        for payload in cast("list[bytes]", await self._redis.lrange(key, 0, -1)):
+            await self._unlink(input_names(payload, self._settings))
+            await self._redis.lrem(key, 1, cast(str, payload))
+            log.info("cleaned up after the dead worker %s", worker)
+
+    async def _expire_results(self) -> None:
+        now = int(time.time())
+        due = await self._redis.zrangebyscore(self._segments, "-inf", now, start=0, num=CHUNK)
+        for member in cast("list[bytes]", due):
+            segment, request_id = member.decode().split(" ", 1)
+            if await self._scripts["expire"](
+                [self._segments, keys.result(request_id)], [member, segment, now]
+            ):
+                await self._unlink([segment])
+                await self._redis.zrem(self._segments, member)
+                log.info("segment %s of request %s: nobody fetched it", segment, request_id)
+
+    async def _expire_dead(self) -> None:
+        """Drop dead jobs of this namespace whose time is over, with their inputs."""
+        latest = time.time() - self._settings.dead_ttl_s
+        for entry in cast("list[bytes]", await self._redis.lrange(keys.DEAD, 0, CHUNK - 1)):
+            try:
+                about = json.loads(entry)
+                if about["namespace"] != self._identity.namespace or about["at"] > latest:
+                    continue
+                payload = str(about["raw"]).encode()
+            except (ValueError, KeyError, TypeError):
+                continue  # written by somebody else
+            await self._unlink(input_names(payload, self._settings))
+            await self._redis.lrem(keys.DEAD, 1, cast(str, entry))
+            log.info("the dead job of request %s is dropped", request_of(payload))
+
+    async def _unlink(self, names: Collection[str]) -> None:
+        await asyncio.to_thread(shm.unlink_all, names, self._uids)

@@ -1,0 +1,314 @@
+"""What dead workers leave behind is finished by others, and nothing that is somebody's is touched.
+
+Where it matters who does what and when, the pass of a reaper is called by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from core import keys, shm
+from core.config import Settings
+from core.connection import Link
+from core.contract import result_name_start
+from core.identity import Identity, current_identity
+from core.keys import Kind
+from core.queues import Claim, Queues
+from core.recovery import Recovery
+from demo.redis_server import RedisServer
+from tests.conftest import OWN, StartWorker, Worker, segments, wait_until
+from tests.pipeline import Pipeline, page
+
+LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
+SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": 0.5, "REAP_INTERVAL_S": 0.3}
+UIDS = frozenset({os.geteuid()})
+
+
+@pytest.fixture(params=["server", "oldest_server"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Settings for a server that is empty, the newest and the oldest in turn."""
+    server: RedisServer = request.getfixturevalue(request.param)
+    chosen = Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")
+    with redis.Redis.from_url(server.url, protocol=2) as client:
+        client.flushall()
+    return chosen
+
+
+@pytest.fixture
+def raw(settings: Settings, shm_baseline: None) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
+        yield client
+
+
+def reap(settings: Settings) -> Identity:
+    """One pass of a reaper in this namespace."""
+    me = current_identity(settings)
+
+    async def one_pass() -> None:
+        recovery = Recovery(settings, me, Link(settings), UIDS)
+        await recovery.recover()
+        await recovery.close()
+
+    asyncio.run(one_pass())
+    return me
+
+
+def crashed(settings: Settings, raw: redis.Redis, *payloads: bytes, kind: str = "long") -> str:
+    """A worker without a heartbeat that has claimed some payloads; its id."""
+    identity = current_identity(settings)
+    raw.sadd(keys.workers(identity.namespace), identity.worker)
+    raw.rpush(keys.processing(identity.worker, Kind(kind)), *payloads)
+    return identity.worker
+
+
+def write_segment(name: str) -> str:
+    shm.write(name, np.zeros(4, np.uint8), 0o600)
+    return name
+
+
+def request(name: str) -> bytes:
+    return json.dumps({"request_id": name}).encode()
+
+
+# -- the steps, one by one ----------------------------------------------------------------------
+
+
+def test_jobs_of_a_dead_worker_are_back_at_the_head_in_order_with_an_attempt(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    raw.rpush(LONG, b"later")
+    crashed(settings, raw, b"a", b"b")
+    crashed(settings, raw, b"\xff", kind="short")
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [b"a", b"b", b"later"]
+    assert raw.lrange(SHORT, 0, -1) == [b"\xff"]
+    assert raw.hgetall(keys.ATTEMPTS) == {
+        keys.sha1(payload).encode(): b"1" for payload in (b"a", b"b", b"\xff")
+    }
+    assert sorted(raw.scan_iter()) == sorted(
+        [LONG.encode(), SHORT.encode(), b"inpainting:attempts"]
+    )
+
+
+def test_jobs_of_a_living_worker_are_left_alone(settings: Settings, raw: redis.Redis) -> None:
+    worker = crashed(settings, raw, b"a")
+    raw.set(keys.heartbeat(worker), "alive")
+    reap(settings)
+    assert raw.lrange(keys.processing(worker, Kind.LONG), 0, -1) == [b"a"]
+
+
+def test_jobs_of_another_shared_memory_or_of_other_queues_are_left_alone(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    other_queues = settings.model_copy(update={"lama_inference_long_tasks_queue": "other"})
+    worker = crashed(other_queues, raw, b"a")
+    raw.sadd(keys.workers("elsewhere"), "host-1-" + "0" * 12)
+    raw.rpush(keys.processing("host-1-" + "0" * 12, Kind.LONG), b"b")
+    before = {key: raw.dump(key) for key in raw.scan_iter()}
+    reap(settings)
+    assert {key: raw.dump(key) for key in raw.scan_iter()} == before
+    reap(other_queues)
+    assert raw.lrange("other", 0, -1) == [b"a"]
+    assert not raw.exists(keys.processing(worker, Kind.LONG))
+
+
+def test_uncommitted_segments_are_unlinked_and_no_others(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, request("r"))
+    own = result_name_start(settings, worker, request("r"))
+    uncommitted = write_segment(f"{own}0")
+    kept = [
+        write_segment(f"{own}1"),  # committed, for an equal message sent before
+        write_segment(result_name_start(settings, worker, request("s")) + "2"),  # for another job
+        write_segment(result_name_start(settings, "host-9-0123456789ab", request("r")) + "0"),
+        write_segment(f"img_shm_{OWN}{'a' * 20}"),
+    ]
+    namespace = current_identity(settings).namespace
+    raw.zadd(keys.segments(namespace), {f"{own}1 r": time.time() + 100})
+    reap(settings)
+    assert not Path("/dev/shm", uncommitted).exists()
+    assert segments() == set(kept)
+    shm.unlink_all(kept, UIDS)
+
+
+def test_a_reaper_that_died_half_way_is_finished_by_the_next(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, request("r"))
+    left = write_segment(result_name_start(settings, worker, request("r")) + "0")
+    # The first step has happened, nothing after it.
+    namespace = current_identity(settings).namespace
+    raw.rename(keys.processing(worker, Kind.LONG), keys.processing(f"{worker}~", Kind.LONG))
+    raw.sadd(keys.workers(namespace), f"{worker}~")
+    reap(settings)
+    assert not Path("/dev/shm", left).exists()
+    assert raw.lrange(LONG, 0, -1) == [request("r")]
+    assert sorted(raw.scan_iter()) == [b"inpainting:attempts", LONG.encode()]
+
+
+def test_a_thawed_worker_cannot_commit_what_was_reaped(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, b"a")
+    reap(settings)
+    identity = Identity(worker, current_identity(settings).namespace, "host", 1, 0)
+
+    async def commit() -> tuple[bool, str]:
+        queues = Queues(settings, identity)
+        outcome = await queues.commit(Claim(Kind.LONG, b"a"), "r", "s", {"a": "1"})
+        await queues.close()
+        return outcome
+
+    assert asyncio.run(commit()) == (False, "")
+    assert not raw.exists("inpainting_result:r")
+
+
+def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: redis.Redis) -> None:
+    inputs = [write_segment(f"img_shm_{OWN}in{number}") for number in range(3)]
+    message = {
+        "preprocessed_img_shm_info": {"shm_name": inputs[0]},
+        "preprocessed_mask_shm_info": {"shm_name": inputs[1]},
+        "original_shm_info": {"shm_name": inputs[2]},
+    }
+    identity = current_identity(settings)
+    raw.sadd(keys.workers(identity.namespace), identity.worker)
+    raw.rpush(keys.cleanup(identity.worker), json.dumps(message), b"not json")
+    reap(settings)
+    assert segments() == {inputs[2]}
+    assert list(raw.scan_iter()) == []
+    shm.unlink(inputs[2], UIDS)
+
+
+def test_a_result_that_nobody_fetched_is_removed_when_its_time_is_over(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    unread, fetched, fresh, replaced = (
+        write_segment(f"img_shm_{OWN}{name}") for name in ("unread", "fetched", "fresh", "replaced")
+    )
+    namespace, now = current_identity(settings).namespace, time.time()
+    raw.hset("inpainting_result:a b", "inpaint_shm_info", json.dumps({"shm_name": unread}))
+    raw.hset("inpainting_result:c", "inpaint_shm_info", json.dumps({"shm_name": fresh}))
+    raw.zadd(
+        keys.segments(namespace),
+        {
+            f"{unread} a b": now - 1,
+            f"{fetched} b": now - 1,
+            f"{fresh} c": now + 100,
+            f"{replaced} c": 0,
+        },
+    )
+    reap(settings)
+    assert segments() == {fetched, fresh}
+    assert not raw.exists("inpainting_result:a b")
+    assert raw.exists("inpainting_result:c")
+    assert raw.zrange(keys.segments(namespace), 0, -1) == [f"{fresh} c".encode()]
+    shm.unlink_all((fetched, fresh), UIDS)
+
+
+def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    old, young, foreign = (
+        write_segment(f"img_shm_{OWN}{name}") for name in ("old", "young", "foreign")
+    )
+    namespace, now = current_identity(settings).namespace, int(time.time())
+
+    def entry(name: str, namespace: str, at: int) -> str:
+        message = {"preprocessed_img_shm_info": {"shm_name": name}}
+        return json.dumps({"raw": json.dumps(message), "namespace": namespace, "at": at})
+
+    past = now - int(settings.dead_ttl_s) - 1
+    kept = [entry(young, namespace, now), entry(foreign, "elsewhere", past), "written by hand"]
+    raw.rpush(keys.DEAD, entry(old, namespace, past), *kept)
+    reap(settings)
+    assert segments() == {young, foreign}
+    assert raw.lrange(keys.DEAD, 0, -1) == [one.encode() for one in kept]
+    shm.unlink_all((young, foreign), UIDS)
+
+
+# -- with real workers that are killed ------------------------------------------------------------
+
+
+def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
+    return pipeline.submit(*page(60, 90, seed), kind, canvas=(64, 96), **options)
+
+
+def worker_id(client: redis.Redis, worker: Worker) -> str:
+    for key in client.scan_iter("inpainting:worker:*"):
+        if json.loads(client.get(key))["pid"] == worker.process.pid:
+            return key.decode().removeprefix("inpainting:worker:")
+    raise AssertionError(f"no heartbeat of process {worker.process.pid}")
+
+
+def test_jobs_of_a_killed_worker_are_done_by_another(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: redis.Redis,
+    make_hold: Callable[[], Path],
+) -> None:
+    victim = start_worker(STUB_HOLD=make_hold(), INPAINTING_BATCH_SIZE_LONG=2, **SOON)
+    requests = [send(pipeline, seed=seed) for seed in range(6)]
+    wait_until(
+        lambda: client.llen(f"inpainting:processing:{worker_id(client, victim)}:long") == 4,
+        "a batch is computed and one is claimed ahead",
+    )
+    victim.process.kill()
+    rescuer = start_worker(**SOON)
+    for request_id in requests:
+        assert pipeline.fetch(request_id).shape == (60, 90, 3)
+    rescuer.wait_for_line("recovered 4 long jobs")
+    assert rescuer.stop() == 0
+    left = {key.decode().split(":")[1] for key in client.scan_iter("inpainting:*")}
+    assert left <= {"segments", "reaper"}
+
+
+def test_a_picture_that_kills_workers_is_dead_in_the_end_and_its_batch_mates_are_not(
+    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+) -> None:
+    mates = [send(pipeline, seed=1), send(pipeline, "short", seed=2)]
+    send(pipeline, image_id="kill.jpg", request_id="killer")
+    mates += [send(pipeline, seed=3), send(pipeline, "short", seed=4)]
+    for _ in range(3):
+        assert start_worker(**SOON).wait() == -signal.SIGKILL
+    start_worker(**SOON)
+    for mate in mates:
+        assert pipeline.fetch(mate).shape == (60, 90, 3)
+    wait_until(lambda: client.llen(keys.DEAD), "the killer is dead")
+    (entry,) = (json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1))
+    assert (entry["reason"], entry["attempts"]) == ("crashed", 3)
+    assert client.hget("inpainting_result:killer", "status") == b"failed"
+    assert not client.exists(keys.ATTEMPTS)
+    pipeline.close()
+
+
+def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: redis.Redis,
+    make_hold: Callable[[], Path],
+) -> None:
+    hold = make_hold()
+    frozen = start_worker(STUB_HOLD=hold, **SOON)
+    request_id = send(pipeline)
+    frozen.wait_for_line("taken from")
+    frozen.process.send_signal(signal.SIGSTOP)
+    start_worker(**SOON)
+    assert pipeline.fetch(request_id).shape == (60, 90, 3)
+    hold.unlink()
+    frozen.process.send_signal(signal.SIGCONT)
+    frozen.wait_for_line("taken over by another worker")
+    frozen.wait_for_line("registered")
+    assert not client.exists(f"inpainting_result:{request_id}")
+    assert frozen.stop() == 0
