@@ -6,6 +6,7 @@ are `1` or `0` (`true` and `false` work too). An empty value counts as unset.
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -207,6 +208,11 @@ class Settings(BaseSettings):
         if kind is Kind.LONG:
             return self.lama_inference_long_tasks_queue
         return self.lama_inference_short_tasks_queue
+
+    @property
+    def uids(self) -> frozenset[int]:
+        """Whose segments the worker may read and unlink."""
+        return frozenset((os.geteuid(), *self.shm_allowed_uids))
 
     def batch_size(self, kind: Kind) -> int:
         """The largest number of jobs of this kind in one batch."""

@@ -35,13 +35,11 @@ CHUNK = 500
 class Recovery:
     """Looks after one namespace, every REAP_INTERVAL_S, one worker at a time."""
 
-    def __init__(
-        self, settings: Settings, identity: Identity, link: Link, uids: Collection[int]
-    ) -> None:
+    def __init__(self, settings: Settings, identity: Identity, link: Link) -> None:
         self._settings = settings
         self._identity = identity
         self._link = link
-        self._uids = uids
+        self._uids = settings.uids
         self._redis = async_client(settings)
         self._scripts = load_scripts(self._redis)
         self._turn = keys.reaper(identity.namespace)

@@ -42,9 +42,9 @@ class Loaded:
 class Loader:
     """The first stage: from a payload to pixels."""
 
-    def __init__(self, settings: Settings, uids: frozenset[int]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._uids = uids
+        self._uids = settings.uids
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job; raises JobError."""

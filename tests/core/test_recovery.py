@@ -56,7 +56,7 @@ def reap(settings: Settings) -> Identity:
     me = current_identity(settings)
 
     async def one_pass() -> None:
-        recovery = Recovery(settings, me, Link(settings), UIDS)
+        recovery = Recovery(settings, me, Link(settings))
         await recovery.recover()
         await recovery.close()
 

@@ -1,0 +1,261 @@
+"""The three loops that a batch passes through: claimed and loaded, inferred, stored.
+
+Each loop has a thread for its stage and hands batches on, so that while one batch is computed the
+next one is read and the last one written. `room` is the promise that no more than one batch is
+claimed ahead of the one being computed, so that an idle second worker finds the rest in the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from core import shm
+from core.batches import Batch, BatchSource
+from core.config import Settings
+from core.connection import Backoff
+from core.contract import Segment, request_of, result_fields, result_name_start
+from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
+from core.identity import Identity
+from core.queues import Claim, Queues
+from core.stages import Finisher, Loaded, Loader, Network, Picture
+
+log = logging.getLogger(__name__)
+
+#: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
+#: (a wrong IPC namespace, say) is not mended by trying the rest.
+MAX_DELAYED: Final = 256
+
+
+@dataclass(slots=True)
+class Work:
+    """A batch on its way through the stages. Times are time.monotonic()."""
+
+    batch: Batch
+    jobs: list[tuple[Claim, Loaded]]
+    claimed_at: float
+    infer_s: float = 0.0
+    pictures: list[Picture | TransientFailure] = field(default_factory=list)
+
+
+class BatchPipeline:
+    """Takes batches from the queues and delivers their results until `stop` is set."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        queues: Queues,
+        network: Network,
+        stop: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._queues = queues
+        self._network = network
+        self._stop = stop
+        self._uids = settings.uids
+        self._loader = Loader(settings)
+        self._finisher = Finisher(settings)
+        self._source = BatchSource(settings, queues)
+        self._room = asyncio.Semaphore(1)
+        self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
+        self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
+        self._delayed: set[asyncio.Task[None]] = set()
+        self._unstarted: list[Claim] = []
+        self._counter = itertools.count()
+        self._load_thread = ThreadPoolExecutor(1, "load")
+        self._infer_thread = ThreadPoolExecutor(1, "infer")
+        self._store_thread = ThreadPoolExecutor(1, "store")
+
+    async def run(self) -> None:
+        """Work; returns when the batch in hand at the stop is delivered.
+
+        Raises HungInference if the network does not return in time.
+        """
+        await asyncio.gather(self._claim_loop(), self._infer_loop(), self._store_loop())
+
+    async def stop_claiming(self) -> None:
+        """End the wait for a batch. To be repeated until run() returns: a wait may just begin."""
+        await self._source.stop()
+
+    async def put_back(self) -> None:
+        """Return what run() has claimed and not started to the queues."""
+        if self._delayed:
+            await asyncio.wait(self._delayed)
+        await self._queues.release(self._unstarted + self._source.unstarted())
+
+    def suspect(self) -> None:
+        """Have the processing lists compared with what is in hand before the next claim."""
+        self._source.suspect()
+
+    # -- the three loops ----------------------------------------------------------------------
+
+    async def _claim_loop(self) -> None:
+        while True:
+            await self._room.acquire()
+            if len(self._delayed) >= MAX_DELAYED:
+                await asyncio.wait(self._delayed, return_when=asyncio.FIRST_COMPLETED)
+            batch = await self._source.next_batch()
+            if batch is None:
+                break
+            if batch.attempts:
+                await self._to_infer.join()  # if it kills this process, then nothing else with it
+            work = await self._load(batch)
+            if not work.jobs:
+                self._room.release()
+                continue
+            await self._to_infer.put(work)
+            if batch.attempts:
+                await self._to_infer.join()
+        await self._to_infer.put(None)
+
+    async def _infer_loop(self) -> None:
+        while (work := await self._to_infer.get()) is not None:
+            self._room.release()
+            if self._stop.is_set():
+                self._unstarted += [claim for claim, _ in work.jobs]
+                self._to_infer.task_done()
+                continue
+            await self._infer(work)
+            await self._to_store.put(work)
+        await self._to_store.put(None)
+
+    async def _store_loop(self) -> None:
+        while (work := await self._to_store.get()) is not None:
+            began = time.monotonic()
+            delivered = await asyncio.gather(
+                *(
+                    self._deliver(claim, work.batch.attempts, loaded, picture)
+                    for (claim, loaded), picture in zip(work.jobs, work.pictures, strict=True)
+                )
+            )
+            self._to_infer.task_done()  # only now is a batch done with
+            now = time.monotonic()
+            log.info(
+                "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, "
+                "post-processing %.3f s",
+                len(work.batch.claims), work.batch.kind, sum(delivered),
+                now - work.claimed_at, work.infer_s, now - began,
+            )  # fmt: skip
+
+    # -- one batch, one job -------------------------------------------------------------------
+
+    async def _load(self, batch: Batch) -> Work:
+        work = Work(batch, [], time.monotonic())
+        loop = asyncio.get_running_loop()
+        for claim in batch.claims:
+            try:
+                if batch.attempts >= self._settings.max_attempts:
+                    raise JobError("crashed", "every worker that tried this job died on it")
+                loaded = await loop.run_in_executor(self._load_thread, self._loader, claim)
+            except Exception as error:
+                await self._failed(claim, batch.attempts, error)
+            else:
+                log.debug("request %s taken from the %s queue", loaded.job.request_id, claim.kind)
+                work.jobs.append((claim, loaded))
+        return work
+
+    async def _infer(self, work: Work) -> None:
+        began = time.monotonic()
+        inference = asyncio.get_running_loop().run_in_executor(
+            self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
+        )
+        done, _ = await asyncio.wait({inference}, timeout=self._settings.inference_timeout_s)
+        if not done:
+            raise HungInference(
+                f"a batch of {len(work.jobs)} is not done after "
+                f"INFERENCE_TIMEOUT_S={self._settings.inference_timeout_s:g}: the process ends, "
+                f"the batch stays in the processing list of {self._identity.worker}"
+            )
+        work.pictures = inference.result()
+        work.infer_s = time.monotonic() - began
+
+    async def _deliver(
+        self, claim: Claim, attempts: int, loaded: Loaded, picture: Picture | TransientFailure
+    ) -> bool:
+        """Store and commit one job; False if it failed or is no longer this worker's."""
+        job = loaded.job
+        try:
+            if isinstance(picture, TransientFailure):
+                raise picture
+            segment = await self._store(claim, loaded, picture)
+        except Exception as error:
+            await self._failed(claim, attempts, error)
+            return False
+        if segment is None:
+            self._unstarted.append(claim)
+            return False
+        fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        owned, replaced = await self._queues.commit(claim, job.request_id, segment.name, fields)
+        if not owned:
+            log.warning("request %s was taken over by another worker", job.request_id)
+            await self._unlink(segment.name)
+            return False
+        if replaced:
+            await self._unlink(replaced)
+            await self._queues.forget_replaced(job.request_id, replaced)
+        await self._unlink(job.image.name, job.mask.name)
+        await self._queues.cleaned(claim)
+        log.debug("request %s done: %s", job.request_id, segment.name)
+        return True
+
+    async def _store(self, claim: Claim, loaded: Loaded, picture: Picture) -> Segment | None:
+        """The segment with the result; None if there was no room until the worker was stopped."""
+        start = result_name_start(self._settings, self._identity.worker, claim.payload)
+        name = f"{start}{next(self._counter)}"
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+
+        def finish_and_write() -> Segment:
+            result = self._finisher(loaded, picture)
+            shm.write(name, result, self._settings.shm_file_mode)
+            return Segment(name, result.shape, np.dtype(np.uint8))
+
+        while True:
+            try:
+                return await loop.run_in_executor(self._store_thread, finish_and_write)
+            except OutOfSharedMemory as error:
+                if self._stop.is_set():
+                    return None
+                log.warning("request %s waits: %s", loaded.job.request_id, error)
+                await backoff.wait()
+
+    async def _unlink(self, *names: str) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._store_thread, shm.unlink_all, names, self._uids)
+
+    async def _failed(self, claim: Claim, attempts: int, error: Exception) -> None:
+        """Have a job tried again later, or give it up."""
+        if not isinstance(error, JobError):
+            log.error("a job failed unexpectedly", exc_info=error)
+            error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
+        request = request_of(claim.payload)
+        name = f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
+        allowed = self._settings.max_attempts
+        tried = min(attempts + 1, allowed)
+        if isinstance(error, TransientFailure) and tried < allowed:
+            delay_s = self._settings.retry_delay_s * 2**attempts
+            log.warning(
+                "%s failed and is tried again in %g s (try %d of %d): %s",
+                name, delay_s, tried, allowed, error,
+            )  # fmt: skip
+            task = asyncio.create_task(self._retry_after(claim, delay_s))
+            self._delayed.add(task)
+            task.add_done_callback(self._delayed.discard)
+        elif await self._queues.fail(claim, error, tried, request):
+            log.error("%s is dead (%s, try %d): %s", name, error.reason, tried, error)
+
+    async def _retry_after(self, claim: Claim, delay_s: float) -> None:
+        """Put a job back after a delay, which a stop cuts short."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), delay_s)
+        await self._queues.retry(claim)
