@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import stat
 from collections.abc import Collection, Iterable
@@ -48,13 +49,14 @@ def read(
             raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment")
         if status.st_uid not in allowed_uids:
             raise _foreign(name, status.st_uid)
-        array = np.empty(shape, dtype)
-        if status.st_size < array.nbytes:
+        needed = math.prod(shape) * dtype.itemsize
+        if status.st_size < needed:
             raise BadMessage(
                 "segment_too_small",
                 f"segment {name!r} has {status.st_size} bytes, shape {list(shape)} of {dtype} "
-                f"needs {array.nbytes}",
+                f"needs {needed}",
             )
+        array = np.empty(shape, dtype)
         _read_fully(descriptor, name, array.data.cast("B"))
         return array
     finally:

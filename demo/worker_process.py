@@ -1,0 +1,166 @@
+"""The real worker as a process of its own: started, waited for, watched and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import redis
+
+from core import keys
+from core.config import PROJECT_ROOT, Settings
+from core.connection import REDIS_ERRORS, sync_client
+from core.identity import current_identity
+from core.keys import Kind
+
+#: The network is loaded before a worker registers; from a cold disk on a small machine that is
+#: minutes rather than seconds.
+START_TIMEOUT_S = 300.0
+
+#: Seconds beyond SHUTDOWN_GRACE_S after which a worker that should stop is killed.
+STOP_MARGIN_S = 10.0
+
+POLL_S = 0.1
+TAIL_LINES = 15
+
+#: What suits a demo on any machine, unless the environment says otherwise: pairs use little memory
+#: and give a result every few seconds, and a slow CPU is not a hung network.
+DEFAULTS = {
+    "INPAINTING_BATCH_SIZE_LONG": "2",
+    "INPAINTING_BATCH_SIZE_SHORT": "2",
+    "INFERENCE_TIMEOUT_S": "600",
+}
+
+
+class WorkerFailed(Exception):
+    """The worker ended by itself or did not get ready; the message holds the end of its log."""
+
+
+class WorkerProcess:
+    """`worker.py` with the Redis, queues and segment names of `settings`; its log is a file.
+
+    Use as a context manager: on the way out the process is stopped, whatever happened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Path,
+        program: Path = PROJECT_ROOT / "worker.py",
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._program = program
+        self._environment = {
+            **DEFAULTS,
+            **os.environ,
+            "REDIS_URL": settings.redis_url,
+            "LAMA_INFERENCE_LONG_TASKS_QUEUE": settings.queue(Kind.LONG),
+            "LAMA_INFERENCE_SHORT_TASKS_QUEUE": settings.queue(Kind.SHORT),
+            "SHM_NAME_PREFIX": settings.shm_name_prefix,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: str | None = None  # the name under which it has registered
+
+    def __enter__(self) -> WorkerProcess:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(self._program)],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C reaches the demo, and the demo stops the worker
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process' id; it must have been started."""
+        assert self._process is not None, "use WorkerProcess as a context manager"
+        return self._process.pid
+
+    def wait_until_registered(self) -> None:
+        """Return once the worker has announced itself in Redis, ready for jobs.
+
+        Raises WorkerFailed if it ends first or takes longer than START_TIMEOUT_S.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with sync_client(self._settings) as client:
+            while (found := self._find(client)) is None:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise WorkerFailed(
+                        f"the worker is not ready after {START_TIMEOUT_S:g} s.\n{self._tail()}"
+                    )
+                time.sleep(POLL_S)
+        self._worker = found
+
+    def check(self) -> None:
+        """Raise WorkerFailed if the worker has ended although nobody has stopped it."""
+        assert self._process is not None, "use WorkerProcess as a context manager"
+        status = self._process.poll()
+        if status is not None:
+            raise WorkerFailed(f"the worker ended with exit status {status}.\n{self._tail()}")
+
+    def stop(self) -> int | None:
+        """Send SIGTERM and wait; the exit status, or None if it was not running any more.
+
+        A worker that does not end is killed (status -9).
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        try:
+            process.terminate()
+            return process.wait(self._settings.shutdown_grace_s + STOP_MARGIN_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            process.kill()
+            process.wait()
+            if process.returncode:
+                self._forget()
+        return process.returncode
+
+    def _find(self, client: redis.Redis) -> str | None:
+        namespace = current_identity(self._settings).namespace
+        prefix = keys.heartbeat("")
+        for key in client.scan_iter(match=f"{prefix}*"):
+            value = client.get(key)
+            about = json.loads(value) if isinstance(value, bytes) else {}
+            if (about.get("pid"), about.get("namespace")) == (self.pid, namespace):
+                return str(key.decode()).removeprefix(prefix)
+        return None
+
+    def _forget(self) -> None:
+        """Remove what a worker that did not stop cleanly has left in Redis.
+
+        All of it are jobs of the demo, whose pictures are about to go: nobody can redo them. No
+        other worker clears up here, as none serves the same queues.
+        """
+        if self._worker is None:
+            return
+        left = [keys.heartbeat(self._worker), keys.cleanup(self._worker)]
+        left += [keys.processing(self._worker, kind) for kind in Kind]
+        with contextlib.suppress(*REDIS_ERRORS), sync_client(self._settings) as client:
+            client.delete(*left)
+            client.srem(keys.workers(current_identity(self._settings).namespace), self._worker)
+
+    def _tail(self) -> str:
+        lines = self._log.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]
+        return "\n".join([f"The last lines of {self._log}:", *(f"  {line}" for line in lines)])
