@@ -1,7 +1,7 @@
 """The three stages of a batch: load its pictures, fill their holes, store the results.
 
-No Redis in here. Each function runs in a thread of its stage. This is the one place where the
-worker meets the network.
+No Redis in here. Each stage runs in a thread of its own. This is the one place where the worker
+meets the network, which is imported only when it is loaded: torch takes seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from core.config import Settings
 from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, JobError, ModelUnavailable, TransientFailure
 from core.queues import Claim
+from lama.padding import restore_from_padding
 
 log = logging.getLogger(__name__)
 
@@ -163,19 +164,16 @@ class Finisher:
     """The third stage: from the network's picture to the one that the consumer gets."""
 
     def __init__(self, settings: Settings) -> None:
-        from lama.bin.inference import restore_from_padding
-
-        self._restore = restore_from_padding
         self._threshold = settings.mask_threshold
 
     def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
-        restored = self._restore(picture, job.padding, job.original_size)
+        restored = restore_from_padding(picture, job.padding, job.original_size)
         result: Picture = np.ascontiguousarray(restored[..., ::-1])  # RGB to BGR
         if loaded.original is None:
             return result
-        hole = self._restore(loaded.mask, job.padding, job.original_size) > self._threshold
+        hole = restore_from_padding(loaded.mask, job.padding, job.original_size) > self._threshold
         composite: Picture = np.where(hole[..., None], result, loaded.original)
         return composite
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from lama.padding import pad, padded_side, restore_from_padding
 from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import (
     InpaintingModel,
     load_checkpoint,
     load_train_config,
 )
+
+__all__ = ["batch_inference", "load_lama_model", "restore_from_padding"]
 
 
 def load_lama_model(
@@ -62,14 +63,14 @@ def batch_inference(
     for index, hole in enumerate(holes):
         if hole.any():
             height, width = hole.shape
-            groups[_padded(height, unit), _padded(width, unit)].append(index)
+            groups[padded_side(height, unit), padded_side(width, unit)].append(index)
     # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
     one_by_one = torch.device(device).type == "cpu"
     dtype = half_dtype(device, use_fp16)
     for size, group in groups.items():
         for batch in [[index] for index in group] if one_by_one else [group]:
-            pictures = np.stack([_pad(results[index], size) for index in batch])
-            masks = np.stack([_pad(holes[index], size) for index in batch])
+            pictures = np.stack([pad(results[index], size) for index in batch])
+            masks = np.stack([pad(holes[index], size) for index in batch])
             fills = _run(model, pictures, masks, torch.device(device), dtype)
             for index, fill in zip(batch, fills, strict=True):
                 if fill is None:
@@ -102,18 +103,6 @@ def _run(
     return [fill if ok else None for fill, ok in zip(fills, finite, strict=True)]
 
 
-def _padded(side: int, unit: int) -> int:
-    """The next multiple of the network's unit, but two units: one has nothing to reflect."""
-    return max(2 * unit, -(-side // unit) * unit)
-
-
-def _pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Mirrors the bottom and right edge outwards, as often as it takes, up to `size`."""
-    height, width = array.shape[:2]
-    extra = [(0, size[0] - height), (0, size[1] - width)] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, extra, mode="symmetric")
-
-
 def _checked_holes(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: int
 ) -> list[np.ndarray]:
@@ -135,36 +124,3 @@ def _checked_holes(
             )
         holes.append(mask.reshape(image.shape[:2]) > threshold)
     return holes
-
-
-def restore_from_padding(
-    img: np.ndarray, padding_info: Sequence[int], original_size: Sequence[int]
-) -> np.ndarray:
-    """Undoes a letterbox: cuts the padding off, then resizes bilinearly if the size still differs.
-
-    `img`: H×W or H×W×C. `padding_info`: [top, right, bottom, left], pixels. `original_size`:
-    [height, width], pixels. Returns a new array of `img`'s dtype. Raises ValueError where the
-    numbers don't fit together.
-    """
-    if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
-        raise ValueError(f"img has shape {getattr(img, 'shape', None)}: H×W or H×W×C is needed")
-    top, right, bottom, left = _numbers("padding_info", padding_info, 4, lowest=0)
-    height, width = _numbers("original_size", original_size, 2, lowest=1)
-    cut = img[top : max(top, img.shape[0] - bottom), left : max(left, img.shape[1] - right)]
-    if 0 in cut.shape:
-        raise ValueError(f"padding_info {list(padding_info)} leaves nothing of {img.shape}")
-    if cut.shape[:2] == (height, width):
-        return cut.copy()
-    resized = cv2.resize(np.ascontiguousarray(cut), (width, height), interpolation=cv2.INTER_LINEAR)
-    # OpenCV drops an axis of length one.
-    return np.asarray(resized).reshape(height, width, *cut.shape[2:])
-
-
-def _numbers(name: str, values: Sequence[int], count: int, lowest: int) -> list[int]:
-    try:
-        numbers = [operator.index(value) for value in values]
-    except TypeError:
-        numbers = []
-    if len(numbers) != count or not all(number >= lowest for number in numbers):
-        raise ValueError(f"{name} is {values!r}: {count} whole numbers from {lowest} are needed")
-    return numbers
