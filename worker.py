@@ -69,9 +69,12 @@ def _run(_: argparse.Namespace) -> int:
         return _complain(str(error))
     configure_logging(settings.log_level)
 
-    # Only now, so that a wrong setting is told at once: what follows takes seconds to import.
-    from core.service import serve
-    from core.stages import LaMa
+    # Only now, so that a wrong setting is told at once.
+    try:
+        from core.service import serve
+        from core.stages import LaMa
+    except ImportError as error:
+        return _complain(f"core/, lama/ and what is installed do not go together: {error}")
 
     return serve(settings, LaMa)
 

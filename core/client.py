@@ -149,7 +149,8 @@ class Client:
             raise SubmitError(f"the worker refused the job: {error}")
         info = json.loads(fields[b"inpaint_shm_info"])
         uids = {shm.owner(info["shm_name"])}  # the worker may run as another user
-        picture = shm.read(info["shm_name"], tuple(info["shape"]), np.dtype(info["dtype"]), uids)
+        shape, dtype = tuple(info["shape"]), np.dtype(info["dtype"])
+        picture, _ = shm.read(info["shm_name"], shape, dtype, uids)
         self._unlink([info["shm_name"], *submission.segments])
         return picture.astype(np.uint8, copy=False)
 

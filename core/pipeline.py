@@ -217,7 +217,7 @@ class BatchPipeline:
 
         def finish_and_write() -> Segment:
             result = self._finisher(loaded, picture)
-            shm.write(name, result, self._settings.shm_file_mode)
+            shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
             return Segment(name, result.shape, np.dtype(np.uint8))
 
         while True:

@@ -33,8 +33,8 @@ def read(
     shape: tuple[int, ...],
     dtype: np.dtype[np.generic],
     allowed_uids: Collection[int],
-) -> npt.NDArray[np.generic]:
-    """A copy of a segment's content as a C-ordered array.
+) -> tuple[npt.NDArray[np.generic], int]:
+    """A copy of a segment's content as a C-ordered array, and the uid that the segment belongs to.
 
     The caller has checked `name` (see `core.contract`) and that the array is within its limits.
 
@@ -58,13 +58,18 @@ def read(
             )
         array = np.empty(shape, dtype)
         _read_fully(descriptor, name, array.data.cast("B"))
-        return array
+        return array, status.st_uid
     finally:
         os.close(descriptor)
 
 
-def write(name: str, array: npt.NDArray[np.generic], mode: int) -> None:
-    """Create a new segment with the content of a C-ordered array.
+def write(
+    name: str, array: npt.NDArray[np.generic], mode: int, owned_by: int | None = None
+) -> None:
+    """Create a new segment with the content of an array, in C order.
+
+    Where this process is root, it can be given to another uid: in /dev/shm nobody but root and
+    a file's owner may unlink it.
 
     Its pages are reserved before a byte is written, so that a full /dev/shm is an error here
     and not a SIGBUS in whoever reads the segment. Nothing is left behind after an error.
@@ -74,6 +79,8 @@ def write(name: str, array: npt.NDArray[np.generic], mode: int) -> None:
     descriptor = os.open(_path(name), _CREATE_FLAGS, mode)
     try:
         os.fchmod(descriptor, mode)  # the umask has had its say in open()
+        if owned_by is not None and os.geteuid() == 0:
+            os.fchown(descriptor, owned_by, -1)
         os.posix_fallocate(descriptor, 0, array.nbytes)
         _write_fully(descriptor, np.ascontiguousarray(array).data.cast("B"))
     except BaseException as error:
@@ -141,7 +148,8 @@ def _open_for_reading(name: str) -> int:
         ) from None
     except PermissionError:
         with contextlib.suppress(FileNotFoundError):
-            raise _foreign(name, os.lstat(_path(name)).st_uid) from None
+            status = os.lstat(_path(name))
+            raise _foreign(name, status.st_uid, stat.S_IMODE(status.st_mode)) from None
         raise TransientFailure("segment_missing", f"segment {name!r} went away") from None
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
@@ -151,11 +159,14 @@ def _open_for_reading(name: str) -> int:
         raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment") from None
 
 
-def _foreign(name: str, owner: int) -> BadMessage:
+def _foreign(name: str, owner: int, forbidding_mode: int | None = None) -> BadMessage:
+    if forbidding_mode is None:
+        mend = "run both under one uid, or allow the other one in SHM_ALLOWED_UIDS"
+    else:
+        mend = f"its mode {forbidding_mode:04o} keeps the worker out, run both under one uid"
     return BadMessage(
         "foreign_segment",
-        f"segment {name!r} belongs to uid {owner}, this worker runs as uid {os.geteuid()}: run "
-        "both under one uid, or allow the other one in SHM_ALLOWED_UIDS",
+        f"segment {name!r} belongs to uid {owner}, this worker runs as uid {os.geteuid()}: {mend}",
     )
 
 

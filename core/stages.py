@@ -31,13 +31,15 @@ class Loaded:
     """A job with its pixels.
 
     `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
-    picture before it was shrunk: BGR, `job.original_size` × 3, or None.
+    picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
+    picture's segment.
     """
 
     job: Job
     image: Picture
     mask: Picture
     original: Picture | None
+    owner: int
 
 
 class Loader:
@@ -55,13 +57,14 @@ class Loader:
                 "request %s says is_long=%s but came from the %s queue, which decides",
                 job.request_id, job.is_long, claim.kind,
             )  # fmt: skip
-        image = self._read(job.image)
-        mask = self._read(job.mask).reshape(job.mask.shape[:2])
+        image, owner = self._read(job.image)
+        mask = self._read(job.mask)[0].reshape(job.mask.shape[:2])
         return Loaded(
-            job, _picture(job.image, image), self._grey(job.mask, mask), self._original(job)
+            job, _picture(job.image, image), self._grey(job.mask, mask), self._original(job), owner
         )
 
-    def _read(self, segment: Segment) -> npt.NDArray[Any]:
+    def _read(self, segment: Segment) -> tuple[npt.NDArray[Any], int]:
+        """A segment's array and the uid that it belongs to."""
         return shm.read(segment.name, segment.shape, segment.dtype, self._uids)
 
     def _grey(self, segment: Segment, mask: npt.NDArray[Any]) -> Picture:
@@ -79,7 +82,7 @@ class Loader:
         try:
             if isinstance(job.original, BadMessage):
                 raise job.original
-            return self._read(job.original)
+            return self._read(job.original)[0]
         except JobError as error:
             log.warning("request %s is done without its original: %s", job.request_id, error)
             return None
@@ -117,7 +120,10 @@ class LaMa:
             picture = np.zeros((64, 64, 3), np.uint8)
             self._infer([picture], [np.full((64, 64), 255, np.uint8)])
         except Exception as error:
-            raise ModelUnavailable(f"the model cannot be loaded: {error}") from error
+            raise ModelUnavailable(
+                f"the model cannot be loaded: {error} (LAMA_CONFIG_PATH and LAMA_CHECKPOINT_PATH "
+                "name its files)"
+            ) from error
 
     def describe(self) -> str:
         """Device and precision, for the log."""

@@ -198,6 +198,21 @@ def test_one_batch_of_many_jobs_gives_each_its_own_picture(
     worker.wait_for_line("batch of 4 long: 4 delivered, total")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a segment to another uid")
+def test_a_worker_that_is_root_gives_the_result_to_the_uid_that_the_picture_came_from(
+    start_worker: StartWorker, pipeline: Pipeline
+) -> None:
+    start_worker(SHM_ALLOWED_UIDS="54321")
+    message = pipeline.message(*page(60, 90, 1), "long", canvas=CANVAS)
+    for info in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
+        os.chown(f"/dev/shm/{message[info]['shm_name']}", 54321, -1)
+    pipeline.push(message, "long")
+    fields = pipeline.result(message["request_id"])
+    path = Path("/dev/shm", fields["inpaint_shm_info"]["shm_name"])
+    assert path.stat().st_uid == 54321
+    take(fields)
+
+
 # -- batches and turns ------------------------------------------------------------------------
 
 

@@ -36,13 +36,15 @@ def name(shm_baseline: None) -> Iterator[str]:
 
 
 def read(name: str, shape: tuple[int, ...] = (4, 4), uids: frozenset[int] = UIDS) -> np.ndarray:
-    return shm.read(name, shape, UINT8, uids)
+    return shm.read(name, shape, UINT8, uids)[0]
 
 
 def test_what_was_written_is_read_back(name: str) -> None:
     array = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
     shm.write(name, array, 0o600)
-    assert np.array_equal(shm.read(name, (4, 5, 3), array.dtype, UIDS), array)
+    content, owner = shm.read(name, (4, 5, 3), array.dtype, UIDS)
+    assert np.array_equal(content, array)
+    assert owner == os.geteuid()
     assert os.stat(f"/dev/shm/{name}").st_size == array.nbytes
 
 
@@ -66,7 +68,7 @@ def test_a_segment_of_pythons_shared_memory_is_read_and_outlives_this_process(na
     segment.buf[:16] = bytes(range(16))
     program = (
         "import os, numpy as np; from core import shm;"
-        f"a = shm.read({name!r}, (4, 4), np.dtype('uint8'), {{os.geteuid()}});"
+        f"a, _ = shm.read({name!r}, (4, 4), np.dtype('uint8'), {{os.geteuid()}});"
         "print(int(a.sum()))"
     )
     done = subprocess.run(
@@ -187,6 +189,7 @@ def test_a_segment_that_the_mode_keeps_shut_names_both_uids(name: str) -> None:
     )
     assert "uid 0" in done.stdout, done.stderr
     assert "uid 54321" in done.stdout
+    assert "mode 0600" in done.stdout
 
 
 def test_a_name_that_is_taken_is_never_overwritten(name: str) -> None:
