@@ -21,10 +21,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.connection import parse_url
 
 from core.errors import SettingsError
 from core.keys import Kind
+from core.redis_url import check_redis_url, without_password
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,10 +39,11 @@ class Delivery(StrEnum):
 
 def _redis_url(value: str) -> str:
     try:
-        parse_url(value)  # type: ignore[no-untyped-call]
+        check_redis_url(value)
     except ValueError as error:
         raise ValueError(
-            f"a URL like redis://host:6379, rediss://… or unix:///path is needed ({error})"
+            "a URL like redis://host:6379, rediss://…, unix:///path or "
+            f"redis+sentinel://host:26379,host:26379/service is needed ({error})"
         ) from None
     return value
 
@@ -94,7 +95,8 @@ class Settings(BaseSettings):
 
     # Where jobs come from and results go.
     redis_url: RedisUrl = Field(
-        "redis://localhost:6379", description="Redis server: redis://, rediss:// or unix://"
+        "redis://localhost:6379",
+        description="Redis server: redis://, rediss:// (TLS), unix:// or redis+sentinel://",
     )
     lama_inference_long_tasks_queue: str = Field(
         "lama_inference:longtasks", min_length=1, description="list of jobs with long pictures"
@@ -230,11 +232,6 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
-
-
-def without_password(url: str) -> str:
-    """A Redis URL fit for logs."""
-    return re.sub(r"//[^@/]*@", "//***@", url)
 
 
 def _sentence(problem: Any) -> str:

@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 import redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
-from core.config import Settings, without_password
+from core.config import Settings
+from core.redis_url import SentinelUrl, is_sentinel, parse_sentinel_url, without_password
 
 log = logging.getLogger(__name__)
 
@@ -42,25 +45,48 @@ def async_client(
     settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S, on_connect: OnConnect | None = None
 ) -> AsyncRedis:
     """An asyncio client without retries; `on_connect` replaces the handshake of a connection."""
-    return AsyncRedis.from_url(
-        settings.redis_url,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
-        retry=AsyncRetry(NoBackoff(), 0),
-        redis_connect_func=on_connect,
-    )
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "retry": AsyncRetry(NoBackoff(), 0),
+    }
+    url = settings.redis_url
+    if is_sentinel(url):
+        where = parse_sentinel_url(url)
+        login = _login(where)
+        sentinels: Any = AsyncSentinel(  # type: ignore[no-untyped-call]
+            where.sentinels, sentinel_kwargs={**options, **login}
+        )
+        client: AsyncRedis = sentinels.master_for(
+            where.service, db=where.db, redis_connect_func=on_connect, **options, **login
+        )
+        return client
+    return AsyncRedis.from_url(url, redis_connect_func=on_connect, **options)
 
 
 def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
     """A blocking client without retries, for threads and for command-line programs."""
-    return redis.Redis.from_url(
-        settings.redis_url,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    url = settings.redis_url
+    if is_sentinel(url):
+        where = parse_sentinel_url(url)
+        login = _login(where)
+        sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
+            where.sentinels, sentinel_kwargs={**options, **login}
+        )
+        client: redis.Redis = sentinels.master_for(where.service, db=where.db, **options, **login)
+        return client
+    return redis.Redis.from_url(url, **options)
+
+
+def _login(where: SentinelUrl) -> dict[str, Any]:
+    return {"username": where.username, "password": where.password, "ssl": where.tls}
 
 
 def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:

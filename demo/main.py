@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
-from core.config import Settings, load_settings, without_password
+from core.config import Settings, load_settings
 from core.connection import sync_client
 from core.errors import WorkerError
 from core.keys import Kind
+from core.redis_url import without_password
 from demo.jobs import Jobs, Outcome, Stalled
 from demo.metrics import measure
 from demo.redis_server import RedisServer, RedisServerError

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -58,12 +59,19 @@ class RedisServer:
     """A Redis server of one's own on a free loopback port, with its files in a temporary folder.
 
     Use as a context manager. `stop()` and `start()` again keep port and data (with
-    `append_only`), so that an outage can be played.
+    `append_only`), so that an outage can be played. `options` are lines of redis.conf.
     """
 
-    def __init__(self, binary: str | None = None, *, append_only: bool = False) -> None:
+    def __init__(
+        self,
+        binary: str | None = None,
+        *,
+        append_only: bool = False,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.binary = binary or find_binary()
         self.append_only = append_only
+        self.options = options or {}
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="inpainting-redis-")
@@ -80,6 +88,7 @@ class RedisServer:
             "save": "",
             "appendonly": "yes" if self.append_only else "no",
             "maxmemory-policy": "noeviction",
+            **self.options,
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(

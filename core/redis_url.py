@@ -1,0 +1,69 @@
+"""Where Redis is: one server, or whichever server Sentinel says is the master."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from redis.connection import parse_url
+
+SENTINEL_SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
+SENTINEL_PORT = 26379
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelUrl:
+    """`redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]`.
+
+    User, password and, with `rediss+sentinel`, TLS are those of the servers and the sentinels.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    db: int
+    username: str | None
+    password: str | None
+    tls: bool
+
+
+def is_sentinel(url: str) -> bool:
+    """Whether a URL names sentinels and not a server."""
+    return urlsplit(url).scheme in SENTINEL_SCHEMES
+
+
+def parse_sentinel_url(url: str) -> SentinelUrl:
+    """The parts of a sentinel URL; raises ValueError with what is wrong."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = login.partition(":")
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service or not re.fullmatch(r"\d*", db):
+        raise ValueError("…/service or …/service/db is needed after the hosts")
+    sentinels = []
+    for host in hosts.split(","):
+        match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\[\]]+)(?::(\d{1,5}))?", host)
+        if match is None:
+            raise ValueError(f"{host!r} is not host:port")
+        sentinels.append((match[1].strip("[]"), int(match[2] or SENTINEL_PORT)))
+    return SentinelUrl(
+        tuple(sentinels),
+        unquote(service),
+        int(db or 0),
+        unquote(username) or None,
+        unquote(password) or None,
+        SENTINEL_SCHEMES[parts.scheme],
+    )
+
+
+def check_redis_url(url: str) -> None:
+    """Raise ValueError unless a client can be made from a URL."""
+    if is_sentinel(url):
+        parse_sentinel_url(url)
+    else:
+        parse_url(url)  # type: ignore[no-untyped-call]
+
+
+def without_password(url: str) -> str:
+    """A Redis URL fit for logs."""
+    return re.sub(r"//[^@/]*@", "//***@", url)
