@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 import redis
 
@@ -88,12 +87,7 @@ class Jobs:
     def __enter__(self) -> Jobs:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for _, submission, _ in self._pending.values():
             with contextlib.suppress(WorkerError, redis.RedisError, OSError):
                 self._client.wait(submission, timeout_s=0)  # fetched, or taken off its queue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -123,6 +124,14 @@ class Worker:
     def wait(self) -> int:
         """The exit status, once there is one."""
         return self.process.wait(PATIENCE_S)
+
+
+def worker_id(client: redis.Redis, worker: Worker) -> str:
+    """The id under which a worker process has registered."""
+    for key in client.scan_iter("inpainting:worker:*"):
+        if json.loads(client.get(key))["pid"] == worker.process.pid:
+            return key.decode().removeprefix("inpainting:worker:")
+    raise AssertionError(f"no heartbeat of process {worker.process.pid}")
 
 
 StartWorker = Callable[..., Worker]

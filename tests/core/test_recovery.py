@@ -27,7 +27,7 @@ from core.keys import Kind
 from core.queues import Claim, Queues
 from core.recovery import Recovery
 from demo.redis_server import RedisServer
-from tests.conftest import OWN, StartWorker, Worker, segments, wait_until
+from tests.conftest import OWN, StartWorker, segments, wait_until, worker_id
 from tests.pipeline import Pipeline, page
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
@@ -243,13 +243,6 @@ def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
 
 def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
     return pipeline.submit(*page(60, 90, seed), kind, canvas=(64, 96), **options)
-
-
-def worker_id(client: redis.Redis, worker: Worker) -> str:
-    for key in client.scan_iter("inpainting:worker:*"):
-        if json.loads(client.get(key))["pid"] == worker.process.pid:
-            return key.decode().removeprefix("inpainting:worker:")
-    raise AssertionError(f"no heartbeat of process {worker.process.pid}")
 
 
 def test_jobs_of_a_killed_worker_are_done_by_another(

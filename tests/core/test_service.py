@@ -16,7 +16,7 @@ import redis
 
 from core import keys
 from demo.redis_server import RedisServer
-from tests.conftest import OWN, OwnPipeline, StartWorker, Worker, segments, wait_until
+from tests.conftest import OWN, OwnPipeline, StartWorker, segments, wait_until, worker_id
 from tests.pipeline import Pipeline, page
 from tests.stub.worker import GREY
 
@@ -545,7 +545,7 @@ def test_jobs_claimed_without_a_reply_are_done_all_the_same(
     start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
 ) -> None:
     worker = start_worker(HEARTBEAT_INTERVAL_S=0.2, HEARTBEAT_TTL_S=1)
-    identity = json_key(client, worker)
+    identity = worker_id(client, worker)
     image, mask = page(60, 90, 1)
     message = pipeline.message(image, mask, "long", canvas=CANVAS)
     client.rpush(f"inpainting:processing:{identity}:long", json.dumps(message))
@@ -561,7 +561,7 @@ def test_a_worker_presumed_dead_registers_again_and_discards_what_it_lost(
 ) -> None:
     hold = make_hold()
     worker = start_worker(STUB_HOLD=hold, HEARTBEAT_INTERVAL_S=0.1, HEARTBEAT_TTL_S=1)
-    identity = json_key(client, worker)
+    identity = worker_id(client, worker)
     request = send(pipeline, "long")
     worker.wait_for_line("taken from")
     payload = client.lpop(f"inpainting:processing:{identity}:long")  # as another's reaper does
@@ -572,14 +572,6 @@ def test_a_worker_presumed_dead_registers_again_and_discards_what_it_lost(
     assert not client.exists(f"inpainting_result:{request}")
     client.rpush(LONG, payload)
     assert pipeline.fetch(request).shape == (60, 90, 3)
-
-
-def json_key(client: redis.Redis, worker: Worker) -> str:
-    """The id of a running worker."""
-    for key in client.scan_iter("inpainting:worker:*"):
-        if json.loads(client.get(key))["pid"] == worker.process.pid:
-            return key.decode().removeprefix("inpainting:worker:")
-    raise AssertionError(f"no heartbeat of process {worker.process.pid}")
 
 
 def test_at_most_once_delivers_too_and_says_what_it_does_not_promise(
