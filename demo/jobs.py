@@ -87,7 +87,7 @@ class Jobs:
     def __enter__(self) -> Jobs:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         for _, submission, _ in self._pending.values():
             with contextlib.suppress(WorkerError, redis.RedisError, OSError):
                 self._client.wait(submission, timeout_s=0)  # fetched, or taken off its queue
