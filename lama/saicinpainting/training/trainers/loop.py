@@ -1,0 +1,144 @@
+"""A training run from start to end: batches in, checkpoints and a line of progress out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.batches import batches
+from ..data.pictures import Pictures, picture_files
+from .errors import CheckpointError
+from .snapshots import write_atomically
+from .training import Trainer
+from .validation import Validation, hold_out
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: after minutes of training, all resumptions together, or after steps."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """0 to 1, where the run is over."""
+        parts = [0.0]
+        if self.minutes is not None:
+            parts.append(elapsed_s / (60 * self.minutes) if self.minutes > 0 else 1.0)
+        if self.steps is not None:
+            parts.append(step / self.steps if self.steps > 0 else 1.0)
+        return min(1.0, max(parts))
+
+
+def train(
+    trainer: Trainer,
+    folder: str | Path,
+    out: Path,
+    budget: Budget,
+    stop: Callable[[], bool] = lambda: False,
+    save_every_s: float = 300,
+    report_every_s: float = 10,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Trains until the budget is spent or `stop()`; a step that has begun is ended first.
+
+    Resumes from `out`/models/last.ckpt if it is there. Writes that file and best.ckpt beside it
+    every `save_every_s` seconds, and at the end.
+    """
+    files, held = hold_out(picture_files(folder))
+    validation = Validation(held, trainer.settings.validation_side, trainer.device)
+    last, best = out / "models" / "last.ckpt", out / "models" / "best.ckpt"
+    if last.exists():
+        trainer.resume(_read(last))
+        say(f"goes on at step {trainer.step}, {trainer.elapsed_s / 60:.1f} min done: {last}")
+    say(f"{len(files)} pictures to learn from, {len(held)} held out; {trainer.settings.recipe}")
+
+    def save() -> None:
+        score = validation.psnr(trainer.average)
+        if score > trainer.best or not best.exists():
+            trainer.best = max(score, trainer.best)
+            write_atomically(best, trainer.best_snapshot())
+        write_atomically(last, trainer.snapshot())
+        say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
+
+    if trainer.step == 0:
+        save()
+    report = _Report(say)
+    source = batches(
+        Pictures(files), trainer.settings.recipe, trainer.seed, trainer.step, trainer.device, workers
+    )
+    saved = reported = time.monotonic()
+    try:
+        for _ in itertools.count():
+            progress = budget.progress(trainer.step, trainer.elapsed_s)
+            if progress >= 1 or stop():
+                break
+            start = time.monotonic()
+            images, masks = next(source)
+            report.add(len(images), trainer.train_step(images, masks, progress))
+            now = time.monotonic()
+            trainer.elapsed_s += now - start
+            if now - reported >= report_every_s:
+                report.line(trainer, budget, now - reported)
+                reported = now
+            if now - saved >= save_every_s:
+                save()
+                # The time that saving took is neither training's nor the report's.
+                reported += time.monotonic() - now
+                saved = time.monotonic()
+    finally:
+        source.close()  # type: ignore[attr-defined]
+    save()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _ = content["training"], content["ema"]
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: no checkpoint to go on from ({error}); move it away to begin anew"
+        ) from error
+    return dict(content)
+
+
+class _Report:
+    """Means since the last line."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pictures = 0
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, pictures: int, losses: dict[str, Tensor]) -> None:
+        self._pictures += pictures
+        for name, value in losses.items():
+            self._values[name].append(value)
+
+    def line(self, trainer: Trainer, budget: Budget, seconds: float) -> None:
+        progress = budget.progress(trainer.step, trainer.elapsed_s)
+        left = trainer.elapsed_s * (1 - progress) / progress if progress else 0.0
+        means = {name: float(torch.stack(values).mean()) for name, values in self._values.items()}
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        self._say(
+            f"step {trainer.step}  {self._pictures / max(seconds, 1e-9):.1f} img/s  {terms}  "
+            f"{100 * progress:.1f} %  {_clock(left)} left"
+        )
+        self._begin()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
