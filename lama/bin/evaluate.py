@@ -1,7 +1,7 @@
 """Compares fills: `python -m lama.bin.evaluate IMAGES --checkpoint A --checkpoint B`.
 
 Fixed holes over the pictures of a folder, filled by OpenCV's and scikit-image's methods and by
-each checkpoint. Writes table.md, table.json and sheet.jpg (original, masked, each method).
+each checkpoint. Writes table.md, table.json and sheet.png (original, masked, each method).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from lama.saicinpainting.evaluation.methods import CLASSICAL, Method, checkpoint_method
 from lama.saicinpainting.evaluation.metrics import squared_error, ssim
-from lama.saicinpainting.evaluation.report import Score, markdown, rows, sheet, strip
+from lama.saicinpainting.evaluation.report import Score, markdown, rows, strip
 from lama.saicinpainting.evaluation.samples import KINDS, SIZES, Sample, samples
 from lama.saicinpainting.training.data.pictures import picture_files
 from lama.saicinpainting.training.trainers.errors import CheckpointError
@@ -88,9 +88,9 @@ def main(given: list[str] | None = None) -> int:
     (options.out / "table.json").write_text(
         json.dumps({"seed": options.seed, "files": [path.name for path in files], "rows": table})
     )
-    for size in sorted({strip.shape[1] for strip in strips}):
-        chosen = sheet([strip for strip in strips if strip.shape[1] == size])
-        cv2.imwrite(str(options.out / "sheet.jpg"), cv2.cvtColor(chosen, cv2.COLOR_RGB2BGR))
+    if strips:
+        whole = cv2.cvtColor(np.vstack(strips), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(options.out / "sheet.png"), whole)
     print(text)
     return 0
 

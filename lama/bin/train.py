@@ -14,6 +14,8 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from omegaconf import OmegaConf
 from lama.saicinpainting.training.trainers.config import load_train_config
 from lama.saicinpainting.training.trainers.errors import CheckpointError
 from lama.saicinpainting.training.trainers.loop import Budget, train
-from lama.saicinpainting.training.trainers.settings import read_settings
+from lama.saicinpainting.training.trainers.settings import left_out, read_settings
 from lama.saicinpainting.training.trainers.training import Trainer, training_dtype
 
 
@@ -67,20 +69,20 @@ def main(given: list[str] | None = None) -> int:
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, out / "config.yaml")
-        asked: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda received, frame: asked.append(received))
         _say(f"{device}, {str(dtype).removeprefix('torch.')}, seed {options.seed}")
-        train(
-            trainer,
-            options.images,
-            out,
-            Budget(options.minutes, options.steps),
-            stop=lambda: bool(asked),
-            save_every_s=60 * options.save_every,
-            workers=max(1, min(8, (os.cpu_count() or 2) // 2)),
-            say=_say,
-        )
+        for name in left_out(config):
+            _say(f"losses.{name} needs a pretrained network and is left out")
+        with _asked_to_stop() as asked:
+            train(
+                trainer,
+                options.images,
+                out,
+                Budget(options.minutes, options.steps),
+                stop=lambda: bool(asked),
+                save_every_s=60 * options.save_every,
+                workers=max(1, min(8, (os.cpu_count() or 2) // 2)),
+                say=_say,
+            )
     except (CheckpointError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -88,6 +90,21 @@ def main(given: list[str] | None = None) -> int:
         print("error: out of GPU memory; go on with a lower data.batch_size=…", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM are noted in the list: the step at hand is ended and saved."""
+    asked: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, frame: asked.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

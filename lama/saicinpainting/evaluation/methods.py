@@ -35,7 +35,8 @@ def biharmonic(picture: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
     if hole.sum() > BIHARMONIC_MOST:
         return None
     filled = inpaint_biharmonic(picture, hole, channel_axis=2, split_into_regions=True)
-    return (np.clip(filled, 0, 1) * 255 + 0.5).astype(np.uint8)
+    scaled: np.ndarray = (np.clip(filled, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return scaled
 
 
 CLASSICAL: dict[str, Method] = {

@@ -27,7 +27,7 @@ def decibels(error: float) -> float:
 
 def ssim(filled: np.ndarray, original: np.ndarray, hole: np.ndarray) -> float:
     """Mean of the SSIM map (7×7, per channel) over the hole dilated by SEAM pixels in each way."""
-    _, similarity = structural_similarity(
+    _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
         filled, original, channel_axis=2, data_range=255, full=True
     )
     side = 2 * SEAM + 1

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .metrics import CAP, SEAM, decibels
 from .methods import BIHARMONIC_MOST
+from .metrics import CAP, SEAM, decibels
 
 #: Pixels: the width of one picture on the sheet, and the height of its heading.
 _TILE, _HEAD = 256, 22
@@ -59,9 +59,9 @@ def markdown(table: Sequence[dict[str, Any]], seed: int) -> str:
     text = [
         "# Fills compared",
         "",
-        f"Holes from seed {seed}. PSNR (dB) over the hole, each picture's at most {CAP:g}: mean over"
-        f" pictures, and of the pooled squared error. SSIM over the hole grown by {SEAM} pixels."
-        " Seconds for one picture."
+        f"Holes from seed {seed}. PSNR (dB) over the hole, each picture's at most {CAP:g}: mean"
+        " over pictures, and of the pooled squared error. SSIM over the hole grown by"
+        f" {SEAM} pixels. Seconds for one picture."
         f" Biharmonic is solved for holes of at most {BIHARMONIC_MOST} pixels: where it has fewer"
         " pictures than the others, its numbers are of an easier set and don't compare.",
     ]
@@ -96,7 +96,3 @@ def strip(titles: Sequence[str], pictures: Sequence[np.ndarray | None]) -> np.nd
         cv2.putText(tile, title[-34:], (3, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1)
         tiles.append(tile)
     return np.hstack(tiles)
-
-
-def sheet(strips: Sequence[np.ndarray]) -> np.ndarray:
-    return np.vstack(list(strips))

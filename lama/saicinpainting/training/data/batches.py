@@ -45,7 +45,7 @@ class Recipe:
 
 
 @dataclass
-class _Plan:
+class PicturePlan:
     """One picture of a batch."""
 
     picture: np.ndarray
@@ -55,13 +55,13 @@ class _Plan:
 
 
 @dataclass
-class _BatchPlan:
+class BatchPlan:
     size: tuple[int, int]
     smoothed: bool
-    plans: list[_Plan]
+    plans: list[PicturePlan]
 
 
-def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> _BatchPlan:
+def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> BatchPlan:
     """The host's part of batch number `step`."""
     rng = np.random.default_rng([seed, step])
     side = int(recipe.sides[rng.integers(len(recipe.sides))])
@@ -70,10 +70,10 @@ def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> _Bat
     size = (side, side)
     smoothed = bool(rng.random() < recipe.smoothed)
     plans = [_plan(rng, pictures, recipe, size) for _ in range(count)]
-    return _BatchPlan(size, smoothed, plans)
+    return BatchPlan(size, smoothed, plans)
 
 
-def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, int]) -> _Plan:
+def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, int]) -> PicturePlan:
     names, shares = zip(*recipe.masks, strict=True)
     kind = str(rng.choice(names, p=np.array(shares) / sum(shares)))
     hole = None
@@ -81,19 +81,16 @@ def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, i
         picture, slots = page(rng, size, pictures.photograph)
         if slots and rng.random() < 0.85:
             # The hole is where the page's own text would stand.
-            if kind == "glyphs":
-                hole = glyphs(rng, slots, size)
-            else:
-                hole = text_lines(rng, slots)
+            hole = glyphs(rng, slots, size) if kind == "glyphs" else text_lines(rng, slots)
         tint, flips = Tint.none(), (False, False)
     else:
         picture = pictures.crop(rng, size)
         tint = random_tint(rng)
         flips = (bool(rng.random() < 0.5), bool(rng.random() < 0.1))
-    return _Plan(picture, hole or KINDS[kind](rng, size), tint, flips)
+    return PicturePlan(picture, hole or KINDS[kind](rng, size), tint, flips)
 
 
-def make_batch(plan: _BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
+def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
     """The device's part: pictures B×3×H×W in [0, 1] and masks B×1×H×W, 1 in the hole; float32."""
     scaled = []
     for one in plan.plans:
@@ -128,7 +125,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches `first`, `first` + 1, …; `workers` threads plan ahead. Close it to end them."""
     with ThreadPoolExecutor(workers, "plans") as pool:
-        ahead: deque[Future[_BatchPlan]] = deque()
+        ahead: deque[Future[BatchPlan]] = deque()
         step = first
         try:
             while True:

@@ -27,25 +27,29 @@ def colour(rng: Generator) -> np.ndarray:
         return np.full(3, rng.uniform(0, 255))
     hue, saturation, value = rng.uniform(0, 180), rng.beta(1.2, 1.2) * 255, rng.beta(2, 1) * 255
     pixel = np.array([[[hue, saturation, value]]]).astype(np.uint8)
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+    found: np.ndarray = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+    return found
 
 
 def near(rng: Generator, base: np.ndarray, spread: float = 40) -> np.ndarray:
     """A colour of about `base`."""
-    return np.clip(base + rng.normal(0, spread, 3) * rng.choice([0.3, 1]), 0, 255)
+    about: np.ndarray = np.clip(base + rng.normal(0, spread, 3) * rng.choice([0.3, 1]), 0, 255)
+    return about
 
 
 def _axis(rng: Generator, size: Size, angle: float | None = None) -> np.ndarray:
     """float32 H×W: the distance along a random direction, pixels."""
     angle = rng.choice([0, math.pi / 2, rng.uniform(0, math.pi)]) if angle is None else angle
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    return (x * math.cos(angle) + y * math.sin(angle)).astype(np.float32)
+    way: np.ndarray = (x * math.cos(angle) + y * math.sin(angle)).astype(np.float32)
+    return way
 
 
 def _mix(share: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """H×W in [0, 1] and two colours (3, or H×W×3) to uint8 H×W×3."""
     share = share[..., None]
-    return np.clip((1 - share) * one + share * other + 0.5, 0, 255).astype(np.uint8)
+    mixed: np.ndarray = np.clip((1 - share) * one + share * other + 0.5, 0, 255).astype(np.uint8)
+    return mixed
 
 
 def flat(rng: Generator, size: Size) -> np.ndarray:
@@ -68,10 +72,11 @@ def gradient(rng: Generator, size: Size) -> np.ndarray:
 
 def clouds(rng: Generator, size: Size) -> np.ndarray:
     """Smooth noise of a few octaves: blurred photographs, marble, fabric."""
-    total = np.zeros(size, np.float32)
+    total: np.ndarray = np.zeros(size, np.float32)
     for octave in range(rng.integers(1, 4)):
         cells = rng.normal(0, 1, (2 + 3 * 2**octave,) * 2).astype(np.float32)
-        total += cv2.resize(cells, size[::-1], interpolation=cv2.INTER_CUBIC) / 1.7**octave
+        grown = cv2.resize(cells, size[::-1], interpolation=cv2.INTER_CUBIC)
+        total = total + grown / 1.7**octave
     one = colour(rng)
     return _mix(1 / (1 + np.exp(-total)), one, near(rng, one, 80))
 
@@ -108,10 +113,12 @@ def halftone(rng: Generator, size: Size) -> np.ndarray:
 
 def ground(rng: Generator, size: Size) -> np.ndarray:
     """Any of the above; flat ones most."""
-    kinds: list[Callable[[Generator, Size], np.ndarray]]
-    kinds = [flat, gradient, clouds, stripes, halftone]
-    kind: Callable[[Generator, Size], np.ndarray] = kinds[rng.choice(5, p=[0.36, 0.26, 0.14, 0.12, 0.12])]
-    return kind(rng, size)
+    return _GROUNDS[int(rng.choice(len(_GROUNDS), p=_SHARES))](rng, size)
+
+
+_GROUNDS: tuple[Callable[[Generator, Size], np.ndarray], ...]
+_GROUNDS = (flat, gradient, clouds, stripes, halftone)
+_SHARES = (0.36, 0.26, 0.14, 0.12, 0.12)
 
 
 def shapes(rng: Generator, size: Size) -> np.ndarray:
@@ -125,7 +132,8 @@ def shapes(rng: Generator, size: Size) -> np.ndarray:
         thickness = -1 if rng.random() < 0.6 else int(rng.integers(1, 8))
         if kind < 0.3:
             axes = (reach // 2 + 1, max(1, int(reach * rng.uniform(0.2, 0.6))))
-            cv2.ellipse(picture, (x, y), axes, rng.uniform(0, 180), 0, 360, ink, thickness, cv2.LINE_AA)
+            turn = rng.uniform(0, 180)
+            cv2.ellipse(picture, (x, y), axes, turn, 0, 360, ink, thickness, cv2.LINE_AA)
         elif kind < 0.7:
             turns = np.sort(rng.uniform(0, 2 * math.pi, rng.integers(3, 7)))
             points = np.stack([x + reach * np.cos(turns), y + reach * np.sin(turns)], 1)

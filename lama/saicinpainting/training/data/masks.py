@@ -53,12 +53,7 @@ def text_lines(rng: Generator, slots: Sequence[Slot]) -> HolePlan:
 
 def glyphs(rng: Generator, slots: Sequence[Slot], size: tuple[int, int]) -> HolePlan:
     """Random letters in the slots, dilated by a margin."""
-    return HolePlan(
-        ink=glyph_ink(rng, list(slots), size), dilated=int(rng.choice(_MARGINS, p=_EVEN))
-    )
-
-
-_EVEN = [1 / len(_MARGINS)] * len(_MARGINS)
+    return HolePlan(ink=glyph_ink(rng, list(slots), size), dilated=int(rng.choice(_MARGINS)))
 
 
 def strokes(rng: Generator, size: tuple[int, int]) -> HolePlan:
@@ -99,38 +94,44 @@ KINDS: Mapping[str, Callable[[Generator, tuple[int, int]], HolePlan]] = {
 }
 
 
-def rasterise(
-    plans: Sequence[HolePlan], size: tuple[int, int], device: torch.device
-) -> Tensor:
+def rasterise(plans: Sequence[HolePlan], size: tuple[int, int], device: torch.device) -> Tensor:
     """B×1×H×W float32 on `device`, 1 in the hole."""
     mask = _ink(plans, size, device)
-    rows = torch.arange(size[0], device=device, dtype=torch.float32)
-    columns = torch.arange(size[1], device=device, dtype=torch.float32)
     if device.type == "cpu":
-        # Shape by shape, within its bounds: most are small.
-        for hole, plan in zip(mask, plans, strict=True):
-            for corners, grown in zip(plan.corners, plan.grown, strict=True):
-                (left, top), (right, bottom) = _bounds(corners, grown, size)
-                if left < right and top < bottom:
-                    window = hole[0, top:bottom, left:right]
-                    grid = rows[top:bottom], columns[left:right]
-                    quad = torch.from_numpy(corners)[None]
-                    covered = _covered(quad, torch.tensor([grown]), *grid)[0]
-                    window |= covered
-        return mask.float()
-    # The k-th shape of all pictures at once: few launches, however large the batch.
+        _add_one_by_one(mask, plans)
+    else:
+        _add_all_at_once(mask, plans)
+    return mask.float()
+
+
+def _add_one_by_one(mask: Tensor, plans: Sequence[HolePlan]) -> None:
+    """Each shape within its own bounds: most are small. `mask` is bool B×1×H×W."""
+    height, width = mask.shape[2:]
+    rows, columns = torch.arange(height).float(), torch.arange(width).float()
+    for hole, plan in zip(mask, plans, strict=True):
+        for corners, radius in zip(plan.corners, plan.grown, strict=True):
+            (left, top), (right, bottom) = _bounds(corners, radius, (height, width))
+            if left < right and top < bottom:
+                grid = rows[top:bottom], columns[left:right]
+                covered = _covered(torch.from_numpy(corners)[None], torch.tensor([radius]), *grid)
+                hole[0, top:bottom, left:right] |= covered[0]
+
+
+def _add_all_at_once(mask: Tensor, plans: Sequence[HolePlan]) -> None:
+    """The k-th shape of all pictures together: few kernels, however large the batch."""
+    device = mask.device
+    rows, columns = (torch.arange(side, device=device).float() for side in mask.shape[2:])
     most = max((len(plan.corners) for plan in plans), default=0)
     # A shape that isn't there is a point far outside.
     corners = np.full((len(plans), most, 4, 2), -1e4, np.float32)
-    grown = np.zeros((len(plans), most), np.float32)
+    radii = np.zeros((len(plans), most), np.float32)
     for index, plan in enumerate(plans):
         if plan.corners:
             corners[index, : len(plan.corners)] = plan.corners
-            grown[index, : len(plan.grown)] = plan.grown
-    quads, radii = torch.from_numpy(corners).to(device), torch.from_numpy(grown).to(device)
+            radii[index, : len(plan.grown)] = plan.grown
+    quads, grown = torch.from_numpy(corners).to(device), torch.from_numpy(radii).to(device)
     for k in range(most):
-        mask[:, 0] |= _covered(quads[:, k], radii[:, k], rows, columns)
-    return mask.float()
+        mask[:, 0] |= _covered(quads[:, k], grown[:, k], rows, columns)
 
 
 def _ink(plans: Sequence[HolePlan], size: tuple[int, int], device: torch.device) -> Tensor:
@@ -158,25 +159,20 @@ def _covered(corners: Tensor, grown: Tensor, rows: Tensor, columns: Tensor) -> T
     `corners` B×4×2, `grown` B, `rows` H and `columns` W: coordinates. Returns bool B×H×W.
     """
     y, x = rows[None, :, None], columns[None, None, :]
-    near = left = right = None
+    shape = (len(corners), len(rows), len(columns))
+    near = torch.full(shape, torch.inf, device=rows.device)
+    left = right = torch.ones(shape, dtype=torch.bool, device=rows.device)
     for k in range(4):
         # B, 1, 1 each: where the edge starts, and where it leads
-        ax, ay = (corners[:, k, i, None, None] for i in (0, 1))
-        dx, dy = (corners[:, (k + 1) % 4, i, None, None] - a for i, a in ((0, ax), (1, ay)))
+        ax, ay = corners[:, k, 0, None, None], corners[:, k, 1, None, None]
+        dx = corners[:, (k + 1) % 4, 0, None, None] - ax
+        dy = corners[:, (k + 1) % 4, 1, None, None] - ay
         px, py = x - ax, y - ay
         along = ((px * dx + py * dy) / (dx * dx + dy * dy).clamp(min=1e-9)).clamp(0, 1)
-        distance = (px - along * dx).square() + (py - along * dy).square()
+        near = torch.minimum(near, (px - along * dx).square() + (py - along * dy).square())
         side = dx * py - dy * px
-        near = distance if near is None else torch.minimum(near, distance)
-        left = side >= 0 if left is None else left & (side >= 0)
-        right = side <= 0 if right is None else right & (side <= 0)
-    assert near is not None and left is not None and right is not None
-    # A quadrilateral without area has every point of its own line on both sides.
-    area = (corners[:, 2] - corners[:, 0]).unsqueeze(1) @ _TURN.to(corners) @ (
-        corners[:, 3] - corners[:, 1]
-    ).unsqueeze(2)
-    inside = (left | right) & (area.abs() > 1e-3)
-    return inside | (near <= grown[:, None, None].square())
-
-
-_TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+        left, right = left & (side >= 0), right & (side <= 0)
+    # One without area has every point of its own line on both sides. B, 2 each: the diagonals
+    one, other = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
+    area = (one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]).abs()[:, None, None]
+    return ((left | right) & (area > 1e-3)) | (near <= grown[:, None, None].square())

@@ -103,7 +103,7 @@ def product_page(rng: Generator, size: Size, photograph: Photograph) -> Page:
 
 
 def page(rng: Generator, size: Size, photograph: Photograph) -> Page:
-    """Any drawn picture. Part of its text is written, and its slots are not among those returned."""
+    """Any drawn picture. Part of its text is written; the slots of that aren't returned."""
     kind = rng.random()
     if kind < 0.2:
         return ground(rng, size), []

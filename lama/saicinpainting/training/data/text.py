@@ -28,7 +28,8 @@ class Slot:
         half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (self.width / 2, self.height / 2)
         turn = math.radians(self.angle)
         rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-        return (half @ rotation + (self.x, self.y)).astype(np.float32)
+        corners: np.ndarray = (half @ rotation + (self.x, self.y)).astype(np.float32)
+        return corners
 
 
 def line_slots(rng: Generator, size: tuple[int, int]) -> list[Slot]:
@@ -38,9 +39,7 @@ def line_slots(rng: Generator, size: tuple[int, int]) -> list[Slot]:
     for _ in range(rng.integers(1, 5)):
         line = _line_height(rng, size)
         length = min(line * rng.uniform(1.5, 16), rng.uniform(0.3, 1.1) * width)
-        slots.append(
-            Slot(rng.uniform(0, width), rng.uniform(0, height), length, line, _angle(rng))
-        )
+        slots.append(Slot(rng.uniform(0, width), rng.uniform(0, height), length, line, _angle(rng)))
     return slots
 
 
@@ -94,9 +93,7 @@ def glyph_ink(rng: Generator, slots: list[Slot], size: tuple[int, int]) -> np.nd
     return canvas
 
 
-def _paste(
-    canvas: np.ndarray, sprite: np.ndarray, matrix: np.ndarray, corners: np.ndarray
-) -> None:
+def _paste(canvas: np.ndarray, sprite: np.ndarray, matrix: np.ndarray, corners: np.ndarray) -> None:
     """Warps the sprite onto the part of the canvas that its corners span."""
     height, width = canvas.shape
     left, top = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, (width, height))

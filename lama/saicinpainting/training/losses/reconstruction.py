@@ -65,10 +65,11 @@ def spectra(filled: Tensor, image: Tensor, mask: Tensor, window: int = 16) -> Te
     both = torch.cat([(filled * weights).sum(1), (image * weights).sum(1)])[:, None]
     # 2B, window², patches -> 2B, patches, window, window
     patches = F.unfold(both, window, stride=window // 2).transpose(1, 2)
-    patches = patches.unflatten(2, (window, window)) * _hann(window).to(filled.device)
+    patches = patches.reshape(*patches.shape[:2], window, window)
+    patches = patches * _hann(window).to(filled.device)
     # The lowest frequency, which is brightness, is the L1's affair.
     size = torch.fft.rfft2(patches, norm="ortho").abs().flatten(2)[..., 1:]
-    one, other = size.chunk(2)
+    one, other = torch.chunk(size, 2)
     # B, patches
     share = F.avg_pool2d(mask, window, stride=window // 2).flatten(1)
     return ((one - other).abs().mean(2) * share).sum() / share.sum().clamp(min=1e-3)
@@ -77,6 +78,6 @@ def spectra(filled: Tensor, image: Tensor, mask: Tensor, window: int = 16) -> Te
 @lru_cache(maxsize=4)
 def _hann(window: int) -> Tensor:
     """window×window, mean square of 1."""
-    edge = torch.hann_window(window, periodic=True)
+    edge: Tensor = torch.hann_window(window, periodic=True)
     both = edge[:, None] * edge[None]
     return both / both.square().mean().sqrt()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +56,11 @@ def train(
     validation = Validation(held, trainer.settings.validation_side, trainer.device)
     last, best = out / "models" / "last.ckpt", out / "models" / "best.ckpt"
     if last.exists():
-        trainer.resume(_read(last))
-        say(f"goes on at step {trainer.step}, {trainer.elapsed_s / 60:.1f} min done: {last}")
+        _resume(trainer, last)
+        say(
+            f"goes on at step {trainer.step}, {trainer.elapsed_s / 60:.1f} min done, seed "
+            f"{trainer.seed}: {last}"
+        )
     say(f"{len(files)} pictures to learn from, {len(held)} held out; {trainer.settings.recipe}")
 
     def save() -> None:
@@ -73,12 +74,11 @@ def train(
     if trainer.step == 0:
         save()
     report = _Report(say)
-    source = batches(
-        Pictures(files), trainer.settings.recipe, trainer.seed, trainer.step, trainer.device, workers
-    )
+    pictures, recipe = Pictures(files), trainer.settings.recipe
+    source = batches(pictures, recipe, trainer.seed, trainer.step, trainer.device, workers)
     saved = reported = time.monotonic()
     try:
-        for _ in itertools.count():
+        while True:
             progress = budget.progress(trainer.step, trainer.elapsed_s)
             if progress >= 1 or stop():
                 break
@@ -100,15 +100,19 @@ def train(
     save()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _resume(trainer: Trainer, path: Path) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        _ = content["training"], content["ema"]
     except Exception as error:
+        # A damaged pickle can fail in any way.
+        raise CheckpointError(f"{path}: damaged; move it away to begin anew") from error
+    try:
+        trainer.resume(content)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: no checkpoint to go on from ({error}); move it away to begin anew"
+            f"{path}: of a run with another generator or discriminator, or of another program; "
+            "take its config, or another --out"
         ) from error
-    return dict(content)
 
 
 class _Report:

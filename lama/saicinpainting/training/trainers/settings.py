@@ -119,6 +119,12 @@ def read_settings(config: DictConfig, device: torch.device) -> Settings:
     )
 
 
+def left_out(config: DictConfig) -> list[str]:
+    """Terms that the config gives a weight, and that nothing can be had for."""
+    losses = _section(config, "losses")
+    return [name for name in ("perceptual", "resnet_pl") if (losses.get(name) or {}).get("weight")]
+
+
 def _section(config: DictConfig, name: str) -> dict[str, Any]:
     """A section as a plain mapping; what stands in it unresolved (`${env:…}`) stays text."""
     section = config.get(name)
@@ -151,8 +157,8 @@ def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     generator = _section(config, "generator")
     blocks, ngf = int(generator.get("n_blocks", 9)), int(generator.get("ngf", 64))
-    # Activations in bfloat16 with the Fourier units and residual sums in float32, measured in
-    # bytes per pixel and channel of the stem: 90 for stem, downsampling and upsampling, 9 for each
-    # block. The discriminator and its two passes come to about as much as the stem of 64.
-    each = side * side * (ngf * (90 + 9 * blocks) + 64 * 90)
-    return int(max(2, min(64, 0.8 * (free - (2 << 30)) / each)))
+    # Bytes kept for the backward pass, counted with saved-tensor hooks under bfloat16: per pixel
+    # 42 for each channel of the stem and 10 more for each block, and 1,400 for the discriminator.
+    # Half as much again for what comes and goes.
+    each = 1.5 * side * side * (ngf * (42 + 10 * blocks) + 1400)
+    return int(max(2, min(64, 0.9 * (free - (2 << 30)) / each)))

@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
     Whenever it is interrupted, `path` is the old file or the new one, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    passing = path.with_name(f".{path.name}.tmp")
     try:
         with passing.open("wb") as file:
             torch.save(dict(content), file)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..losses import adversarial, reconstruction
 from ..modules.discriminator import NLayerDiscriminator
 from ..modules.ffc import FFCResNetGenerator, FourierUnit
+from ..modules.precision import half_dtype
 from .checkpoints import read_generator_state
 from .config import generator_config
 from .errors import MismatchError
@@ -27,7 +28,7 @@ PENALTY_EVERY = 8
 _WARM_UP = 100
 
 #: Steps in a row without a finite loss after which a run is given up.
-_PATIENCE = 20
+PATIENCE = 20
 
 
 def learning_rate(progress: float, step: int) -> float:
@@ -38,8 +39,6 @@ def learning_rate(progress: float, step: int) -> float:
 
 def training_dtype(device: torch.device, half: bool) -> torch.dtype:
     """bfloat16 where the hardware multiplies it, else float32."""
-    from ..modules.precision import half_dtype
-
     if not half:
         return torch.float32
     if device.type == "cuda":
@@ -125,7 +124,7 @@ class Trainer:
         else:
             self._broken = 0
             self._optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
             self._optimizer.step()
             self._update_average()
@@ -184,7 +183,7 @@ class Trainer:
             total = total + PENALTY_EVERY * self.settings.losses.penalty * penalty
         self._opponent.zero_grad(set_to_none=True)
         if torch.isfinite(total):
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             self._opponent.step()
         return loss.detach()
 
@@ -192,19 +191,26 @@ class Trainer:
     def _update_average(self) -> None:
         """Moves the average; faster at first, when it is mostly what training began with."""
         decay = min(self.settings.ema_decay, (self.step + 1) / (self.step + 10))
-        averaged = self.average.state_dict()
-        for key, tensor in self.generator.state_dict().items():
-            if tensor.is_floating_point():
-                # Running statistics too: those of small batches are noisy.
-                averaged[key].lerp_(tensor, 1 - decay)
-            else:
-                averaged[key].copy_(tensor)
+        # Running statistics too: those of small batches are noisy.
+        pairs = list(
+            zip(
+                self.average.state_dict().values(),
+                self.generator.state_dict().values(),
+                strict=True,
+            )
+        )
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        averaged, current = [pair[0] for pair in floating], [pair[1] for pair in floating]
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for average, tensor in pairs:
+            if not tensor.is_floating_point():
+                average.copy_(tensor)
 
     def _skip(self) -> None:
         self._broken += 1
-        if self._broken >= _PATIENCE:
+        if self._broken >= PATIENCE:
             raise FloatingPointError(
-                f"step {self.step}: the loss isn't finite, {_PATIENCE} times in a row; lower "
+                f"step {self.step}: the loss isn't finite, {PATIENCE} times in a row; lower "
                 "optimizers.generator.lr and go on from the last checkpoint"
             )
 
@@ -276,7 +282,7 @@ def _keep_fourier_exact(generator: nn.Module, device: torch.device) -> None:
     """
     for module in generator.modules():
         if isinstance(module, FourierUnit):
-            module.forward = _without_autocast(module.forward, device.type)  # type: ignore[method-assign]
+            module.forward = _without_autocast(module.forward, device.type)  # type: ignore
 
 
 def _without_autocast(forward: Callable[[Tensor], Tensor], kind: str) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.batches import _BatchPlan, _Plan, make_batch
+from ..data.batches import BatchPlan, PicturePlan, make_batch
 from ..data.colours import Tint
 from ..data.masks import KINDS
 from ..data.pictures import Pictures
@@ -31,22 +31,22 @@ class Validation:
     """PSNR over the hole, mean over crops; lines and glyphs in turn. The same at each call."""
 
     def __init__(self, files: list[Path], side: int, device: torch.device) -> None:
-        pictures = Pictures(files)
         plans = []
         for index in range(len(files)):
             rng = np.random.default_rng([0, index])
             kind = ("lines", "glyphs", "paragraphs")[index % 3]
-            single = Pictures([files[index]])
-            crop = single.crop(rng, (side, side))
-            plans.append(_Plan(crop, KINDS[kind](rng, (side, side)), Tint.none(), (False, False)))
-        del pictures
-        self._images, self._masks = make_batch(_BatchPlan((side, side), False, plans), device)
+            crop = Pictures([files[index]]).crop(rng, (side, side))
+            hole = KINDS[kind](rng, (side, side))
+            plans.append(PicturePlan(crop, hole, Tint.none(), (False, False)))
+        self._images, self._masks = make_batch(BatchPlan((side, side), False, plans), device)
 
     @torch.no_grad()
     def psnr(self, generator: nn.Module) -> float:
         """dB, of a generator in eval mode."""
         values = []
-        for image, mask in zip(self._images.split(1), self._masks.split(1), strict=True):
+        for index in range(len(self._images)):
+            # One by one, and so in little memory.
+            image, mask = self._images[index : index + 1], self._masks[index : index + 1]
             masked = torch.cat([image * (1 - mask), mask], dim=1)
             predicted = generator(masked.contiguous(memory_format=torch.channels_last))
             error = ((predicted - image).square() * mask).sum() / (3 * mask.sum()).clamp(min=1)
