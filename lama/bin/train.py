@@ -63,7 +63,8 @@ def main(given: list[str] | None = None) -> int:
         config = load_train_config(options.config)
         config.merge_with_dotlist(options.overrides)
         dtype = training_dtype(device, not options.float32)
-        trainer = Trainer(config, read_settings(config, device), device, options.seed, dtype)
+        settings = read_settings(config, device, given=bool(options.start))
+        trainer = Trainer(config, settings, device, options.seed, dtype)
         if options.start:
             trainer.start_from(options.start)
         out = Path(options.out)

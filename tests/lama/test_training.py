@@ -29,9 +29,15 @@ CPU = torch.device("cpu")
 EARLY = LossWeights(adversarial_begin=0.3)
 
 
-def new_trainer(losses: LossWeights = EARLY, seed: int = 3, dtype: torch.dtype = torch.float32):
+def new_trainer(
+    losses: LossWeights = EARLY,
+    seed: int = 3,
+    dtype: torch.dtype = torch.float32,
+    batch_until: float = 1.0,
+) -> Trainer:
     settings = Settings(
-        Recipe(2, (32,)), losses, lr=0.003, ndf=4, n_layers=2, validation_side=32
+        Recipe(2, (32,)), losses, lr=0.003, ndf=4, n_layers=2, validation_side=32,
+        batch_until=batch_until,
     )  # fmt: skip
     return Trainer(OmegaConf.create(tiny.tiny_config()), settings, CPU, seed, dtype)
 
@@ -139,6 +145,24 @@ def test_best_stays_when_later_weights_are_worse(folder, tmp_path):
     train(trainer, folder, tmp_path / "out", Budget(steps=4), say=lambda line: None)
     assert best.read_bytes() == before
     assert trainer.best == 99
+
+
+def test_small_batches_take_running_statistics_and_leave_them_as_they_are():
+    config = OmegaConf.create(tiny.tiny_config())
+    assert read_settings(config, CPU, given=True).batch_until == 0
+    assert 0 < read_settings(config, CPU).batch_until < 1
+    config.merge_with_dotlist(["data.batch_size=32"])
+    assert read_settings(config, CPU).batch_until == 1
+    trainer = new_trainer(LossWeights(adversarial=0, features=0), batch_until=0.5)
+    images, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    mask[..., :8] = 1
+    key = "model.1.bn_l.running_mean"
+    before = trainer.generator.state_dict()[key].clone()
+    trainer.train_step(images, mask, 0.4)
+    between = trainer.generator.state_dict()[key].clone()
+    trainer.train_step(images, mask, 0.6)
+    assert not torch.equal(before, between)
+    assert torch.equal(trainer.generator.state_dict()[key], between)
 
 
 def test_the_average_follows_the_weights_slowly():

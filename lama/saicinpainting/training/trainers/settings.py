@@ -12,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from ..data.batches import MASK_SHARES, Recipe
 from .errors import ConfigError
 
+#: Pictures from which a batch has statistics to go by.
+_LARGE_BATCH = 16
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -54,12 +57,21 @@ class Settings:
     n_layers: int = 4
     #: `ema.decay`: per step, of the averaged weights.
     ema_decay: float = 0.999
+    #: `normalisation.batch_until`: share of the schedule in which batch norms take a batch's own
+    #: statistics. After it they take the running ones, as in use, and these stay as they are.
+    batch_until: float = 1.0
     #: Side of the crops that validation uses, pixels.
     validation_side: int = 256
 
 
-def read_settings(config: DictConfig, device: torch.device) -> Settings:
+def read_settings(config: DictConfig, device: torch.device, given: bool = False) -> Settings:
     """Settings from a config; what it leaves out has a default that fits the device.
+
+    `given` says that training begins with weights that have been trained before.
+
+    A batch of four pictures is too few for batch norms: their mean colour is taken out of all that
+    the network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known
+    part 0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
 
     The published weights of `adversarial` (10) and `feature_matching` (100) belong to the
     published mix with its perceptual terms; they are scaled by 0.03 and 0.01 where `losses` has no
@@ -115,6 +127,12 @@ def read_settings(config: DictConfig, device: torch.device) -> Settings:
         ndf=int(discriminator.get("ndf", Settings.ndf)),
         n_layers=int(discriminator.get("n_layers", Settings.n_layers)),
         ema_decay=_number({"ema": _section(config, "ema")}, "ema", "decay", Settings.ema_decay),
+        batch_until=_number(
+            {"normalisation": _section(config, "normalisation")},
+            "normalisation",
+            "batch_until",
+            1.0 if recipe.batch >= _LARGE_BATCH else 0.0 if given else 0.1,
+        ),
         validation_side=512 if cuda else 256,
     )
 

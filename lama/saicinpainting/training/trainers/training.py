@@ -103,7 +103,7 @@ class Trainer:
         rate = learning_rate(progress, self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.lr * rate
-        self.generator.train()
+        self._set_modes(progress)
         masked = torch.cat([images * (1 - masks), masks], dim=1)
         masked = masked.contiguous(memory_format=torch.channels_last)
         with self._autocast():
@@ -133,6 +133,14 @@ class Trainer:
                 losses["disc"] = self._train_discriminator(predicted.detach(), images, masks)
         self.step += 1
         return losses
+
+    def _set_modes(self, progress: float) -> None:
+        """Batch norms take the batch's statistics, or the running ones; see `batch_until`."""
+        self.generator.train()
+        if progress >= self.settings.batch_until:
+            for module in self.generator.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16)
