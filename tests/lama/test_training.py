@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,6 +230,27 @@ def test_the_program_trains_from_given_weights_and_says_how_it_goes(folder, tmp_
     last.write_bytes(last.read_bytes()[:1000])
     assert program.main(given) == 1
     assert "last.ckpt: damaged" in capsys.readouterr().err
+
+
+def test_a_request_to_stop_ends_the_step_saves_and_leaves_in_peace(folder, tmp_path, monkeypatch):
+    step = Trainer.train_step
+
+    def interrupted(trainer, *arguments):
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    config = tiny.write_config(tmp_path / "config.yaml")
+    given = [
+        str(config), str(folder), "--out", str(tmp_path / "out"), "--steps", "9",
+        "--device", "cpu", "data.sides=[32]", "discriminator.ndf=4",
+    ]  # fmt: skip
+    assert program.main(given) == 0
+    last = torch.load(tmp_path / "out" / "models" / "last.ckpt", weights_only=True)
+    assert last["training"]["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_line_of_progress_has_speed_losses_and_time_left(folder, tmp_path):

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from lama.saicinpainting.training.data.masks import HolePlan, glyphs, rasterise, strokes
-from lama.saicinpainting.training.data.pictures import read_picture
-from lama.saicinpainting.training.data.text import Slot, line_slots, paragraph_slots
+from ..training.data.masks import HolePlan, glyphs, rasterise, strokes
+from ..training.data.pictures import read_picture
+from ..training.data.text import Slot, line_slots, paragraph_slots
 
 Size = tuple[int, int]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -234,7 +235,7 @@ class Trainer:
             optimizer_states=[self._optimizer.state_dict(), self._opponent.state_dict()],
             training={
                 "seed": self.seed, "step": self.step, "elapsed_s": self.elapsed_s,
-                "best": self.best, "rng": rng,
+                "best": self.best, "rng": rng, "batch_until": self.settings.batch_until,
             },
         )  # fmt: skip
         content["state_dict"] |= {
@@ -266,6 +267,9 @@ class Trainer:
         training = content["training"]
         self.seed, self.step = int(training["seed"]), int(training["step"])
         self.elapsed_s, self.best = float(training["elapsed_s"]), float(training["best"])
+        # Its default depends on how the run was begun, which resuming needn't say again.
+        until = training.get("batch_until", self.settings.batch_until)
+        self.settings = replace(self.settings, batch_until=float(until))
         torch.set_rng_state(training["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in training["rng"]:
             torch.cuda.set_rng_state(training["rng"]["cuda"], self.device)
