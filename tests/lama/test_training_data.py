@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -61,6 +62,8 @@ def test_a_text_lines_hole_covers_its_letters_and_a_margin_around_them(slot, see
 @settings(max_examples=25, deadline=None)
 @given(slot=slots, margin=st.sampled_from([0, 1, 3]))
 def test_a_text_lines_hole_ends_at_its_margin(slot, margin):
+    # In the middle, where no edge of the picture cuts it.
+    slot = replace(slot, x=70, y=70)
     plan = HolePlan()
     plan.add(slot.corners(), margin)
     area = holes(plan, (140, 140)).sum()
