@@ -1,0 +1,138 @@
+"""Batches without end, each a pure function of the seed and its number.
+
+So a run that resumes at step n sees what it would have seen. The host decides by lot and draws,
+ahead of time and in threads; the device scales, flips, tints and makes the masks' pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.random import Generator
+from torch import Tensor
+
+from .colours import Tint, apply_tints, random_tint, smooth
+from .masks import KINDS, HolePlan, glyphs, rasterise, text_lines
+from .pages import page
+from .pictures import Pictures
+
+#: Share of each kind of hole.
+MASK_SHARES: Mapping[str, float] = {
+    "lines": 0.28, "paragraphs": 0.2, "glyphs": 0.28, "strokes": 0.12, "boxes": 0.12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What batches are made of."""
+
+    #: Pictures in a batch.
+    batch: int
+    #: Sides of the square crops, pixels; each batch has one of them. Multiples of 8.
+    sides: tuple[int, ...]
+    #: Share of drawn pictures.
+    drawn: float = 0.35
+    #: Share of each kind of hole.
+    masks: tuple[tuple[str, float], ...] = tuple(MASK_SHARES.items())
+    #: Share of batches that the bilateral filter is run over.
+    smoothed: float = 0.25
+
+
+@dataclass
+class PicturePlan:
+    """One picture of a batch."""
+
+    picture: np.ndarray
+    hole: HolePlan
+    tint: Tint
+    flips: tuple[bool, bool]
+
+
+@dataclass
+class BatchPlan:
+    size: tuple[int, int]
+    smoothed: bool
+    plans: list[PicturePlan]
+
+
+def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> BatchPlan:
+    """The host's part of batch number `step`."""
+    rng = np.random.default_rng([seed, step])
+    side = int(recipe.sides[rng.integers(len(recipe.sides))])
+    # Larger crops in smaller batches: the time for a step stays about the same.
+    count = max(2, round(recipe.batch * (min(recipe.sides) / side) ** 2))
+    size = (side, side)
+    smoothed = bool(rng.random() < recipe.smoothed)
+    plans = [_plan(rng, pictures, recipe, size) for _ in range(count)]
+    return BatchPlan(size, smoothed, plans)
+
+
+def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, int]) -> PicturePlan:
+    names, shares = zip(*recipe.masks, strict=True)
+    kind = str(rng.choice(names, p=np.array(shares) / sum(shares)))
+    hole = None
+    if rng.random() < recipe.drawn:
+        picture, slots = page(rng, size, pictures.photograph)
+        if slots and rng.random() < 0.85:
+            # The hole is where the page's own text would stand.
+            hole = glyphs(rng, slots, size) if kind == "glyphs" else text_lines(rng, slots)
+        tint, flips = Tint.none(), (False, False)
+    else:
+        picture = pictures.crop(rng, size)
+        tint = random_tint(rng)
+        flips = (bool(rng.random() < 0.5), bool(rng.random() < 0.1))
+    return PicturePlan(picture, hole or KINDS[kind](rng, size), tint, flips)
+
+
+def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The device's part: pictures B×3×H×W in [0, 1] and masks B×1×H×W, 1 in the hole; float32."""
+    scaled = []
+    for one in plan.plans:
+        # h, w, 3 bytes -> 1, 3, h, w
+        source = torch.from_numpy(np.ascontiguousarray(one.picture)).to(device)
+        source = source.permute(2, 0, 1)[None].float()
+        if source.shape[2:] != plan.size:
+            source = F.interpolate(source, plan.size, mode="bilinear", antialias=True)
+        turned = [axis for axis, flip in ((3, one.flips[0]), (2, one.flips[1])) if flip]
+        scaled.append(source.flip(turned) if turned else source)
+    images = torch.cat(scaled).div_(255).clamp_(0, 1)
+    images = apply_tints(images, [one.tint for one in plan.plans])
+    if plan.smoothed:
+        images = smooth(images)
+    masks = rasterise([one.hole for one in plan.plans], plan.size, device)
+    # A hole beside the picture, or over nearly all of it, teaches nothing: a box instead.
+    share = masks.mean(dim=(1, 2, 3))
+    odd = ((share < 0.002) | (share > 0.7)).view(-1, 1, 1, 1)
+    box = torch.zeros_like(masks[:1])
+    high, wide = plan.size
+    box[:, :, high // 3 : high // 2, wide // 4 : wide * 3 // 4] = 1
+    return images, torch.where(odd, box, masks)
+
+
+def batches(
+    pictures: Pictures,
+    recipe: Recipe,
+    seed: int,
+    first: int,
+    device: torch.device,
+    workers: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches `first`, `first` + 1, …; `workers` threads plan ahead. Close it to end them."""
+    with ThreadPoolExecutor(workers, "plans") as pool:
+        ahead: deque[Future[BatchPlan]] = deque()
+        step = first
+        try:
+            while True:
+                while len(ahead) < 2 * workers:
+                    ahead.append(pool.submit(plan_batch, pictures, recipe, seed, step))
+                    step += 1
+                yield make_batch(ahead.popleft().result(), device)
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -1,0 +1,95 @@
+"""A folder of pictures: decoded once where memory allows, cropped at many scales."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+#: Longer sides are shrunk to this when read: finer detail than a text hole needs.
+LARGEST_SIDE = 1536
+
+#: Bytes of decoded pictures that are kept; beyond, a picture is decoded at each use.
+_KEPT = 4 << 30
+
+
+def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """All pictures below a folder, in order of their names. ValueError if there are none."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; the pictures to learn from are needed")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise ValueError(f"{root}: no pictures ({', '.join(sorted(_SUFFIXES))}) in there")
+    return files
+
+
+def read_picture(path: Path) -> np.ndarray | None:
+    """RGB uint8 H×W×3, its longer side at most LARGEST_SIDE; None for what is no picture."""
+    data = np.fromfile(path, np.uint8)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if decoded is None:
+        return None
+    scale = LARGEST_SIDE / max(decoded.shape[:2])
+    if scale < 1:
+        decoded = cv2.resize(decoded, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+class Pictures:
+    """Gives crops; the same generator state gives the same crop."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._decoded: dict[Path, np.ndarray] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def picture(self, index: int) -> np.ndarray:
+        path = self._files[index]
+        if path in self._decoded:
+            return self._decoded[path]
+        decoded = read_picture(path)
+        if decoded is None:
+            logger.warning("%s can't be read as a picture: grey in its place", path)
+            decoded = np.full((64, 64, 3), 128, np.uint8)
+        if self._bytes + decoded.nbytes <= _KEPT:
+            self._bytes += decoded.nbytes
+            self._decoded[path] = decoded
+        return decoded
+
+    def crop(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
+        """uint8 h×w×3 of the proportions of `size`, to be scaled to it by whoever needs it.
+
+        Between 0.8 and 3 times `size`, as far as the picture reaches. Of three places, the one
+        with most detail is taken more often than not: shops' pictures are mostly white.
+        """
+        picture = self.picture(int(rng.integers(len(self._files))))
+        scale = float(np.exp(rng.uniform(np.log(0.8), np.log(3.0))))
+        scale = min(scale, picture.shape[0] / size[0], picture.shape[1] / size[1])
+        high, wide = (max(1, round(side * scale)) for side in size)
+        places = [
+            (
+                int(rng.integers(picture.shape[0] - high + 1)),
+                int(rng.integers(picture.shape[1] - wide + 1)),
+            )
+            for _ in range(3)
+        ]
+        crops = [picture[top : top + high, left : left + wide] for top, left in places]
+        if rng.random() < 0.65:
+            return max(crops, key=lambda crop: float(crop[::8, ::8].std()))
+        return crops[0]
+
+    def photograph(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
+        """A crop that has `size`."""
+        return cv2.resize(self.crop(rng, size), size[::-1], interpolation=cv2.INTER_AREA)

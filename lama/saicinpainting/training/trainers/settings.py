@@ -1,0 +1,183 @@
+"""What a training run takes from a config like the published ones, and its own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ..data.batches import MASK_SHARES, Recipe
+from .errors import ConfigError
+
+#: Pictures from which a batch has statistics to go by.
+_LARGE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """A weight of 0 leaves a term out."""
+
+    #: `losses.l1.weight_known`: the network's output outside the hole.
+    known: float = 10.0
+    #: `losses.hole_l1.weight`: the hole at the start of the schedule …
+    hole: float = 10.0
+    #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
+    hole_final: float = 4.0
+    #: `losses.gradient.weight`
+    gradient: float = 4.0
+    #: `losses.spectrum.weight`
+    spectrum: float = 1.0
+    #: `losses.chroma.weight`
+    chroma: float = 6.0
+    #: `losses.adversarial.weight`: the paper's κ = 10 scaled to what these terms come to.
+    adversarial: float = 0.3
+    #: `losses.adversarial.begin`: share of the schedule after which the discriminator takes part.
+    adversarial_begin: float = 0.5
+    #: `losses.adversarial.gp_coef`: γ of R1.
+    penalty: float = 0.001
+    #: `losses.feature_matching.weight`: β.
+    features: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run."""
+
+    recipe: Recipe
+    losses: LossWeights = field(default_factory=LossWeights)
+    #: `optimizers.generator.lr`: Adam's, at its highest. Large batches bear twice that.
+    lr: float = 5e-4
+    #: `optimizers.discriminator.lr`
+    discriminator_lr: float = 1e-4
+    #: `discriminator.ndf` and `discriminator.n_layers`
+    ndf: int = 64
+    n_layers: int = 4
+    #: `ema.decay`: per step, of the averaged weights.
+    ema_decay: float = 0.999
+    #: `normalisation.batch_until`: share of the schedule in which batch norms take a batch's own
+    #: statistics. After it they take the running ones, as in use, and these stay as they are.
+    batch_until: float = 1.0
+    #: Side of the crops that validation uses, pixels.
+    validation_side: int = 256
+
+
+def read_settings(config: DictConfig, device: torch.device, given: bool = False) -> Settings:
+    """Settings from a config; what it leaves out has a default that fits the device.
+
+    `given` says that training begins with weights that have been trained before.
+
+    A batch of four pictures is too few for batch norms: their mean colour is taken out of all that
+    the network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known
+    part 0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
+
+    The published weights of `adversarial` (10) and `feature_matching` (100) belong to the
+    published mix with its perceptual terms; they are scaled by 0.03 and 0.01 where `losses` has no
+    `hole_l1`, that is, where it is an unchanged published config. Raises ConfigError.
+    """
+    cuda = device.type == "cuda"
+    losses, data = _section(config, "losses"), _section(config, "data")
+    discriminator, optimizers = _section(config, "discriminator"), _section(config, "optimizers")
+    published = "hole_l1" not in losses
+    base = LossWeights()
+    hole = losses.get("hole_l1") or {}
+    adversarial = losses.get("adversarial") or {}
+    matching = losses.get("feature_matching") or {}
+    if adversarial.get("kind", "r1") != "r1":
+        raise ConfigError(f"losses.adversarial.kind = {adversarial['kind']!r}: only 'r1' is there")
+    kind = discriminator.get("kind", "pix2pixhd_nlayer")
+    if kind != "pix2pixhd_nlayer":
+        raise ConfigError(f"discriminator.kind = {kind!r}: only 'pix2pixhd_nlayer' is there")
+    weights = LossWeights(
+        known=_number(losses, "l1", "weight_known", base.known),
+        hole=_number(losses, "hole_l1", "weight", base.hole),
+        hole_final=float(hole.get("final", min(base.hole_final, hole.get("weight", 1e9)))),
+        gradient=_number(losses, "gradient", "weight", base.gradient),
+        spectrum=_number(losses, "spectrum", "weight", base.spectrum),
+        chroma=_number(losses, "chroma", "weight", base.chroma),
+        adversarial=float(adversarial.get("weight", 10.0 if published else base.adversarial))
+        * (0.03 if published else 1.0),
+        adversarial_begin=float(adversarial.get("begin", base.adversarial_begin)),
+        penalty=float(adversarial.get("gp_coef", base.penalty)),
+        features=float(matching.get("weight", 100.0 if published else base.features))
+        * (0.01 if published else 1.0),
+    )
+    sides = (data.get("train") or {}).get("out_size") or data.get("sides")
+    sides = sides or ([256, 256, 256, 384] if cuda else [128])
+    sides = [sides] if isinstance(sides, int) else list(sides)
+    if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
+        raise ConfigError(f"data.sides = {sides}: multiples of 8, at least 32, are needed")
+    shares = dict(data.get("masks") or MASK_SHARES)
+    if set(shares) - set(MASK_SHARES) or sum(shares.values()) <= 0:
+        raise ConfigError(f"data.masks = {shares}: shares of {', '.join(MASK_SHARES)} are needed")
+    recipe = Recipe(
+        batch=int(data.get("batch_size") or _fitting_batch(config, device, min(sides))),
+        sides=tuple(sides),
+        drawn=float(data.get("drawn", Recipe.drawn)),
+        masks=tuple(shares.items()),
+        smoothed=float(data.get("smoothed", Recipe.smoothed)),
+    )
+    large = recipe.batch >= _LARGE_BATCH
+    return Settings(
+        recipe=recipe,
+        losses=weights,
+        lr=_optimizer(optimizers, "generator", 1e-3 if large else Settings.lr),
+        discriminator_lr=_optimizer(optimizers, "discriminator", Settings.discriminator_lr),
+        ndf=int(discriminator.get("ndf", Settings.ndf)),
+        n_layers=int(discriminator.get("n_layers", Settings.n_layers)),
+        ema_decay=_number({"ema": _section(config, "ema")}, "ema", "decay", Settings.ema_decay),
+        batch_until=_number(
+            {"normalisation": _section(config, "normalisation")},
+            "normalisation",
+            "batch_until",
+            1.0 if large else 0.0 if given else 0.1,
+        ),
+        validation_side=512 if cuda else 256,
+    )
+
+
+def left_out(config: DictConfig) -> list[str]:
+    """Terms that the config gives a weight, and that nothing can be had for."""
+    losses = _section(config, "losses")
+    return [name for name in ("perceptual", "resnet_pl") if (losses.get(name) or {}).get("weight")]
+
+
+def _section(config: DictConfig, name: str) -> dict[str, Any]:
+    """A section as a plain mapping; what stands in it unresolved (`${env:…}`) stays text."""
+    section = config.get(name)
+    if section is None:
+        return {}
+    plain = OmegaConf.to_container(section) if isinstance(section, DictConfig) else None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{name} = {section!r}: a mapping is needed")
+    return {str(key): value for key, value in plain.items()}
+
+
+def _number(sections: Mapping[str, Any], section: str, name: str, default: float) -> float:
+    value = (sections.get(section) or {}).get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{section}.{name} = {value!r}: a number is needed")
+    return float(value)
+
+
+def _optimizer(optimizers: Mapping[str, Any], name: str, default: float) -> float:
+    section = optimizers.get(name) or {}
+    if section.get("kind", "adam") != "adam":
+        raise ConfigError(f"optimizers.{name}.kind = {section['kind']!r}: only 'adam' is there")
+    return _number(optimizers, name, "lr", default)
+
+
+def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
+    """Pictures that fit: on CUDA by its free memory, on a CPU four."""
+    if device.type != "cuda":
+        return 4
+    free, _ = torch.cuda.mem_get_info(device)
+    generator = _section(config, "generator")
+    blocks, ngf = int(generator.get("n_blocks", 9)), int(generator.get("ngf", 64))
+    # Bytes kept for the backward pass, counted with saved-tensor hooks under bfloat16: per pixel
+    # 42 for each channel of the stem and 10 more for each block, and 1,400 for the discriminator.
+    # Half as much again for what comes and goes.
+    each = 1.5 * side * side * (ngf * (42 + 10 * blocks) + 1400)
+    return int(max(2, min(64, 0.9 * (free - (2 << 30)) / each)))

@@ -1,0 +1,334 @@
+"""Training: it learns, resumes, and leaves whole checkpoints behind."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lama.bin import train as program
+from lama.bin.inference import load_lama_model
+from lama.saicinpainting.training.data.batches import Recipe
+from lama.saicinpainting.training.modules.ffc import lama_fourier
+from lama.saicinpainting.training.modules.precision import half_dtype
+from lama.saicinpainting.training.trainers import snapshots
+from lama.saicinpainting.training.trainers.errors import ConfigError, MismatchError
+from lama.saicinpainting.training.trainers.loop import Budget, train
+from lama.saicinpainting.training.trainers.settings import LossWeights, Settings, read_settings
+from lama.saicinpainting.training.trainers.training import PATIENCE, Trainer, learning_rate
+from lama.saicinpainting.training.trainers.validation import hold_out
+from tests.lama import tiny
+
+CPU = torch.device("cpu")
+EARLY = LossWeights(adversarial_begin=0.3)
+
+
+def new_trainer(
+    losses: LossWeights = EARLY,
+    seed: int = 3,
+    dtype: torch.dtype = torch.float32,
+    batch_until: float = 1.0,
+) -> Trainer:
+    settings = Settings(
+        Recipe(2, (32,)), losses, lr=0.003, ndf=4, n_layers=2, validation_side=32,
+        batch_until=batch_until,
+    )  # fmt: skip
+    return Trainer(OmegaConf.create(tiny.tiny_config()), settings, CPU, seed, dtype)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Smooth pictures: something that a few steps can learn."""
+    (tmp_path / "pictures").mkdir()
+    for index in range(3):
+        small = np.random.default_rng(index).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+        large = cv2.resize(small, (80, 64), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(tmp_path / "pictures" / f"{index}.png"), large)
+    return tmp_path / "pictures"
+
+
+def run(folder: Path, out: Path, steps: int, until: int | None = None, **options) -> Trainer:
+    """A run of `steps`, interrupted after step `until`."""
+    trainer = new_trainer(**options)
+    stop: Callable[[], bool] = lambda: trainer.step == until  # noqa: E731
+    train(trainer, folder, out, Budget(steps=steps), stop, say=lambda line: None)
+    return trainer
+
+
+def test_a_few_steps_lower_the_loss():
+    trainer = new_trainer(LossWeights(adversarial=0, features=0))
+    images = torch.rand(2, 3, 1, 1).expand(2, 3, 32, 32).contiguous()
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., 8:20, 8:20] = 1
+    losses = [trainer.train_step(images, mask, 0.0) for _ in range(40)]
+    assert losses[-1]["hole"] < 0.5 * losses[0]["hole"]
+    assert losses[-1]["known"] < 0.5 * losses[0]["known"]
+
+
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, tmp_path):
+    whole = run(folder, tmp_path / "whole", 12)
+    run(folder, tmp_path / "parts", 12, until=7)
+    parts = run(folder, tmp_path / "parts", 12, seed=3)
+    assert parts.step == whole.step == 12
+    pairs = [
+        (whole.generator, parts.generator),
+        (whole.average, parts.average),
+        (whole.discriminator, parts.discriminator),
+    ]
+    for one, other in pairs:
+        for key, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+def test_other_seeds_give_other_runs(folder, tmp_path):
+    one, other = (run(folder, tmp_path / str(seed), 2, seed=seed) for seed in (1, 2))
+    key = "model.1.ffc.convl2l.weight"
+    assert not torch.equal(one.generator.state_dict()[key], other.generator.state_dict()[key])
+
+
+def test_both_checkpoints_load_like_any_published_one(folder, tmp_path):
+    trainer = run(folder, tmp_path / "out", 3)
+    config = tiny.write_config(tmp_path / "config.yaml")
+    last, _ = load_lama_model(config, tmp_path / "out" / "models" / "last.ckpt", "cpu")
+    for key, tensor in trainer.generator.state_dict().items():
+        assert torch.equal(tensor, last.generator.state_dict()[key])
+    best, _ = load_lama_model(config, tmp_path / "out" / "models" / "best.ckpt", "cpu")
+    assert len(best.generator.state_dict()) == len(last.generator.state_dict())
+
+
+def test_best_keeps_the_averaged_weights_with_convolutions_in_half_precision(tmp_path):
+    trainer = new_trainer()
+    snapshots.write_atomically(tmp_path / "best.ckpt", trainer.best_snapshot())
+    stored = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    for key, tensor in trainer.average.state_dict().items():
+        kept = stored[f"generator.{key}"]
+        assert kept.dtype == (torch.float16 if tensor.ndim == 4 else tensor.dtype)
+        assert torch.allclose(kept.to(tensor.dtype), tensor, rtol=1e-3, atol=1e-6)
+
+
+def test_best_of_the_narrow_network_is_at_most_16_megabytes(tmp_path):
+    content = snapshots.container(lama_fourier(ngf=32).state_dict(), 0, half=True)
+    snapshots.write_atomically(tmp_path / "best.ckpt", content)
+    assert (tmp_path / "best.ckpt").stat().st_size <= 16_000_000
+
+
+def test_an_interruption_in_the_middle_of_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    snapshots.write_atomically(path, {"step": 1})
+    before = path.read_bytes()
+
+    def interrupted(content, file):
+        file.write(before[: len(before) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        snapshots.write_atomically(path, {"step": 2})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_best_stays_when_later_weights_are_worse(folder, tmp_path):
+    trainer = run(folder, tmp_path / "out", 2)
+    best = tmp_path / "out" / "models" / "best.ckpt"
+    before = best.read_bytes()
+    trainer = new_trainer()
+    content = torch.load(tmp_path / "out" / "models" / "last.ckpt", weights_only=True)
+    content["training"]["best"] = 99.0
+    snapshots.write_atomically(tmp_path / "out" / "models" / "last.ckpt", content)
+    train(trainer, folder, tmp_path / "out", Budget(steps=4), say=lambda line: None)
+    assert best.read_bytes() == before
+    assert trainer.best == 99
+
+
+def test_small_batches_take_running_statistics_and_leave_them_as_they_are():
+    config = OmegaConf.create(tiny.tiny_config())
+    assert read_settings(config, CPU, given=True).batch_until == 0
+    assert 0 < read_settings(config, CPU).batch_until < 1
+    config.merge_with_dotlist(["data.batch_size=32"])
+    assert read_settings(config, CPU).batch_until == 1
+    trainer = new_trainer(LossWeights(adversarial=0, features=0), batch_until=0.5)
+    images, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    mask[..., :8] = 1
+    key = "model.1.bn_l.running_mean"
+    before = trainer.generator.state_dict()[key].clone()
+    trainer.train_step(images, mask, 0.4)
+    between = trainer.generator.state_dict()[key].clone()
+    trainer.train_step(images, mask, 0.6)
+    assert not torch.equal(before, between)
+    assert torch.equal(trainer.generator.state_dict()[key], between)
+
+
+def test_the_average_follows_the_weights_slowly():
+    trainer = new_trainer(LossWeights(adversarial=0, features=0))
+    key = "model.1.ffc.convl2l.weight"
+    start = trainer.generator.state_dict()[key].clone()
+    images, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    mask[..., 8:20, 8:20] = 1
+    for _ in range(15):
+        trainer.train_step(images, mask, 0.0)
+    moved = (trainer.generator.state_dict()[key] - start).norm()
+    averaged = (trainer.average.state_dict()[key] - start).norm()
+    assert 0 < averaged < moved
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight_and_ends_the_run_if_it_stays():
+    trainer = new_trainer()
+    before = {key: tensor.clone() for key, tensor in trainer.generator.named_parameters()}
+    images = torch.full((2, 3, 32, 32), torch.nan)
+    hole = torch.ones(2, 1, 32, 32)
+    for _ in range(PATIENCE - 1):
+        trainer.train_step(images, hole, 0.0)
+    with pytest.raises(FloatingPointError, match="isn't finite"):
+        trainer.train_step(images, hole, 0.0)
+    for key, tensor in trainer.generator.named_parameters():
+        assert torch.equal(tensor, before[key])
+
+
+@pytest.mark.skipif(half_dtype("cpu", True) != torch.bfloat16, reason="no bfloat16 here")
+def test_in_bfloat16_weights_statistics_and_spectra_stay_float32():
+    trainer = new_trainer(dtype=torch.bfloat16)
+    seen = []
+    for name, module in trainer.generator.named_modules():
+        if name.endswith("fu.conv_layer"):
+            module.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    trainer.train_step(torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32), 0.9)
+    assert set(seen) == {torch.float32}
+    tensors = trainer.generator.state_dict().values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float32, torch.int64}
+    assert all(torch.isfinite(tensor).all() for tensor in tensors)
+
+
+def test_the_program_trains_from_given_weights_and_says_how_it_goes(folder, tmp_path, capsys):
+    weights = tmp_path / "given.ckpt"
+    torch.save({"gen_state_dict": tiny.tiny_state()}, weights)
+    config = tiny.write_config(tmp_path / "config.yaml")
+    given = [
+        str(config), str(folder), "--out", str(tmp_path / "out"), "--from", str(weights),
+        "--steps", "2", "--device", "cpu", "data.sides=[32]", "discriminator.ndf=4",
+    ]  # fmt: skip
+    assert program.main(given) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"step 2: \d+\.\d\d dB held out", said)
+    best = tmp_path / "out" / "models" / "best.ckpt"
+    model, _ = load_lama_model(tmp_path / "out" / "config.yaml", best, "cpu")
+    start = tiny.tiny_generator().state_dict()
+    for key, parameter in model.generator.named_parameters():
+        assert torch.allclose(parameter, start[key], atol=0.02), key
+    assert program.main([*given, "--steps", "3"]) == 0
+    assert "goes on at step 2" in capsys.readouterr().out
+    assert program.main([*given, "--steps", "4", "discriminator.ndf=8"]) == 1
+    assert "of a run with another generator or discriminator" in capsys.readouterr().err
+    last = tmp_path / "out" / "models" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert program.main(given) == 1
+    assert "last.ckpt: damaged" in capsys.readouterr().err
+
+
+def test_a_request_to_stop_ends_the_step_saves_and_leaves_in_peace(folder, tmp_path, monkeypatch):
+    step = Trainer.train_step
+
+    def interrupted(trainer, *arguments):
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    config = tiny.write_config(tmp_path / "config.yaml")
+    given = [
+        str(config), str(folder), "--out", str(tmp_path / "out"), "--steps", "9",
+        "--device", "cpu", "data.sides=[32]", "discriminator.ndf=4",
+    ]  # fmt: skip
+    assert program.main(given) == 0
+    last = torch.load(tmp_path / "out" / "models" / "last.ckpt", weights_only=True)
+    assert last["training"]["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_line_of_progress_has_speed_losses_and_time_left(folder, tmp_path):
+    lines: list[str] = []
+    train(
+        new_trainer(), folder, tmp_path / "out", Budget(steps=3), report_every_s=0, say=lines.append
+    )  # fmt: skip
+    line = next(line for line in lines if line.startswith("step 2  "))
+    assert re.search(r"\d+\.\d img/s .*known \d\.\d{4} .* 66\.7 %  \d+:\d\d:\d\d left", line)
+
+
+def test_problems_are_one_line_on_standard_error(tmp_path, capsys):
+    config = tiny.write_config(tmp_path / "config.yaml")
+    assert program.main([str(config), str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'}: no such folder")
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    torch.save({"gen_state_dict": tiny.tiny_state(ngf=16)}, tmp_path / "wide.ckpt")
+    with pytest.raises(MismatchError, match="another shape"):
+        new_trainer().start_from(str(tmp_path / "wide.ckpt"))
+
+
+def test_a_budget_of_minutes_counts_training_time_and_the_first_limit_ends_it():
+    budget = Budget(minutes=2, steps=1000)
+    assert budget.progress(100, 30) == 0.25
+    assert budget.progress(900, 30) == 0.9
+    assert budget.progress(5000, 30) == 1
+
+
+def test_the_learning_rate_rises_stays_and_falls_with_the_schedule():
+    assert learning_rate(0, 0) < 0.02
+    assert learning_rate(0.2, 500) == 1
+    assert 0.3 < learning_rate(0.65, 500) < 0.7
+    assert learning_rate(1, 500) == pytest.approx(0.01)
+
+
+def test_a_published_config_is_read_and_its_weights_scaled():
+    config = OmegaConf.create(
+        {
+            **tiny.tiny_config(),
+            "losses": {
+                "l1": {"weight_missing": 0, "weight_known": 10},
+                "adversarial": {"kind": "r1", "weight": 10, "gp_coef": 0.001},
+                "feature_matching": {"weight": 100},
+                "resnet_pl": {"weight": 30, "weights_path": "${env:TORCH_HOME}"},
+            },
+            "optimizers": {"generator": {"kind": "adam", "lr": 0.001}},
+            "discriminator": {"kind": "pix2pixhd_nlayer", "ndf": 64, "n_layers": 4},
+        }
+    )
+    settings = read_settings(config, CPU)
+    assert settings.losses == LossWeights()
+    assert (settings.lr, settings.ndf, settings.n_layers) == (0.001, 64, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sides=[30]", "multiples of 8"),
+        ("data.masks={circles: 1}", "shares of"),
+        ("losses.adversarial.kind=bce", "only 'r1'"),
+        ("optimizers.generator.kind=sgd", "only 'adam'"),
+        ("optimizers.generator.lr=fast", "a number is needed"),
+        ("discriminator.kind=other", "only 'pix2pixhd_nlayer'"),
+        ("losses=3", "a mapping is needed"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_named(override, message):
+    config = OmegaConf.create(tiny.tiny_config())
+    config.merge_with_dotlist([override])
+    with pytest.raises(ConfigError, match=message):
+        read_settings(config, CPU)
+
+
+def test_held_out_pictures_are_not_learnt_from_where_there_are_enough():
+    files = [Path(f"{index:03}.png") for index in range(100)]
+    rest, held = hold_out(files)
+    assert len(held) == 7
+    assert not set(rest) & set(held)
+    assert hold_out(files[:3]) == (files[:3], files[:1])

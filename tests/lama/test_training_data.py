@@ -1,0 +1,193 @@
+"""What batches are made of: holes that cover what they should, pictures that come again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lama.saicinpainting.training.data import masks
+from lama.saicinpainting.training.data.batches import Recipe, batches, make_batch, plan_batch
+from lama.saicinpainting.training.data.colours import Tint, apply_tints, random_tint, smooth
+from lama.saicinpainting.training.data.masks import KINDS, HolePlan, rasterise
+from lama.saicinpainting.training.data.pages import page
+from lama.saicinpainting.training.data.pictures import Pictures, picture_files
+from lama.saicinpainting.training.data.text import Slot, glyph_ink
+from tests.lama import tiny
+
+CPU = torch.device("cpu")
+
+
+def rng(*seed: int) -> np.random.Generator:
+    return np.random.default_rng(list(seed))
+
+
+def holes(plan: HolePlan, size: tuple[int, int]) -> np.ndarray:
+    return rasterise([plan], size, CPU)[0, 0].numpy() > 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index, size in enumerate([(90, 120), (200, 64), (40, 40)]):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), tiny.picture(*size, seed=index))
+    return tmp_path
+
+
+slots = st.builds(
+    Slot,
+    x=st.floats(20, 76), y=st.floats(20, 76), width=st.floats(8, 60), height=st.floats(8, 24),
+    angle=st.sampled_from([0.0, 0.0, 4.0, -17.5, 45.0, 90.0]),
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(slot=slots, seed=st.integers(0, 99), margin=st.sampled_from([1, 2, 5]))
+def test_a_text_lines_hole_covers_its_letters_and_a_margin_around_them(slot, seed, margin):
+    ink = glyph_ink(rng(seed), [slot], (96, 96)) > 127
+    plan = HolePlan()
+    plan.add(slot.corners(), margin)
+    hole = holes(plan, (96, 96))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin - 1, 2 * margin - 1))
+    around = cv2.dilate(ink.astype(np.uint8), disc) > 0
+    assert ink.any()
+    assert hole[around].all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(slot=slots, margin=st.sampled_from([0, 1, 3]))
+def test_a_text_lines_hole_ends_at_its_margin(slot, margin):
+    # In the middle, where no edge of the picture cuts it.
+    slot = replace(slot, x=70, y=70)
+    plan = HolePlan()
+    plan.add(slot.corners(), margin)
+    area = holes(plan, (140, 140)).sum()
+    grown = (slot.width + 2 * margin) * (slot.height + 2 * margin)
+    outline = 2 * (slot.width + slot.height) + 8 * margin
+    assert abs(area - grown) <= outline + 4
+
+
+def test_letters_touch_the_ends_of_their_slot():
+    ink = glyph_ink(rng(3), [Slot(60, 30, 80, 20)], (64, 128)) > 100
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    assert abs(rows[0] - 20) <= 1
+    assert abs(rows[-1] - 40) <= 1
+    assert abs(columns[0] - 20) <= 1
+    assert abs(columns[-1] - 100) <= 1
+
+
+def test_glyph_holes_are_the_letters_dilated():
+    ink = np.zeros((32, 32), np.uint8)
+    ink[10, 12] = 255
+    hole = holes(HolePlan(ink=ink, dilated=2), (32, 32))
+    assert hole[8:13, 10:15].all()
+    assert hole.sum() == 25
+
+
+def test_a_piece_of_a_stroke_is_as_wide_as_it_says():
+    plan = HolePlan()
+    start, end = np.array([10, 20]), np.array([50, 20])
+    plan.add(np.stack([start, end, end, start]), 3)
+    hole = holes(plan, (40, 64))
+    assert list(np.flatnonzero(hole[:, 30])) == list(range(17, 24))
+    assert list(np.flatnonzero(hole[20])) == list(range(7, 54))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_of_hole_comes_again_with_its_seed_and_differs_with_another(kind):
+    made = [holes(KINDS[kind](rng(seed), (128, 96)), (128, 96)) for seed in (1, 1, 2)]
+    assert (made[0] == made[1]).all()
+    assert (made[0] != made[2]).any()
+
+
+def test_shapes_give_the_same_pixels_one_by_one_and_all_at_once():
+    plans = [KINDS[kind](rng(8), (64, 80)) for kind in ("lines", "paragraphs", "strokes", "boxes")]
+    one, other = (torch.zeros(4, 1, 64, 80, dtype=torch.bool) for _ in range(2))
+    masks._add_one_by_one(one, plans)
+    masks._add_all_at_once(other, plans)
+    assert one.any(dim=3).any(dim=2).all()
+    assert torch.equal(one, other)
+
+
+def test_drawn_pictures_come_again_with_their_seed():
+    def photograph(r: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+        return r.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+    seen = set()
+    for seed in range(40):
+        picture, places = page(rng(seed), (96, 128), photograph)
+        again, same = page(rng(seed), (96, 128), photograph)
+        assert picture.dtype == np.uint8
+        assert picture.shape == (96, 128, 3)
+        assert (picture == again).all()
+        assert places == same
+        seen.add(picture.tobytes())
+    assert len(seen) >= 39
+
+
+def test_crops_keep_proportions_and_stay_within_small_pictures(folder):
+    pictures = Pictures(picture_files(folder))
+    for seed in range(30):
+        crop = pictures.crop(rng(seed), (48, 96))
+        assert abs(crop.shape[1] / crop.shape[0] - 2) < 0.1
+
+
+def test_an_unreadable_picture_is_replaced_and_named(folder, caplog):
+    (folder / "0.png").write_bytes(b"none")
+    assert Pictures(picture_files(folder)).picture(0).shape == (64, 64, 3)
+    assert "0.png can't be read" in caplog.text
+
+
+def test_a_folder_without_pictures_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(ValueError, match="no pictures"):
+        picture_files(tmp_path)
+
+
+def test_a_batch_is_a_function_of_seed_and_number(folder):
+    pictures, recipe = Pictures(picture_files(folder)), Recipe(3, (32, 64), smoothed=0.5)
+    stream = batches(pictures, recipe, 5, 0, CPU, workers=2)
+    first = [next(stream) for _ in range(4)]
+    stream.close()
+    later = batches(Pictures(picture_files(folder)), recipe, 5, 2, CPU)
+    for images, holes_ in (first[2], first[3]):
+        same, also = next(later)
+        assert torch.equal(images, same)
+        assert torch.equal(holes_, also)
+    later.close()
+
+
+def test_batches_hold_pictures_in_range_and_holes_that_leave_something(folder):
+    pictures, recipe = Pictures(picture_files(folder)), Recipe(8, (64,))
+    for step in range(6):
+        images, mask = make_batch(plan_batch(pictures, recipe, 1, step), CPU)
+        assert images.shape == (8, 3, 64, 64)
+        assert mask.shape == (8, 1, 64, 64)
+        assert images.min() >= 0
+        assert images.max() <= 1
+        assert set(mask.unique().tolist()) == {0, 1}
+        share = mask.mean(dim=(1, 2, 3))
+        assert share.min() > 0.002
+        assert share.max() < 0.7
+
+
+def test_tints_change_colours_and_none_changes_nothing():
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(apply_tints(images, [Tint.none()] * 2), images)
+    tints = [random_tint(rng(seed)) for seed in range(40)]
+    tinted = apply_tints(images[:1].expand(40, 3, 8, 8), tints)
+    assert torch.isfinite(tinted).all()
+    assert 15 < sum((one - images[0]).abs().max() > 0.05 for one in tinted) < 40
+
+
+def test_the_bilateral_filter_flattens_noise_and_keeps_edges():
+    image = torch.full((1, 3, 16, 16), 0.2)
+    image[..., 8:] = 0.8
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)) * 0.02
+    done = smooth(image + noise)
+    assert (done - image).std() < 0.6 * noise.std()
+    assert (done[..., 8] - done[..., 7]).mean() > 0.55
