@@ -175,6 +175,26 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
     assert not raw.exists("inpainting_result:r")
 
 
+def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    identity = current_identity(settings)
+
+    async def claim() -> None:
+        queues = Queues(settings, identity)
+        await queues.register()
+        raw.delete(keys.heartbeat(identity.worker))  # it was frozen, and has not noticed yet
+        await asyncio.to_thread(reap, settings)
+        assert not raw.exists(keys.workers(identity.namespace))
+        raw.rpush(LONG, b"a")
+        await queues.attempts(await queues.take(Kind.LONG, 1))
+        await queues.close()
+
+    asyncio.run(claim())
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [b"a"]
+
+
 def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: redis.Redis) -> None:
     inputs = [write_segment(f"img_shm_{OWN}in{number}") for number in range(3)]
     message = {
