@@ -219,9 +219,10 @@ class Queues:
         return outcome != b"lost", replaced.decode()
 
     async def forget_replaced(self, request_id: str, segment: str) -> None:
-        """Drop the record of a replaced segment that has been unlinked."""
-        key = keys.segments(self.identity.namespace)
-        await self.link.insist(lambda: self._redis.zrem(key, f"{segment} {request_id}"))
+        """Note that a replaced segment has been unlinked."""
+        key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
+        score = condemned_until(self.settings)
+        await self.link.insist(lambda: self._redis.zadd(key, {member: score}, xx=True))
 
     async def cleaned(self, claim: Claim) -> None:
         """Drop a committed job whose inputs have been unlinked."""
@@ -362,6 +363,14 @@ def open_queues(settings: Settings, identity: Identity) -> Queues:
     if settings.delivery is Delivery.AT_MOST_ONCE:
         return AtMostOnceQueues(settings, identity)
     return Queues(settings, identity)
+
+
+def condemned_until(settings: Settings) -> int:
+    """The score, in the set of segments, of one that must not be committed any more.
+
+    By the time that it means, nobody who would try can be about any more.
+    """
+    return -int(time.time() + settings.result_ttl_s)
 
 
 def heartbeat_value(identity: Identity) -> str:
