@@ -89,11 +89,13 @@ def _job(message: Mapping[str, Any], settings: Settings) -> Job:
     image = _segment(message, "preprocessed_img_shm_info", settings)
     mask = _segment(message, "preprocessed_mask_shm_info", settings)
     if len(image.shape) != 3 or image.shape[2] != 3:
-        _refuse("bad_shape", f"a picture has shape [H, W, 3], not {list(image.shape)}")
+        _refuse("bad_shape", f"a picture has shape [H, W, 3], not {_shown(list(image.shape))}")
     if image.dtype == np.bool_:
         _refuse("bad_dtype", "a picture of dtype bool has no colours")
     if len(mask.shape) not in (2, 3) or mask.shape[2:] not in ((), (1,)):
-        _refuse("bad_shape", f"a mask has shape [H, W] or [H, W, 1], not {list(mask.shape)}")
+        _refuse(
+            "bad_shape", f"a mask has shape [H, W] or [H, W, 1], not {_shown(list(mask.shape))}"
+        )
     if image.shape[:2] != mask.shape[:2]:
         _refuse(
             "size_mismatch",
@@ -102,12 +104,15 @@ def _job(message: Mapping[str, Any], settings: Settings) -> Job:
         )
     height, width = _integers(message, "original_size", 2, minimum=1)
     if height * width > limit:
-        _refuse("too_large", f"original_size {height}×{width} is above the limit of {limit} pixels")
+        _refuse(
+            "too_large",
+            f"original_size {_shown([height, width])} is above the limit of {limit} pixels",
+        )
     top, right, bottom, left = _integers(message, "padding_info", 4, minimum=0)
     if top + bottom >= image.shape[0] or left + right >= image.shape[1]:
         _refuse(
             "bad_padding",
-            f"padding_info {[top, right, bottom, left]} leaves nothing of a picture of "
+            f"padding_info {_shown([top, right, bottom, left])} leaves nothing of a picture of "
             f"{image.shape[0]}×{image.shape[1]}",
         )
     is_long = message.get("is_long")
@@ -251,7 +256,8 @@ def _segment(message: Mapping[str, Any], field: str, settings: Settings) -> Segm
         if type(size) is not int or size != segment.size:
             _refuse(
                 "size_mismatch",
-                f"size is {_shown(size)}, shape {shape} of {dtype} has {segment.size} bytes",
+                f"size is {_shown(size)}, shape {_shown(shape)} of {dtype} has "
+                f"{_shown(segment.size)} bytes",
             )
     except BadMessage as error:
         raise BadMessage(error.reason, f"{field}: {error}") from None
@@ -281,7 +287,7 @@ def _original(
         if segment.shape != (*size, 3) or segment.dtype != np.uint8:
             _refuse(
                 "bad_shape",
-                f"original_shm_info: {list(segment.shape)} of {segment.dtype} is not "
+                f"original_shm_info: {_shown(list(segment.shape))} of {segment.dtype} is not "
                 f"{[*size, 3]} of uint8, as original_size says",
             )
     except BadMessage as error:
@@ -291,7 +297,10 @@ def _original(
 
 def _shown(value: Any) -> str:
     """A value from a message, short enough for an error."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except ValueError:  # Python's limit on the digits of an integer
+        return "a number of too many digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

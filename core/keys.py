@@ -59,7 +59,9 @@ def segments(namespace: str) -> str:
     """sorted set: `{segment} {request_id}` of committed results by expiry, in unix seconds.
 
     Score 0 marks a segment whose result was replaced before it was fetched: nobody else will
-    ever unlink it.
+    ever unlink it. A negative score marks one that others than its writer have removed, or are
+    about to, so that it must not be committed (again); its absolute value is when that may be
+    forgotten.
     """
     return f"inpainting:segments:{namespace}"
 

@@ -175,15 +175,15 @@ class Queues:
         for kind in Kind:
             known = self._held.copy()  # before asking: what is finished meanwhile is no find
             processing = keys.processing(self.identity.worker, kind)
-            listed = cast("list[bytes]", await self._redis.lrange(processing, 0, -1))
+            listed = await self._asked("LRANGE", processing, 0, -1)
             for payload, count in Counter(listed).items():
                 missing = count - known[Claim(kind, payload)]
                 found += self._hold(kind, [payload] * missing)
         return found
 
     async def attempts(self, claims: Sequence[Claim]) -> list[int]:
-        """How often each of these jobs has failed so far."""
-        counts = await self._redis.hmget(keys.ATTEMPTS, [claim.sha1 for claim in claims])
+        """How often each of these jobs has failed so far. To be called after every claim."""
+        counts = await self._asked("HMGET", keys.ATTEMPTS, *(claim.sha1 for claim in claims))
         return [int(count or 0) for count in counts]
 
     # -- finishing; all of these are repeated until Redis has answered ------------------------
@@ -219,9 +219,10 @@ class Queues:
         return outcome != b"lost", replaced.decode()
 
     async def forget_replaced(self, request_id: str, segment: str) -> None:
-        """Drop the record of a replaced segment that has been unlinked."""
-        key = keys.segments(self.identity.namespace)
-        await self.link.insist(lambda: self._redis.zrem(key, f"{segment} {request_id}"))
+        """Note that a replaced segment has been unlinked."""
+        key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
+        score = condemned_until(self.settings)
+        await self.link.insist(lambda: self._redis.zadd(key, {member: score}, xx=True))
 
     async def cleaned(self, claim: Claim) -> None:
         """Drop a committed job whose inputs have been unlinked."""
@@ -293,6 +294,17 @@ class Queues:
         )
         return cast("bytes | None", reply)
 
+    async def _asked(self, *command: Any) -> list[Any]:
+        """The reply to a command about what this worker has claimed.
+
+        The same transaction sees to it that others would find the claims: a worker that was
+        presumed dead and left nothing behind has been struck off the set of workers.
+        """
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.sadd(keys.workers(self.identity.namespace), self.identity.worker)
+            transaction.execute_command(*command)
+            return cast("list[Any]", (await transaction.execute())[1])
+
     async def _run(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
         script = self._scripts[name]
         arguments = ["1" if self.fenced else "0", *arguments]
@@ -351,6 +363,14 @@ def open_queues(settings: Settings, identity: Identity) -> Queues:
     if settings.delivery is Delivery.AT_MOST_ONCE:
         return AtMostOnceQueues(settings, identity)
     return Queues(settings, identity)
+
+
+def condemned_until(settings: Settings) -> int:
+    """The score, in the set of segments, of one that must not be committed any more.
+
+    By the time that it means, nobody who would try can be about any more.
+    """
+    return -int(time.time() + settings.result_ttl_s)
 
 
 def heartbeat_value(identity: Identity) -> str:

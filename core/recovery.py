@@ -23,6 +23,7 @@ from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
 from core.contract import input_names, request_of, result_name_start
 from core.identity import Identity, serves_same_queues
 from core.keys import Kind
+from core.queues import condemned_until
 
 log = logging.getLogger(__name__)
 
@@ -121,15 +122,19 @@ class Recovery:
         names = await asyncio.to_thread(shm.names)
         for payload in payloads:
             request = request_of(payload)
+            if request is None:
+                continue  # no worker writes anything for such a message
             start = result_name_start(self._settings, owner, payload)
             for name in names:
-                # One that was committed belongs to an equal message, which was sent twice.
-                if name.startswith(start) and not (
-                    request
-                    and await self._redis.zscore(self._segments, f"{name} {request[0]}") is not None
+                # One that was committed belongs to an equal message, which was sent twice. Any
+                # other is barred first: should the worker live, it must not commit what is gone.
+                if name.startswith(start) and await self._scripts["condemn"](
+                    [self._segments], [f"{name} {request[0]}", condemned_until(self._settings)]
                 ):
                     await self._unlink([name])
-        count = await self._scripts["requeue"]([lost, self._settings.queue(kind), keys.ATTEMPTS])
+        count = await self._scripts["requeue"](
+            [lost, self._settings.queue(kind), keys.ATTEMPTS], payloads
+        )
         log.warning("recovered %d %s jobs of the dead worker %s", count, kind, owner)
 
     async def _finish_cleanup(self, worker: str) -> None:
@@ -141,14 +146,16 @@ class Recovery:
 
     async def _expire_results(self) -> None:
         now = int(time.time())
-        due = await self._redis.zrangebyscore(self._segments, "-inf", now, start=0, num=CHUNK)
+        await self._redis.zremrangebyscore(self._segments, -now, "(0")
+        due = await self._redis.zrangebyscore(self._segments, 0, now, start=0, num=CHUNK)
         for member in cast("list[bytes]", due):
             segment, request_id = member.decode().split(" ", 1)
             if await self._scripts["expire"](
                 [self._segments, keys.result(request_id)], [member, segment, now]
             ):
                 await self._unlink([segment])
-                await self._redis.zrem(self._segments, member)
+                score = condemned_until(self._settings)
+                await self._redis.zadd(self._segments, {member: score}, xx=True)
                 log.info("segment %s of request %s: nobody fetched it", segment, request_id)
 
     async def _expire_dead(self) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 
-#: Control characters and line separators, which could forge a line or command a terminal.
+#: What could forge a line or command a terminal: control characters, line separators, and the
+#: marks that make a terminal show a line's characters in another order.
 _CONTROLS = {
-    code: ascii(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+    code: ascii(chr(code))[1:-1]
+    for code in (
+        *(*range(0x20), *range(0x7F, 0xA0)),
+        *(0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)),
+    )
 }
 
 

@@ -13,7 +13,8 @@
 -- ARGV[7…] fields and values of the hash
 -- Returns {'committed', name of the segment that this result replaces or ''},
 -- {'landed', ''} if an earlier call with the same segment had its effect and lost its reply, or
--- {'lost', ''} if the payload is no longer this worker's.
+-- {'lost', ''} if the payload is no longer this worker's, or others have removed the segment: the
+-- worker was presumed dead, and may have been given the same payload again since.
 --
 -- A full server checks the first write of a script only. That is one which it refuses (HSET), so
 -- that either nothing is changed or everything.
@@ -21,8 +22,9 @@ local fenced, payload, sha1, segment, request, expiry =
   ARGV[1] == '1', ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local member = segment .. ' ' .. request
 
-if redis.call('ZSCORE', KEYS[3], member) then
-  return {'landed', ''}
+local score = redis.call('ZSCORE', KEYS[3], member)
+if score then
+  return {tonumber(score) < 0 and 'lost' or 'landed', ''}
 end
 if fenced and not redis.call('LPOS', KEYS[1], payload) then
   return {'lost', ''}

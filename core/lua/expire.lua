@@ -4,11 +4,11 @@
 -- ARGV[1]  member of the set
 -- ARGV[2]  name of its segment
 -- ARGV[3]  now, in unix seconds
--- Returns 1 if the segment is to be unlinked, after which the member can be dropped: its result
--- was replaced (score 0), or never fetched. Returns 0 if there is nothing left to do: whoever
+-- Returns 1 if the segment is to be unlinked, after which the member is to be condemned: its
+-- result was replaced (score 0), or never fetched. Returns 0 if there is nothing left to do: whoever
 -- deleted the hash has taken the segment over.
 local expiry = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not expiry or tonumber(expiry) > tonumber(ARGV[3]) then
+if not expiry or tonumber(expiry) < 0 or tonumber(expiry) > tonumber(ARGV[3]) then
   return 0
 end
 if tonumber(expiry) == 0 then

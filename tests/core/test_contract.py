@@ -196,6 +196,29 @@ def test_an_error_is_one_short_line_whatever_the_message_contains() -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    "path", ["original_size", "padding_info", f"{IMAGE}.shape", f"{MASK}.shape", f"{MASK}.size"]
+)
+@pytest.mark.parametrize("digits", [100, 4300])
+def test_a_number_of_many_digits_is_refused_with_a_short_error(path: str, digits: int) -> None:
+    number = 10 ** (digits - 1)
+    values = {"original_size": [number] * 2, "padding_info": [number] * 4}
+    value = values.get(path, [64, 96, number] if path.endswith("shape") else number)
+    with pytest.raises(BadMessage) as caught:
+        parse_job(changed(path, value), SETTINGS)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("which", [IMAGE, MASK])
+def test_a_segment_whose_size_has_many_digits_is_refused_with_a_short_error(which: str) -> None:
+    message = copy.deepcopy(GOOD)
+    message[which] |= {"shape": [1, 1, 10**4000], "size": 10**4000}
+    with pytest.raises(BadMessage) as caught:
+        parse_job(json.dumps(message).encode(), SETTINGS)
+    assert caught.value.reason == "bad_shape"
+    assert len(str(caught.value)) < 300
+
+
 def test_an_original_that_cannot_be_used_does_not_spoil_the_job() -> None:
     message = copy.deepcopy(GOOD)
     info = {"shm_name": "img_shm_o", "dtype": "uint8", "shape": [300, 860, 3], "size": 774_000}

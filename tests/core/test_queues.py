@@ -210,10 +210,10 @@ def test_a_job_that_was_taken_away_is_not_committed_failed_or_retried(raw: redis
 
 
 def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: redis.Redis) -> None:
-    raw.rpush(LONG, b"first", b"second")
+    raw.rpush(LONG, b"first", b"second", b"first")
 
     async def scenario(queues: Queues) -> None:
-        first, second = await queues.take(Kind.LONG, 2)
+        first, second, _ = await queues.take(Kind.LONG, 3)
         info = {"inpaint_shm_info": json.dumps({"shm_name": "s1"}), "only_in_first": "x"}
         await queues.commit(first, "r", "s1", info)
         info = {"inpaint_shm_info": json.dumps({"shm_name": "s2"})}
@@ -222,7 +222,10 @@ def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: redis.
         # Marked as nobody's, so that it is removed even if this worker dies now.
         assert raw.zscore(keys.segments("boot-1"), "s1 r") == 0
         await queues.forget_replaced("r", "s1")
-        assert raw.zrange(keys.segments("boot-1"), 0, -1) == [b"s2 r"]
+        assert raw.zrangebyscore(keys.segments("boot-1"), 0, "+inf") == [b"s2 r"]
+        # Were it the reply to the first commit that was lost, this would be its repetition.
+        assert await queues.commit(first, "r", "s1", info) == (False, "")
+        assert json.loads(raw.hget("inpainting_result:r", "inpaint_shm_info"))["shm_name"] == "s2"
 
     run(raw, scenario)
 

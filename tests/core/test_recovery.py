@@ -155,7 +155,8 @@ def test_a_reaper_that_died_half_way_is_finished_by_the_next(
     reap(settings)
     assert not Path("/dev/shm", left).exists()
     assert raw.lrange(LONG, 0, -1) == [request("r")]
-    assert sorted(raw.scan_iter()) == [b"inpainting:attempts", LONG.encode()]
+    barred = keys.segments(namespace).encode()  # from being committed: the worker may yet live
+    assert sorted(raw.scan_iter()) == [b"inpainting:attempts", barred, LONG.encode()]
 
 
 def test_a_thawed_worker_cannot_commit_what_was_reaped(
@@ -173,6 +174,78 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
 
     assert asyncio.run(commit()) == (False, "")
     assert not raw.exists("inpainting_result:r")
+
+
+def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_removed(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    identity = current_identity(settings)
+    start = result_name_start(settings, identity.worker, request("r"))
+    raw.rpush(LONG, request("r"))
+
+    async def commit(queues: Queues, claim: Claim, segment: str) -> tuple[bool, str]:
+        info = json.dumps({"shm_name": segment})
+        return await queues.commit(claim, "r", segment, {"inpaint_shm_info": info})
+
+    async def main() -> None:
+        queues = Queues(settings, identity)
+        await queues.register()
+        (frozen,) = await queues.take(Kind.LONG, 1)
+        removed = write_segment(f"{start}0")
+        raw.delete(keys.heartbeat(identity.worker))
+        await asyncio.to_thread(reap, settings)
+        assert not segments()
+        (again,) = await queues.take(Kind.LONG, 1)
+        assert await commit(queues, frozen, removed) == (False, "")
+        assert not raw.exists("inpainting_result:r")
+        assert await commit(queues, again, write_segment(f"{start}1")) == (True, "")
+        await queues.close()
+
+    asyncio.run(main())
+    assert segments() == {f"{start}1"}
+    shm.unlink(f"{start}1", UIDS)
+
+
+def test_a_reaper_that_stalled_puts_back_only_jobs_whose_segments_it_has_removed(
+    settings: Settings, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = crashed(settings, raw, request("r"))
+    left = write_segment(result_name_start(settings, worker, request("s")) + "0")
+    names = shm.names
+
+    def stall() -> list[str]:
+        """Meanwhile the worker, which is alive, gets another job and loses that too."""
+        monkeypatch.setattr(shm, "names", names)
+        found = names()
+        raw.rpush(keys.processing(f"{worker}~", Kind.LONG), request("s"))
+        return found
+
+    monkeypatch.setattr(shm, "names", stall)
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [request("r")]
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [request("s"), request("r")]
+    assert not Path("/dev/shm", left).exists()
+
+
+def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    identity = current_identity(settings)
+
+    async def claim() -> None:
+        queues = Queues(settings, identity)
+        await queues.register()
+        raw.delete(keys.heartbeat(identity.worker))  # it was frozen, and has not noticed yet
+        await asyncio.to_thread(reap, settings)
+        assert not raw.exists(keys.workers(identity.namespace))
+        raw.rpush(LONG, b"a")
+        await queues.attempts(await queues.take(Kind.LONG, 1))
+        await queues.close()
+
+    asyncio.run(claim())
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [b"a"]
 
 
 def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: redis.Redis) -> None:
@@ -213,6 +286,15 @@ def test_a_result_that_nobody_fetched_is_removed_when_its_time_is_over(
     assert segments() == {fetched, fresh}
     assert not raw.exists("inpainting_result:a b")
     assert raw.exists("inpainting_result:c")
+    left = raw.zrange(keys.segments(namespace), 0, -1, withscores=True)
+    assert {member.decode() for member, score in left if score >= 0} == {f"{fresh} c"}
+    # The segments that were removed cannot be committed for a while; after that nothing is left.
+    assert {member.decode() for member, score in left if score < 0} == {
+        f"{unread} a b",
+        f"{replaced} c",
+    }
+    raw.zadd(keys.segments(namespace), {f"{unread} a b": 1 - now, f"{replaced} c": 1 - now})
+    reap(settings)
     assert raw.zrange(keys.segments(namespace), 0, -1) == [f"{fresh} c".encode()]
     shm.unlink_all((fetched, fresh), UIDS)
 

@@ -506,14 +506,14 @@ def test_no_message_can_forge_a_line_of_the_log(
     start_worker: StartWorker, pipeline: Pipeline
 ) -> None:
     worker = start_worker()
-    forged = "x\n2026-01-01 00:00:00,000 CRITICAL core.service: forged\x1b[2J"
+    forged = "x\n2026-01-01 00:00:00,000 CRITICAL core.service: forged\x1b[2J\u202edegrof\u2069"
     send(pipeline, request_id=forged)
     pipeline.fetch(forged)
     send(pipeline, request_id=forged, padding_info="bad")
     worker.wait_for_line("is dead")
     assert "forged" in worker.output
     assert not any(line.startswith("2026-01-01") for line in worker.output.splitlines())
-    assert "\x1b" not in worker.output
+    assert not {*"\x1b\u202e\u2069"} & {*worker.output}
     pipeline.close()
 
 
