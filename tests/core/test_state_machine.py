@@ -73,6 +73,12 @@ class Hand:
     todo: list[tuple[str, str]] = field(default_factory=list)
     decided: bool = False
 
+    @property
+    def stage(self) -> str:
+        if self.decided:
+            return "decided"
+        return "written" if self.segment else "loaded" if self.loaded else "claimed"
+
 
 class Worker:
     """One identity: what it has in memory is gone when it crashes, what it shares is not."""
@@ -85,10 +91,6 @@ class Worker:
         self.hands: list[Hand] = []
         self.counter = 0
         self.stalled: Pass | None = None
-
-    @property
-    def undecided(self) -> list[Hand]:
-        return [hand for hand in self.hands if not hand.decided]
 
 
 class Interrupted(Exception):
@@ -298,33 +300,35 @@ class Delivery(RuleBasedStateMachine):
         worker = self.workers[at]
         self.hold(worker, self.run(worker.queues.reconcile()))
 
-    def any_hand(self, **features: Any) -> bool:
-        return any(
-            all(getattr(hand, name) == value for name, value in features.items())
+    def hands(self, *stages: str) -> list[tuple[Worker, Hand]]:
+        """What the workers have in memory that has got so far."""
+        return [
+            (worker, hand)
             for worker in self.workers
             for hand in worker.hands
-        )
+            if hand.stage in stages
+        ]
 
-    def a_hand(self, at: int, index: int) -> tuple[Worker, Hand | None]:
-        worker = self.workers[at]
-        hands = worker.undecided
-        return worker, hands[index % len(hands)] if hands else None
+    def choose(self, index: int, *stages: str) -> tuple[Worker, Hand]:
+        hands = self.hands(*stages)
+        return hands[index % len(hands)]
 
-    @precondition(lambda self: self.any_hand(loaded=False))
-    @rule(at=WORKERS, index=INDEX)
-    def a_job_is_loaded(self, at: int, index: int) -> None:
-        _, hand = self.a_hand(at, index)
-        if hand is not None:
-            names = input_names(hand.claim.payload, self.settings)
-            hand.loaded = hand.loaded or all(Path("/dev/shm", name).exists() for name in names)
+    @precondition(lambda self: self.hands("claimed"))
+    @rule(index=INDEX)
+    def a_job_is_loaded(self, index: int) -> None:
+        self.load(self.choose(index, "claimed")[1])
 
-    @precondition(lambda self: self.any_hand(loaded=True, segment=""))
-    @rule(at=WORKERS, index=INDEX)
-    def a_result_is_written(self, at: int, index: int) -> None:
-        worker, hand = self.a_hand(at, index)
-        if hand is None or not hand.loaded or hand.segment:
-            return
-        start = result_name_start(self.settings, worker.identity.worker, hand.claim.payload)
+    def load(self, hand: Hand) -> None:
+        names = input_names(hand.claim.payload, self.settings)
+        hand.loaded = all(Path("/dev/shm", name).exists() for name in names)
+
+    @precondition(lambda self: self.hands("loaded"))
+    @rule(index=INDEX)
+    def a_result_is_written(self, index: int) -> None:
+        self.write(*self.choose(index, "loaded"))
+
+    def write(self, worker: Worker, hand: Hand) -> None:
+        start = self.start_of(worker.identity.worker, hand.claim.payload)
         hand.segment = f"{start}{worker.counter}"
         worker.counter += 1
         shm.write(hand.segment, BYTE, 0o600)
@@ -337,19 +341,19 @@ class Delivery(RuleBasedStateMachine):
         if is_sent_twice:
             self.a_message_is_sent_again(-1, kind)
         self.jobs_are_claimed(at, kind, 2)
-        for index in range(len(self.workers[at].undecided)):
-            self.a_job_is_loaded(at, index)
-            self.a_result_is_written(at, index)
+        for hand in self.workers[at].hands:
+            if hand.stage == "claimed":
+                self.load(hand)
+            if hand.stage == "loaded":
+                self.write(self.workers[at], hand)
 
-    @precondition(
-        lambda self: any(hand.segment for worker in self.workers for hand in worker.undecided)
-    )
-    @rule(at=WORKERS, index=INDEX, is_reply_lost=RARELY)
-    def a_result_is_committed(self, at: int, index: int, is_reply_lost: bool) -> None:
+    @precondition(lambda self: self.hands("written"))
+    @rule(index=INDEX, is_reply_lost=RARELY)
+    def a_result_is_committed(self, index: int, is_reply_lost: bool) -> None:
+        self.commit(*self.choose(index, "written"), is_reply_lost)
+
+    def commit(self, worker: Worker, hand: Hand, is_reply_lost: bool) -> None:
         """After a lost reply the hand is as before, and the commit is repeated some time."""
-        worker, hand = self.a_hand(at, index)
-        if hand is None or not hand.segment:
-            return
         before = self.record(hand)
         info = json.dumps({"shm_name": hand.segment})
         owned, replaced = self.run(
@@ -357,8 +361,7 @@ class Delivery(RuleBasedStateMachine):
                 hand.claim, hand.request_id, hand.segment, {"inpaint_shm_info": info}
             )
         )
-        after = self.record(hand)
-        if before is None and after is not None:
+        if before is None and self.record(hand) is not None:
             self.committed[hand.claim.payload] += 1
         if is_reply_lost:
             worker.queues._hold(hand.claim.kind, [hand.claim.payload])
@@ -373,15 +376,12 @@ class Delivery(RuleBasedStateMachine):
             hand.todo.append(("unlink", name))
         hand.todo.append(("cleaned", ""))
 
-    @precondition(lambda self: self.any_hand(decided=True))
-    @rule(at=WORKERS, index=INDEX)
-    def a_decided_job_goes_a_step_further(self, at: int, index: int) -> None:
-        worker = self.workers[at]
-        hands = [hand for hand in worker.hands if hand.decided]
-        if not hands:
-            return
-        hand = hands[index % len(hands)]
-        self.step_of(worker, hand)
+    @precondition(lambda self: self.hands("decided"))
+    @rule(index=INDEX, steps=st.integers(1, 4))
+    def a_decided_job_goes_further(self, index: int, steps: int) -> None:
+        worker, hand = self.choose(index, "decided")
+        for _ in range(min(steps, len(hand.todo))):
+            self.step_of(worker, hand)
         if not hand.todo:
             worker.hands.remove(hand)
 
@@ -394,13 +394,13 @@ class Delivery(RuleBasedStateMachine):
         else:
             self.run(worker.queues.cleaned(hand.claim))
 
-    @precondition(lambda self: self.any_hand(decided=False, segment=""))
-    @rule(at=WORKERS, index=INDEX, fate=st.sampled_from(["fail", "retry"]), is_reply_lost=RARELY)
-    def a_job_fails(self, at: int, index: int, fate: str, is_reply_lost: bool) -> None:
+    @precondition(lambda self: self.hands("claimed", "loaded"))
+    @rule(index=INDEX, fate=st.sampled_from(["fail", "retry"]), is_reply_lost=RARELY)
+    def a_job_fails(self, index: int, fate: str, is_reply_lost: bool) -> None:
         """A job that has failed has written no result."""
-        worker, hand = self.a_hand(at, index)
-        if hand is None or hand.segment:
-            return
+        self.fail(*self.choose(index, "claimed", "loaded"), fate, is_reply_lost)
+
+    def fail(self, worker: Worker, hand: Hand, fate: str, is_reply_lost: bool) -> None:
         if fate == "fail":
             error = BadMessage("bad_values", "a test")
             self.run(worker.queues.fail(hand.claim, error, 1, (hand.request_id, "")))
@@ -411,11 +411,11 @@ class Delivery(RuleBasedStateMachine):
         else:
             worker.hands.remove(hand)
 
-    @precondition(lambda self: self.any_hand(decided=False, segment=""))
+    @precondition(lambda self: self.hands("claimed", "loaded"))
     @rule(at=WORKERS)
     def unstarted_jobs_are_put_back(self, at: int) -> None:
         worker = self.workers[at]
-        unstarted = [hand for hand in worker.undecided if not hand.segment]
+        unstarted = [hand for hand in worker.hands if hand.stage in ("claimed", "loaded")]
         self.run(worker.queues.release([hand.claim for hand in unstarted]))
         worker.hands = [hand for hand in worker.hands if hand not in unstarted]
 
@@ -447,7 +447,7 @@ class Delivery(RuleBasedStateMachine):
         self.a_heartbeat_is_late(at)
         self.reap(self.workers[1 - at])
 
-    @precondition(lambda self: self.any_hand())
+    @precondition(lambda self: self.hands("written"))
     @rule(at=WORKERS, kind=KINDS)
     def a_frozen_worker_thaws_and_claims_again(self, at: int, kind: Kind) -> None:
         self.a_living_worker_is_taken_for_dead(at)
@@ -582,19 +582,17 @@ class Delivery(RuleBasedStateMachine):
         while self.has_queued():
             for kind in Kind:
                 self.jobs_are_claimed(0, kind, 2)
-            for hand in list(self.workers[0].hands):
-                hand.loaded = all(
-                    Path("/dev/shm", name).exists()
-                    for name in input_names(hand.claim.payload, self.settings)
-                )
+            worker = self.workers[0]
+            for hand in list(worker.hands):
+                self.load(hand)
                 if not hand.loaded:
-                    self.a_job_fails(0, 0, "fail", False)
+                    self.fail(worker, hand, "fail", False)
                     continue
-                self.a_result_is_written(0, 0)
-                self.a_result_is_committed(0, 0, False)
+                self.write(worker, hand)
+                self.commit(worker, hand, False)
                 while hand.todo:
-                    self.step_of(self.workers[0], hand)
-                self.workers[0].hands.remove(hand)
+                    self.step_of(worker, hand)
+                worker.hands.remove(hand)
 
     def nothing_is_left(self) -> None:
         """Once the consumer has everything and all times are over."""
@@ -628,7 +626,7 @@ def test_whatever_happens_no_job_no_result_and_no_segment_is_lost(
     run_state_machine_as_test(
         Bound,
         settings=hypothesis_settings(
-            max_examples=int(wanted or 80),
+            max_examples=int(wanted or 110),
             stateful_step_count=40,
             deadline=None,
             database=None,
