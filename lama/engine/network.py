@@ -53,8 +53,9 @@ class Network:
             _strided_columns(folded.last, _LAST_COLUMNS),
             device, dtype, (1, _LAST_COLUMNS), relu=False,
         )  # fmt: skip
-        # A fused sum with ReLU turns NaN into 0: see `Conv`.
+        # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
         self._hides_overflows = fuses(device, dtype)
+        self._broken = not folded.is_finite()
         self._units: dict[tuple[int, ...], list[Unit]] = {}
         self._spectra = [layer.spectrum for block in folded.blocks for layer in block]
         #: Pixels of the picture per pixel of the blocks' maps, in each direction.
@@ -162,7 +163,7 @@ class Network:
             local, wide = local + out[0], wide + out[1]
             if self._hides_overflows:
                 sums += [x.sum() for x in (*inner, local, wide)]
-        if sums and not bool(torch.isfinite(torch.stack(sums)).all()):
+        if self._broken or (sums and not bool(torch.isfinite(torch.stack(sums)).all())):
             local.fill_(torch.nan)
         return local, wide
 
