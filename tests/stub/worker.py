@@ -18,8 +18,9 @@ import numpy as np
 
 from core.config import Settings, load_settings
 from core.errors import TransientFailure
+from core.halving import halving
 from core.service import serve
-from core.stages import Loaded, Picture, halving
+from core.stages import Loaded, Picture
 from core.telemetry import configure_logging
 
 GREY = 128
