@@ -51,11 +51,12 @@ def halving(
         raise
     except Exception as error:
         if len(batch) > 1:
-            log.warning("inference failed for a batch of %d (%s): halved", len(batch), error)
+            log.warning("inference failed for a batch of %d (%s): halved", len(batch), str(error))
             failure = None
         else:
             failure = _failure(batch[0], error)
-    # Only here is the error gone, and with it the memory of all that its frames hold.
+    # Only here is the error gone, and with it the memory of all that its frames hold. (For the
+    # same reason the log gets its text only: a handler may keep what it is given.)
     check_device()
     if failure is not None:
         return [failure]

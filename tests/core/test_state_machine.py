@@ -63,13 +63,14 @@ class Hand:
     """A claim in a worker's memory, and how far the worker has got with it.
 
     `todo` are the steps that are left once the job's fate is decided; between any two of them
-    the worker may die.
+    the worker may die. `failing` is how the job fails, while the worker has no answer to that.
     """
 
     claim: Claim
     request_id: str
     loaded: bool = False
     segment: str = ""
+    failing: str = ""
     todo: list[tuple[str, str]] = field(default_factory=list)
     decided: bool = False
 
@@ -77,6 +78,8 @@ class Hand:
     def stage(self) -> str:
         if self.decided:
             return "decided"
+        if self.failing:
+            return "failing"
         return "written" if self.segment else "loaded" if self.loaded else "claimed"
 
 
@@ -394,11 +397,12 @@ class Delivery(RuleBasedStateMachine):
         else:
             self.run(worker.queues.cleaned(hand.claim))
 
-    @precondition(lambda self: self.hands("claimed", "loaded"))
+    @precondition(lambda self: self.hands("claimed", "loaded", "failing"))
     @rule(index=INDEX, fate=st.sampled_from(["fail", "retry"]), is_reply_lost=RARELY)
     def a_job_fails(self, index: int, fate: str, is_reply_lost: bool) -> None:
-        """A job that has failed has written no result."""
-        self.fail(*self.choose(index, "claimed", "loaded"), fate, is_reply_lost)
+        """A job that has failed has written no result, nor will it."""
+        worker, hand = self.choose(index, "claimed", "loaded", "failing")
+        self.fail(worker, hand, hand.failing or fate, is_reply_lost)
 
     def fail(self, worker: Worker, hand: Hand, fate: str, is_reply_lost: bool) -> None:
         if fate == "fail":
@@ -408,6 +412,7 @@ class Delivery(RuleBasedStateMachine):
             self.run(worker.queues.retry(hand.claim))
         if is_reply_lost:
             worker.queues._hold(hand.claim.kind, [hand.claim.payload])
+            hand.failing = fate
         else:
             worker.hands.remove(hand)
 
