@@ -15,6 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0
 
+#: Exit statuses of a worker that was asked to stop: without Redis, and asked twice.
+UNCLEAN = (1, 128 + signal.SIGTERM)
+
 
 @dataclass
 class Tally:
@@ -106,7 +109,7 @@ class Program:
         elif status in (0, -signal.SIGTERM) and signal.SIGTERM in self._sent:
             # The latter before it had a handler, and so before it had done anything.
             self._tally.others[f"{self.kind} stopped"] += 1
-        elif status == 1 and signal.SIGTERM in self._sent and self.kind == "worker":
-            self._tally.others["worker stopped uncleanly"] += 1  # there was no Redis to stop with
+        elif status in UNCLEAN and signal.SIGTERM in self._sent and self.kind == "worker":
+            self._tally.others["worker stopped uncleanly"] += 1
         else:
             self._tally.wrong.append(f"{self.kind} ended with {status} ({self.log})")

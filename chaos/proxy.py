@@ -114,26 +114,32 @@ class Proxy:
     def _each(
         self, chosen: random.Random, share: float, deed: Callable[[Connection], None]
     ) -> None:
+        done = threading.Event()
+
         def do() -> None:
             for connection in list(self._connections):
                 if chosen.random() < share:
                     deed(connection)
+            done.set()
 
         self._loop.call_soon_threadsafe(do)
+        done.wait()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._listen())
+        server = self._loop.run_until_complete(self._listen())
         self._loop.run_forever()
+        server.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         pending: Any = asyncio.gather(*asyncio.all_tasks(self._loop), return_exceptions=True)
         self._loop.run_until_complete(pending)
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> asyncio.Server:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
+        return server
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -148,6 +154,8 @@ class Proxy:
                 connection.pump(reader, back, replies=False),
                 connection.pump(there, writer, replies=True),
             )
+        except asyncio.CancelledError:
+            pass  # the proxy ends; before Python 3.12 asyncio complains of a server's task that did
         finally:
             self._connections.discard(connection)
             connection.cut()
