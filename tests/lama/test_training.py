@@ -37,9 +37,10 @@ def new_trainer(
     dtype: torch.dtype = torch.float32,
     batch_until: float = 1.0,
     muon: bool = False,
+    lr: float = 0.003,
 ) -> Trainer:
     settings = Settings(
-        Recipe(2, (32,)), losses, lr=0.003, ndf=4, n_layers=2, validation_side=32,
+        Recipe(2, (32,)), losses, lr=lr, ndf=4, n_layers=2, validation_side=32,
         batch_until=batch_until, muon=muon,
     )  # fmt: skip
     return Trainer(OmegaConf.create(tiny.tiny_config()), settings, CPU, seed, dtype)
@@ -64,17 +65,15 @@ def run(folder: Path, out: Path, steps: int, until: int | None = None, **options
     return trainer
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_a_few_steps_lower_the_loss(muon):
-    trainer = new_trainer(LossWeights(adversarial=0, features=0), muon=muon)
+@pytest.mark.parametrize(("muon", "lr"), [(False, 0.003), (True, 0.02)])
+def test_a_few_steps_lower_the_loss(muon, lr):
+    trainer = new_trainer(LossWeights(adversarial=0, features=0), muon=muon, lr=lr)
     images = torch.rand(2, 3, 1, 1).expand(2, 3, 32, 32).contiguous()
     mask = torch.zeros(2, 1, 32, 32)
     mask[..., 8:20, 8:20] = 1
     losses = [trainer.train_step(images, mask, 0.0) for _ in range(40)]
-    # Steps of like size in all directions are small ones in this one.
-    share = 0.85 if muon else 0.5
-    assert losses[-1]["hole"] < share * losses[0]["hole"]
-    assert losses[-1]["known"] < share * losses[0]["known"]
+    assert losses[-1]["hole"] < 0.5 * losses[0]["hole"]
+    assert losses[-1]["known"] < 0.5 * losses[0]["known"]
 
 
 @pytest.mark.parametrize("muon", [False, True])
