@@ -105,9 +105,12 @@ class LaMa:
         """Load the configured weights; raises ModelUnavailable with one clear sentence."""
         import torch
 
+        from lama import regions
         from lama.bin import inference
 
         self._inference = inference
+        self._regions = regions
+        self._region = settings.inpaint_region
         self._use_half = settings.use_fp16
         self._threshold = settings.mask_threshold
         self._wants_cuda = settings.use_cuda
@@ -126,19 +129,28 @@ class LaMa:
             ) from error
 
     def describe(self) -> str:
-        """Device and precision, for the log."""
+        """Device, precision and what the network is shown, for the log."""
         from lama.saicinpainting.training.modules.precision import half_dtype
 
         dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
-        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}"
+        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}, {self._region}"
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        return halving(
-            lambda part: self._infer([one.image for one in part], [one.mask for one in part]), batch
-        )
+        return halving(self._inpaint, batch)
 
-    def _infer(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+    def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture]:
+        pictures: list[Picture] = self._regions.inpaint(
+            self._infer,
+            [one.image for one in batch],
+            [one.mask for one in batch],
+            self._region,
+            [one.job.padding for one in batch],
+            self._threshold,
+        )
+        return pictures
+
+    def _infer(self, images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:
         pictures: list[Picture] = self._inference.batch_inference(
             images_np=images,
             masks_np=masks,
