@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Backoff
+from core.faults import Fault, reach
 from core.keys import Kind
 from core.queues import Claim, Queues
 
@@ -95,10 +96,12 @@ class BatchSource:
             await self._claim()
         if not self._claimed:
             return None
+        reach(Fault.CLAIMED)
         batch = self._choose(self._claimed, await self._queues.attempts(self._claimed))
         surplus = self._claimed[len(batch.claims) :]
         self._claimed = []
         if surplus:
+            reach(Fault.SURPLUS)
             await self._queues.release(surplus)
         return batch
 

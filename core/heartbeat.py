@@ -53,6 +53,8 @@ class Heartbeat(threading.Thread):
                         transaction.execute()
                 except REDIS_ERRORS as error:
                     log.debug("no heartbeat: %s", error)
+                except Exception:  # without this thread the worker would count as dead for good
+                    log.exception("no heartbeat")
                 else:
                     log.warning("the heartbeat was gone: registered %s again", key)
                     self._on_revival()

@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS
 from core.errors import RedisUnsuitable, WorkerError
+from core.faults import Fault, reach
 from core.heartbeat import Heartbeat
 from core.identity import Identity, current_identity
 from core.pipeline import BatchPipeline
@@ -44,7 +45,8 @@ class Service:
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit status.
 
-        Raises RedisUnsuitable if the server cannot serve, HungInference if the network hangs.
+        Raises RedisUnsuitable if the server cannot serve, HungInference or DeviceFault if the
+        network can do no more.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,6 +59,7 @@ class Service:
             on_revival=lambda: _soon(loop, self._pipeline.suspect),
         )
         heartbeat.start()
+        reach(Fault.REGISTERED)
         recovery = asyncio.create_task(self._recovery.run())
         try:
             return await self._serve()
