@@ -25,10 +25,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--logs", type=Path, help="a folder for all logs, which stays")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing is left running either way
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder.mkdir(exist_ok=True)
     arena = Arena(options.seed, options.workers, folder)
     began = time.monotonic()
     with arena.running():
@@ -40,7 +42,8 @@ def main() -> int:
         print(f"{len(account.wrong)} deviations; logs are in {folder}:")
         print(*(f"  {wrong}" for wrong in account.wrong[:40]), sep="\n")
         return 1
-    shutil.rmtree(folder)
+    if options.logs is None:
+        shutil.rmtree(folder)
     return 0
 
 

@@ -31,8 +31,8 @@ SETTINGS = {
     "SHUTDOWN_GRACE_S": "5",
 }
 
-#: Jobs per second.
-RATE = 40.0
+#: Jobs per second: more than the workers get done, so that there is always something to lose.
+RATE = 60.0
 
 #: How long everything may take to settle once it is left in peace, in seconds.
 PATIENCE_S = 90.0
@@ -102,7 +102,7 @@ class Arena:
         if self._is_calm or self._random.random() < 0.4:
             return {}
         fault = self._random.choice(list(Fault))
-        return {VARIABLE: f"{fault}:{self._random.choice([1, 1, 2, 5, 20])}"}
+        return {VARIABLE: f"{fault}:{self._random.choice([1, 1, 2, 5])}"}
 
     # -- disturbing -----------------------------------------------------------------------------
 
@@ -112,14 +112,14 @@ class Arena:
         deeds = {
             self._kill_worker: 5,
             self._stop_worker: 2,
-            self._freeze_worker: 3,
+            self._freeze_worker: 6,
             self._kill_neighbour: 2,
             self._kill_redis: 1,
             self._restart_redis: 1,
             self._harm_network: 8,
         }
         while time.monotonic() < deadline:
-            self._look_after(self._random.uniform(0.1, 1.4))
+            self._look_after(self._random.uniform(0.2, 2.2))
             (deed,) = self._random.choices(list(deeds), list(deeds.values()))
             deed()
 
@@ -153,7 +153,8 @@ class Arena:
         worker = self._random.choice(self._workers)
         worker.send(signal.SIGSTOP)
         self.tally.others["worker frozen"] += 1
-        self._later(self._random.uniform(0.5, 3) * TTL_S, lambda: worker.send(signal.SIGCONT))
+        lives = self._random.choice([0.3, 1.5, 2, 4])  # of a heartbeat
+        self._later(lives * TTL_S, lambda: worker.send(signal.SIGCONT))
 
     def _kill_neighbour(self) -> None:
         self._random.choice(list(self._neighbours.values())).send(signal.SIGKILL)
@@ -186,9 +187,9 @@ class Arena:
             self._proxy.cut(self._random, share)
         elif harm == "frozen":
             # Longer than a heartbeat lives, and longer than the worker waits for an answer.
-            self._proxy.freeze(self._random, share, self._random.choice([0.5, 3, 9]))
+            self._proxy.freeze(self._random, share, self._random.choice([0.3, 1, 3, 9]))
         elif harm == "late":
-            self._proxy.answer_late(self._random, share, self._random.choice([0.1, 1, 6]))
+            self._proxy.answer_late(self._random, share, self._random.choice([0.1, 0.5, 1, 6]))
         else:
             self._proxy.lose_replies(self._random, share)
 

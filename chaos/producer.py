@@ -19,7 +19,7 @@ import redis
 from chaos.jobs import QUEUES, Case, Jobs
 
 #: Queued jobs from which on it waits, so that what happens happens to jobs that are being done.
-ENOUGH = 150
+ENOUGH = 100
 
 #: How late the segments of a job that is to come late are, in seconds.
 LATE_S = 0.3
