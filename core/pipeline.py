@@ -12,9 +12,10 @@ import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from core import shm
 from core.batches import Batch, BatchSource
 from core.config import Settings
 from core.connection import Backoff
-from core.contract import Segment, request_of, result_fields, result_name_start
+from core.contract import Job, Segment, request_of, result_fields, result_name_start
 from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
 from core.identity import Identity
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 #: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
 #: (a wrong IPC namespace, say) is not mended by trying the rest.
 MAX_DELAYED: Final = 256
+
+#: A job whose result is in shared memory and not committed.
+Stored = tuple[Claim, Job, Segment]
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(slots=True)
@@ -138,18 +144,13 @@ class BatchPipeline:
     async def _store_loop(self) -> None:
         while (work := await self._to_store.get()) is not None:
             began = time.monotonic()
-            delivered = await asyncio.gather(
-                *(
-                    self._deliver(claim, work.batch.attempts, loaded, picture)
-                    for (claim, loaded), picture in zip(work.jobs, work.pictures, strict=True)
-                )
-            )
+            delivered = await self._deliver(work)
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
             log.info(
                 "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, "
                 "post-processing %.3f s",
-                len(work.batch.claims), work.batch.kind, sum(delivered),
+                len(work.batch.claims), work.batch.kind, delivered,
                 now - work.claimed_at, work.infer_s, now - began,
             )  # fmt: skip
 
@@ -157,18 +158,22 @@ class BatchPipeline:
 
     async def _load(self, batch: Batch) -> Work:
         work = Work(batch, [], time.monotonic())
-        loop = asyncio.get_running_loop()
-        for claim in batch.claims:
-            try:
-                if batch.attempts >= self._settings.max_attempts:
-                    raise JobError("crashed", "every worker that tried this job died on it")
-                loaded = await loop.run_in_executor(self._load_thread, self._loader, claim)
-            except Exception as error:
-                await self._failed(claim, batch.attempts, error)
+        loaded: list[Loaded | Exception]
+        if batch.attempts >= self._settings.max_attempts:
+            loaded = [JobError("crashed", "every worker that tried this job died on it")]
+        else:
+            loop = asyncio.get_running_loop()
+            loaded = await loop.run_in_executor(self._load_thread, self._load_all, batch.claims)
+        for claim, outcome in zip(batch.claims, loaded, strict=True):
+            if isinstance(outcome, Exception):
+                await self._failed(claim, batch.attempts, outcome)
             else:
-                log.debug("request %s taken from the %s queue", loaded.job.request_id, claim.kind)
-                work.jobs.append((claim, loaded))
+                log.debug("request %s taken from the %s queue", outcome.job.request_id, claim.kind)
+                work.jobs.append((claim, outcome))
         return work
+
+    def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
+        return [_outcome(self._loader, claim) for claim in claims]
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
@@ -185,60 +190,81 @@ class BatchPipeline:
         work.pictures = inference.result()
         work.infer_s = time.monotonic() - began
 
-    async def _deliver(
-        self, claim: Claim, attempts: int, loaded: Loaded, picture: Picture | TransientFailure
-    ) -> bool:
-        """Store and commit one job; False if it failed or is no longer this worker's."""
-        job = loaded.job
-        try:
-            if isinstance(picture, TransientFailure):
-                raise picture
-            segment = await self._store(claim, loaded, picture)
-        except Exception as error:
-            await self._failed(claim, attempts, error)
-            return False
-        if segment is None:
-            self._unstarted.append(claim)
-            return False
-        reach(Fault.SEGMENT_WRITTEN)
-        fields = result_fields(job, segment, claim.kind, self._identity.worker)
-        owned, replaced = await self._queues.commit(claim, job.request_id, segment.name, fields)
-        if not owned:
-            log.warning("request %s was taken over by another worker", job.request_id)
-            await self._unlink(segment.name)
-            return False
-        reach(Fault.COMMITTED)
-        if replaced:
-            await self._unlink(replaced)
-            reach(Fault.REPLACED_UNLINKED)
-            await self._queues.forget_replaced(job.request_id, replaced)
-        await self._unlink(job.image.name, job.mask.name)
-        reach(Fault.INPUTS_UNLINKED)
-        await self._queues.cleaned(claim)
-        reach(Fault.CLEANED)
-        log.debug("request %s done: %s", job.request_id, segment.name)
-        return True
+    async def _deliver(self, work: Work) -> int:
+        """Store and commit a batch; how many of its jobs were delivered by this worker."""
+        loop = asyncio.get_running_loop()
+        delivered, backoff = 0, Backoff()
+        left = [(*job, picture) for job, picture in zip(work.jobs, work.pictures, strict=True)]
+        while left:
+            outcomes = await loop.run_in_executor(self._store_thread, self._store_all, left)
+            stored: list[Stored] = []
+            waiting = []
+            for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
+                if isinstance(outcome, Segment):
+                    stored.append((claim, loaded.job, outcome))
+                elif isinstance(outcome, OutOfSharedMemory):
+                    log.warning("request %s waits: %s", loaded.job.request_id, outcome)
+                    waiting.append((claim, loaded, picture))
+                else:
+                    await self._failed(claim, work.batch.attempts, outcome)
+            # What is stored doesn't wait with the rest: its consumer may be who makes room.
+            delivered += await self._commit_all(stored)
+            left = waiting
+            if left and self._stop.is_set():
+                self._unstarted += [claim for claim, _, _ in left]
+                break
+            if left:
+                await backoff.wait()
+        return delivered
 
-    async def _store(self, claim: Claim, loaded: Loaded, picture: Picture) -> Segment | None:
-        """The segment with the result; None if there was no room until the worker was stopped."""
+    def _store_all(
+        self, jobs: Sequence[tuple[Claim, Loaded, Picture | TransientFailure]]
+    ) -> list[Segment | Exception]:
+        return [_outcome(self._store, *job) for job in jobs]
+
+    def _store(self, claim: Claim, loaded: Loaded, picture: Picture | TransientFailure) -> Segment:
+        if isinstance(picture, TransientFailure):
+            raise picture
         start = result_name_start(self._settings, self._identity.worker, claim.payload)
         name = f"{start}{next(self._counter)}"
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
+        result = self._finisher(loaded, picture)
+        shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
+        reach(Fault.SEGMENT_WRITTEN)
+        return Segment(name, result.shape, np.dtype(np.uint8))
 
-        def finish_and_write() -> Segment:
-            result = self._finisher(loaded, picture)
-            shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
-            return Segment(name, result.shape, np.dtype(np.uint8))
+    async def _commit_all(self, stored: Sequence[Stored]) -> int:
+        """Commit jobs and clean up after them; how many were still this worker's.
 
-        while True:
-            try:
-                return await loop.run_in_executor(self._store_thread, finish_and_write)
-            except OutOfSharedMemory as error:
-                if self._stop.is_set():
-                    return None
-                log.warning("request %s waits: %s", loaded.job.request_id, error)
-                await backoff.wait()
+        Together: their commands go to Redis in one go, and their segments in one.
+        """
+        outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
+        if stored:
+            reach(Fault.COMMITTED)
+        replaced, useless, done = [], [], []
+        for (claim, job, segment), (owned, old) in zip(stored, outcomes, strict=True):
+            if owned:
+                done.append((claim, job, segment))
+                replaced += [(job.request_id, old)] * bool(old)
+            else:
+                log.warning("request %s was taken over by another worker", job.request_id)
+                useless.append(segment.name)
+        if replaced:
+            await self._unlink(*(name for _, name in replaced))
+            reach(Fault.REPLACED_UNLINKED)
+            await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
+        inputs = [name for _, job, _ in done for name in (job.image.name, job.mask.name)]
+        await self._unlink(*useless, *inputs)
+        if done:
+            reach(Fault.INPUTS_UNLINKED)
+        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
+        for _, job, segment in done:
+            reach(Fault.CLEANED)
+            log.debug("request %s done: %s", job.request_id, segment.name)
+        return len(done)
+
+    async def _commit(self, claim: Claim, job: Job, segment: Segment) -> tuple[bool, str]:
+        fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        return await self._queues.commit(claim, job.request_id, segment.name, fields)
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()
@@ -275,3 +301,11 @@ class BatchPipeline:
         reach(Fault.DELAYED)
         await self._queues.retry(claim)
         reach(Fault.RETRIED)
+
+
+def _outcome(act: Callable[..., Outcome], *arguments: object) -> Outcome | Exception:
+    """What a call returns or raises, so that one job's error doesn't touch its batch mates."""
+    try:
+        return act(*arguments)
+    except Exception as error:
+        return error
