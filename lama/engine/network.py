@@ -29,6 +29,10 @@ _EDGE = 3
 #: Bytes that a band of the stem's output may have on a CPU.
 _BAND_BYTES = 4 << 20
 
+#: Sizes of maps whose Fourier units are kept. They hold copies of weights: with every size that
+#: ever came along, a worker's memory would grow for good.
+_MOST_SHAPES = 8
+
 
 class Network:
     """All weights of a generator in one dtype on one device."""
@@ -148,9 +152,13 @@ class Network:
 
     def _units_for(self, shape: tuple[int, ...]) -> list[Unit]:
         key = shape[0], *shape[2:]
-        if key not in self._units:
-            self._units[key] = units(self._spectra, key, self.device, self.dtype)
-        return self._units[key]
+        found = self._units.pop(key, None)
+        if found is None:
+            found = units(self._spectra, key, self.device, self.dtype)
+        self._units[key] = found  # the last one now
+        if len(self._units) > _MOST_SHAPES:
+            del self._units[next(iter(self._units))]
+        return found
 
     def _taker(self, name: str) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
         return partial(self._scratch.take, name)
