@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from core import shm
+from core.buffers import Buffers
 from core.config import Settings
 from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
 from core.queues import Claim
-from lama.padding import restore_from_padding
+from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Loader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._uids = settings.uids
+        self._buffers = Buffers()
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job; raises JobError."""
@@ -67,7 +69,7 @@ class Loader:
 
     def _read(self, segment: Segment) -> tuple[npt.NDArray[Any], int]:
         """A segment's array and the uid that it belongs to."""
-        return shm.read(segment.name, segment.shape, segment.dtype, self._uids)
+        return shm.read(segment.name, segment.shape, segment.dtype, self._uids, self._buffers.array)
 
     def _grey(self, segment: Segment, mask: npt.NDArray[Any]) -> Picture:
         """A mask of any dtype as uint8 with the same holes."""
@@ -192,15 +194,17 @@ class Finisher:
 
     def __init__(self, settings: Settings) -> None:
         self._threshold = settings.mask_threshold
+        self._buffers = Buffers()
 
     def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
-        restored = restore_from_padding(picture, job.padding, job.original_size)
+        content = without_padding(picture, job.padding, job.original_size)
+        result: Picture = self._buffers.array(content.shape, content.dtype)
         # NumPy takes forty times as long to turn channels around.
-        result: Picture = np.asarray(cv2.cvtColor(restored, cv2.COLOR_RGB2BGR), np.uint8)
+        cv2.cvtColor(content, cv2.COLOR_RGB2BGR, dst=result)
         if loaded.original is not None:
-            mask = restore_from_padding(loaded.mask, job.padding, job.original_size)
+            mask = without_padding(loaded.mask, job.padding, job.original_size)
             kept = (mask <= self._threshold).view(np.uint8)
             cv2.copyTo(loaded.original, kept, result)
         return result
