@@ -21,7 +21,7 @@ from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
 from core.queues import Claim
-from lama.padding import restore_from_padding
+from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
 
@@ -196,11 +196,11 @@ class Finisher:
     def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
-        restored = restore_from_padding(picture, job.padding, job.original_size)
+        content = without_padding(picture, job.padding, job.original_size)
         # NumPy takes forty times as long to turn channels around.
-        result: Picture = np.asarray(cv2.cvtColor(restored, cv2.COLOR_RGB2BGR), np.uint8)
+        result: Picture = np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
         if loaded.original is not None:
-            mask = restore_from_padding(loaded.mask, job.padding, job.original_size)
+            mask = without_padding(loaded.mask, job.padding, job.original_size)
             kept = (mask <= self._threshold).view(np.uint8)
             cv2.copyTo(loaded.original, kept, result)
         return result
