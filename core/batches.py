@@ -12,6 +12,7 @@ from core.config import Settings
 from core.connection import REDIS_ERRORS, Backoff
 from core.keys import Kind
 from core.queues import Claim, Queues
+from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class BatchSource:
         """
         backoff = Backoff()
         while not self._stopping:
+            watch.turned()
             try:
                 batch = await self._fill()
             except REDIS_ERRORS as error:

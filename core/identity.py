@@ -43,6 +43,11 @@ def current_identity(settings: Settings) -> Identity:
     return Identity(worker, f"{boot}-{device}", host, pid, int(time.time()))
 
 
+def process_name() -> str:
+    """`{pid namespace}:{pid}`: tells processes of different containers apart."""
+    return f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpid()}"
+
+
 def serves_same_queues(worker: str, settings: Settings) -> bool:
     """Whether a worker takes, or took, its jobs from the queues that are configured here.
 

@@ -27,6 +27,7 @@ from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFai
 from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Finisher, Loaded, Loader, Network, Picture
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Work:
     batch: Batch
     jobs: list[tuple[Claim, Loaded]]
     claimed_at: float
+    load_s: float = 0.0
     infer_s: float = 0.0
     pictures: list[Picture | TransientFailure] = field(default_factory=list)
 
@@ -102,8 +104,9 @@ class BatchPipeline:
     async def _claim_loop(self) -> None:
         while True:
             await self._room.acquire()
-            if len(self._delayed) >= MAX_DELAYED:
-                await asyncio.wait(self._delayed, return_when=asyncio.FIRST_COMPLETED)
+            while len(self._delayed) >= MAX_DELAYED:
+                watch.turned()
+                await asyncio.wait(self._delayed, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             batch = await self._source.next_batch()
             if batch is None:
                 break
@@ -140,11 +143,17 @@ class BatchPipeline:
             )
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
+            requests = [loaded.job.request_id for _, loaded in work.jobs]
+            total_s, store_s = now - work.claimed_at, now - began
             log.info(
                 "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, "
-                "post-processing %.3f s",
-                len(work.batch.claims), work.batch.kind, sum(delivered),
-                now - work.claimed_at, work.infer_s, now - began,
+                "post-processing %.3f s: %s",
+                len(work.batch.claims), work.batch.kind, sum(delivered), total_s, work.infer_s,
+                store_s, ", ".join(requests), extra=about(*requests),
+            )  # fmt: skip
+            watch.batch_done(
+                work.batch.kind, requests, sum(delivered),
+                load_s=work.load_s, infer_s=work.infer_s, store_s=store_s, total_s=total_s,
             )  # fmt: skip
 
     # -- one batch, one job -------------------------------------------------------------------
@@ -160,12 +169,18 @@ class BatchPipeline:
             except Exception as error:
                 await self._failed(claim, batch.attempts, error)
             else:
-                log.debug("request %s taken from the %s queue", loaded.job.request_id, claim.kind)
+                request_id = loaded.job.request_id
+                log.debug(
+                    "request %s taken from the %s queue",
+                    request_id, claim.kind, extra=about(request_id),
+                )  # fmt: skip
                 work.jobs.append((claim, loaded))
+        work.load_s = time.monotonic() - work.claimed_at
         return work
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
+        watch.batch_started()
         inference = asyncio.get_running_loop().run_in_executor(
             self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
         )
@@ -197,7 +212,11 @@ class BatchPipeline:
         fields = result_fields(job, segment, claim.kind, self._identity.worker)
         owned, replaced = await self._queues.commit(claim, job.request_id, segment.name, fields)
         if not owned:
-            log.warning("request %s was taken over by another worker", job.request_id)
+            watch.job_lost(claim.kind)
+            log.warning(
+                "request %s was taken over by another worker",
+                job.request_id, extra=about(job.request_id),
+            )  # fmt: skip
             await self._unlink(segment.name)
             return False
         if replaced:
@@ -205,7 +224,7 @@ class BatchPipeline:
             await self._queues.forget_replaced(job.request_id, replaced)
         await self._unlink(job.image.name, job.mask.name)
         await self._queues.cleaned(claim)
-        log.debug("request %s done: %s", job.request_id, segment.name)
+        log.debug("request %s done: %s", job.request_id, segment.name, extra=about(job.request_id))
         return True
 
     async def _store(self, claim: Claim, loaded: Loaded, picture: Picture) -> Segment | None:
@@ -218,6 +237,7 @@ class BatchPipeline:
         def finish_and_write() -> Segment:
             result = self._finisher(loaded, picture)
             shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
+            watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
             return Segment(name, result.shape, np.dtype(np.uint8))
 
         while True:
@@ -226,7 +246,8 @@ class BatchPipeline:
             except OutOfSharedMemory as error:
                 if self._stop.is_set():
                     return None
-                log.warning("request %s waits: %s", loaded.job.request_id, error)
+                request_id = loaded.job.request_id
+                log.warning("request %s waits: %s", request_id, error, extra=about(request_id))
                 await backoff.wait()
 
     async def _unlink(self, *names: str) -> None:
@@ -235,24 +256,27 @@ class BatchPipeline:
 
     async def _failed(self, claim: Claim, attempts: int, error: Exception) -> None:
         """Have a job tried again later, or give it up."""
-        if not isinstance(error, JobError):
-            log.error("a job failed unexpectedly", exc_info=error)
-            error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
         request = request_of(claim.payload)
         name = f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
+        extra = about(request[0]) if request else None
+        if not isinstance(error, JobError):
+            log.error("%s failed unexpectedly", name, exc_info=error, extra=extra)
+            error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
         allowed = self._settings.max_attempts
         tried = min(attempts + 1, allowed)
         if isinstance(error, TransientFailure) and tried < allowed:
             delay_s = self._settings.retry_delay_s * 2**attempts
             log.warning(
                 "%s failed and is tried again in %g s (try %d of %d): %s",
-                name, delay_s, tried, allowed, error,
+                name, delay_s, tried, allowed, error, extra=extra,
             )  # fmt: skip
+            watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=False)
             task = asyncio.create_task(self._retry_after(claim, delay_s))
             self._delayed.add(task)
             task.add_done_callback(self._delayed.discard)
         elif await self._queues.fail(claim, error, tried, request):
-            log.error("%s is dead (%s, try %d): %s", name, error.reason, tried, error)
+            log.error("%s is dead (%s, try %d): %s", name, error.reason, tried, error, extra=extra)
+            watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=True)
 
     async def _retry_after(self, claim: Claim, delay_s: float) -> None:
         """Put a job back after a delay, which a stop cuts short."""

@@ -24,6 +24,7 @@ from core.contract import input_names, request_of, result_name_start
 from core.identity import Identity, serves_same_queues
 from core.keys import Kind
 from core.queues import condemned_until
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
@@ -135,14 +136,23 @@ class Recovery:
         count = await self._scripts["requeue"](
             [lost, self._settings.queue(kind), keys.ATTEMPTS], payloads
         )
-        log.warning("recovered %d %s jobs of the dead worker %s", count, kind, owner)
+        watch.jobs_recovered(kind, count)
+        requests = [request[0] for payload in payloads if (request := request_of(payload))]
+        log.warning(
+            "recovered %d %s jobs of the dead worker %s: %s",
+            count, kind, owner, ", ".join(requests), extra=about(*requests),
+        )  # fmt: skip
 
     async def _finish_cleanup(self, worker: str) -> None:
         key = keys.cleanup(worker)
         for payload in cast("list[bytes]", await self._redis.lrange(key, 0, -1)):
             await self._unlink(input_names(payload, self._settings))
             await self._redis.lrem(key, 1, cast(str, payload))
-            log.info("cleaned up after the dead worker %s", worker)
+            request = request_of(payload) or ("unknown", "")
+            log.info(
+                "cleaned up after the dead worker %s: request %s",
+                worker, request[0], extra=about(request[0]),
+            )  # fmt: skip
 
     async def _expire_results(self) -> None:
         now = int(time.time())
@@ -156,22 +166,26 @@ class Recovery:
                 await self._unlink([segment])
                 score = condemned_until(self._settings)
                 await self._redis.zadd(self._segments, {member: score}, xx=True)
-                log.info("segment %s of request %s: nobody fetched it", segment, request_id)
+                log.info(
+                    "segment %s of request %s: nobody fetched it",
+                    segment, request_id, extra=about(request_id),
+                )  # fmt: skip
 
     async def _expire_dead(self) -> None:
         """Drop dead jobs of this namespace whose time is over, with their inputs."""
         latest = time.time() - self._settings.dead_ttl_s
         for entry in cast("list[bytes]", await self._redis.lrange(keys.DEAD, 0, CHUNK - 1)):
             try:
-                about = json.loads(entry)
-                if about["namespace"] != self._identity.namespace or about["at"] > latest:
+                told = json.loads(entry)
+                if told["namespace"] != self._identity.namespace or told["at"] > latest:
                     continue
-                payload = str(about["raw"]).encode()
+                payload = str(told["raw"]).encode()
             except (ValueError, KeyError, TypeError):
                 continue  # written by somebody else
             await self._unlink(input_names(payload, self._settings))
             await self._redis.lrem(keys.DEAD, 1, cast(str, entry))
-            log.info("the dead job of request %s is dropped", request_of(payload))
+            request = request_of(payload) or ("unknown", "")
+            log.info("the dead job of request %s is dropped", request[0], extra=about(request[0]))
 
     async def _unlink(self, names: Collection[str]) -> None:
         await asyncio.to_thread(shm.unlink_all, names, self._uids)

@@ -19,6 +19,7 @@ from core.config import Settings
 from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, JobError, ModelUnavailable, TransientFailure
 from core.queues import Claim
+from core.telemetry import about
 from lama.padding import restore_from_padding
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Loader:
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",
-                job.request_id, job.is_long, claim.kind,
+                job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
             )  # fmt: skip
         image, owner = self._read(job.image)
         mask = self._read(job.mask)[0].reshape(job.mask.shape[:2])
@@ -84,7 +85,10 @@ class Loader:
                 raise job.original
             return self._read(job.original)[0]
         except JobError as error:
-            log.warning("request %s is done without its original: %s", job.request_id, error)
+            log.warning(
+                "request %s is done without its original: %s",
+                job.request_id, error, extra=about(job.request_id),
+            )  # fmt: skip
             return None
 
 
@@ -133,10 +137,25 @@ class LaMa:
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
         return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}"
 
+    @property
+    def half_fallbacks(self) -> int:
+        """Pictures computed again in float32 so far, because half precision overflowed."""
+        return int(self._model.half_fallbacks)
+
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
         return halving(
             lambda part: self._infer([one.image for one in part], [one.mask for one in part]), batch
         )
+
+    def layout(self) -> str:
+        """The network's size, for people."""
+        parameters = sum(one.numel() for one in self._model.parameters())
+        config = self._model.generator.config
+        return f"LaMa with {config.n_blocks} blocks, ngf {config.ngf}, {parameters:,} parameters"
+
+    def fill(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+        """Pictures (H×W×3 RGB) with their holes (H×W masks) filled; may raise anything."""
+        return self._infer(images, masks)
 
     def _infer(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
         pictures: list[Picture] = self._inference.batch_inference(
@@ -159,9 +178,14 @@ def halving(
         return list(infer(batch))
     except Exception as error:
         if len(batch) == 1:
-            log.exception("inference failed for request %s", batch[0].job.request_id)
+            request_id = batch[0].job.request_id
+            log.exception("inference failed for request %s", request_id, extra=about(request_id))
             return [TransientFailure("inference_failed", f"the network failed: {error}")]
-        log.warning("inference failed for a batch of %d (%s): halved", len(batch), error)
+        requests = [one.job.request_id for one in batch]
+        log.warning(
+            "inference failed for a batch of %d (%s): halved: %s",
+            len(batch), error, ", ".join(requests), extra=about(*requests),
+        )  # fmt: skip
     middle = len(batch) // 2
     return halving(infer, batch[:middle]) + halving(infer, batch[middle:])
 
@@ -182,6 +206,14 @@ class Finisher:
         hole = restore_from_padding(loaded.mask, job.padding, job.original_size) > self._threshold
         composite: Picture = np.where(hole[..., None], result, loaded.original)
         return composite
+
+    def before(self, loaded: Loaded) -> Picture:
+        """The same picture as it came: BGR, `original_size` × 3."""
+        if loaded.original is not None:
+            return loaded.original
+        job = loaded.job
+        restored = restore_from_padding(loaded.image, job.padding, job.original_size)
+        return np.ascontiguousarray(restored[..., ::-1])
 
 
 def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:

@@ -151,6 +151,7 @@ def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
             "USE_CUDA": "0",
             "RETRY_DELAY_S": "0.05",
             "LOG_LEVEL": "DEBUG",
+            "ADMIN_PORT": "0",
             "SHM_NAME_PREFIX": f"img_shm_{OWN}",
             **{name: str(value) for name, value in settings.items()},
         }
