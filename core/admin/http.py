@@ -55,6 +55,11 @@ class Request:
     peer: str
     body: bytes = b""
 
+    def number(self, name: str) -> int:
+        """A number from 0 in the query; 0 if there is none."""
+        given = self.query.get(name, "")
+        return int(given) if given.isdecimal() and len(given) < 12 else 0
+
 
 @dataclass(frozen=True)
 class Response:

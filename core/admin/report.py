@@ -55,7 +55,7 @@ class Report:
                 "overview": overview and overview.to_dict(),
                 "shm": asdict(shm_use(self._settings)),
                 "device_memory": device_memory(),
-                "history": self._history(request.query.get("after", "0")),
+                "history": self._history(request.number("after")),
                 "dead": [] if overview is None else self._dead_jobs(),
                 "previews": self._previews(),
                 "may": {
@@ -99,8 +99,8 @@ class Report:
             **{outcome: watch.total(outcome) for outcome in ("done", "retried", "dead", "lost")},
         }
 
-    def _history(self, after: str) -> dict[str, Any]:
-        number, columns = self._sampler.history.after(int(after) if after.isdecimal() else 0)
+    def _history(self, after: int) -> dict[str, Any]:
+        number, columns = self._sampler.history.after(after)
         return {"number": number, "columns": columns}
 
     def _recent(self) -> dict[str, Any]:

@@ -116,8 +116,7 @@ class AdminServer:
         return Response(HTTPStatus.OK, self._metrics.render(), self._metrics.content_type)
 
     def _preview(self, request: Request) -> Response:
-        number = request.query.get("number", "")
-        preview = watch.previews.find(int(number)) if number.isdecimal() else None
+        preview = watch.previews.find(request.number("number"))
         if preview is None:
             raise HttpError(HTTPStatus.NOT_FOUND, "there is no such picture any more")
         after = request.query.get("side") == "after"

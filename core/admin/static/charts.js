@@ -4,6 +4,7 @@ import { $ } from "./dom.js";
 
 const HOUR_S = 3600;
 const SHORTEST_S = 300;
+const HEIGHT = 180;
 const RATE_S = 30; // the rate is an average of so many seconds
 
 const columns = { at: [] };
@@ -54,12 +55,12 @@ function make({ id, lines }) {
   const axis = { stroke: colour("--muted"), font: "11px system-ui", grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
   const options = {
     width: Math.max(220, figure.clientWidth - 24),
-    height: 190,
+    height: HEIGHT,
     padding: [10, 8, 0, 0],
     cursor: { y: false, points: { size: 6 } },
     scales: { y: { range: (_, low, high) => [0, Math.max(1, (high ?? 1) * 1.15)] } },
     axes: [
-      { ...axis, space: 70, values: [
+      { ...axis, space: 70, size: 30, values: [
         [60, "{HH}:{mm}", null, null, null, null, null, null, 1],
         [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1]] },
       { ...axis, size: 44, values: (_, ticks) => ticks.map(number) }],
@@ -96,7 +97,7 @@ let pending = 0;
 new ResizeObserver(() => {
   cancelAnimationFrame(pending);
   pending = requestAnimationFrame(() => {
-    for (const { figure, plot } of charts) plot.setSize({ width: Math.max(220, figure.clientWidth - 24), height: 190 });
+    for (const { figure, plot } of charts) plot.setSize({ width: Math.max(220, figure.clientWidth - 24), height: HEIGHT });
   });
 }).observe(document.querySelector(".charts"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", remake);
