@@ -35,21 +35,22 @@ function rates() {
   });
 }
 
+/** `least` is the smallest top of the scale: noise is not to fill a chart. */
 const CHARTS = [
-  { id: "chart-backlog", lines: [
+  { id: "chart-backlog", least: 4, lines: [
     { label: "long", colour: "--first", values: () => columns.backlog_long },
     { label: "short", colour: "--second", values: () => columns.backlog_short },
     { label: "in hand", colour: "--third", values: () => columns.processing }] },
-  { id: "chart-rate", lines: [{ label: "done per minute", colour: "--first", fill: true, values: rates }] },
-  { id: "chart-latency", lines: [
-    { label: "median", colour: "--first", values: () => columns.p50_s },
-    { label: "95 %", colour: "--third", values: () => columns.p95_s }] },
+  { id: "chart-rate", least: 1, lines: [{ label: "done per minute", colour: "--first", fill: true, values: rates }] },
+  { id: "chart-latency", least: 0.05, lines: [
+    { label: "95 %", colour: "--third", values: () => columns.p95_s },
+    { label: "median", colour: "--first", values: () => columns.p50_s }] },
 ];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const number = (value) => value === null || value === undefined ? "–" : String(Math.round(value * 100) / 100);
 
-function make({ id, lines }) {
+function make({ id, least, lines }) {
   const figure = $(id);
   figure.querySelector(".uplot")?.remove();
   const axis = { stroke: colour("--muted"), font: "11px system-ui", grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
@@ -58,7 +59,7 @@ function make({ id, lines }) {
     height: HEIGHT,
     padding: [10, 8, 0, 0],
     cursor: { y: false, points: { size: 6 } },
-    scales: { y: { range: (_, low, high) => [0, Math.max(1, (high ?? 1) * 1.15)] } },
+    scales: { y: { range: (_, low, high) => [0, Math.max(least, (high ?? 0) * 1.15)] } },
     axes: [
       { ...axis, space: 70, size: 30, values: [
         [60, "{HH}:{mm}", null, null, null, null, null, null, 1],
