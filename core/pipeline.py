@@ -27,7 +27,7 @@ from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFai
 from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Finisher, Loaded, Loader, Network, Picture
-from core.telemetry import about, watch
+from core.telemetry import about, tracing, watch
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +210,7 @@ class BatchPipeline:
             self._unstarted.append(claim)
             return False
         fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
         owned, replaced = await self._queues.commit(claim, job.request_id, segment.name, fields)
         if not owned:
             watch.job_lost(claim.kind)
@@ -264,6 +265,7 @@ class BatchPipeline:
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
         allowed = self._settings.max_attempts
         tried = min(attempts + 1, allowed)
+        tracing.failed(claim.payload, error.reason, str(error), tried)
         if isinstance(error, TransientFailure) and tried < allowed:
             delay_s = self._settings.retry_delay_s * 2**attempts
             log.warning(

@@ -22,7 +22,7 @@ from core.pipeline import BatchPipeline
 from core.queues import Queues, open_queues
 from core.recovery import Recovery
 from core.stages import Network
-from core.telemetry import watch
+from core.telemetry import tracing, watch
 from core.telemetry.watch import Phase
 
 log = logging.getLogger(__name__)
@@ -156,10 +156,12 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
             status = await service.run()
             if admin:
                 await asyncio.to_thread(admin.stop)
+            await asyncio.to_thread(tracing.flush)
             # Left from inside the loop, whose own end would wait for what may hang.
             leave_now(status)
 
     with _reported():
+        tracing.start()
         admin = start_admin(settings)  # so that probes are answered while the network is loaded
         network = load_network(settings)
         log.info("model %s: %s", settings.lama_checkpoint_path, network.describe())

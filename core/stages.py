@@ -7,6 +7,7 @@ meets the network, which is imported only when it is loaded: torch takes seconds
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,7 +34,7 @@ class Loaded:
 
     `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
     picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
-    picture's segment.
+    picture's segment, `began_at` when it was taken up, in unix seconds.
     """
 
     job: Job
@@ -41,6 +42,7 @@ class Loaded:
     mask: Picture
     original: Picture | None
     owner: int
+    began_at: float = 0.0
 
 
 class Loader:
@@ -52,6 +54,7 @@ class Loader:
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job; raises JobError."""
+        began_at = time.time()
         job = parse_job(claim.payload, self._settings)
         if job.is_long != (claim.kind == "long"):
             log.warning(
@@ -61,7 +64,12 @@ class Loader:
         image, owner = self._read(job.image)
         mask = self._read(job.mask)[0].reshape(job.mask.shape[:2])
         return Loaded(
-            job, _picture(job.image, image), self._grey(job.mask, mask), self._original(job), owner
+            job,
+            _picture(job.image, image),
+            self._grey(job.mask, mask),
+            self._original(job),
+            owner,
+            began_at,
         )
 
     def _read(self, segment: Segment) -> tuple[npt.NDArray[Any], int]:
