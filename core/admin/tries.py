@@ -26,6 +26,9 @@ MOST_AT_ONCE: Final = 2
 TIMEOUT_S: Final = 120.0
 LONGEST_NAME: Final = 200
 
+#: Seconds that the end of a try may take when the worker stops.
+STOP_S: Final = 1.0
+
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
@@ -41,6 +44,8 @@ class Tries:
     def stop(self) -> None:
         """Take back what no worker has begun, and wait for nothing any more."""
         self._stopped.set()
+        for _ in range(MOST_AT_ONCE):
+            self._places.acquire(timeout=STOP_S)
 
     def __call__(self, request: Request) -> Response:
         """`image` and `mask` (PNG in base64, of one size), `kind` and `name` to a result."""

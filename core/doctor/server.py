@@ -124,12 +124,15 @@ def _latency(client: redis.Redis) -> Finding:
 def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     expected = {settings.queue(kind): "list" for kind in Kind}
     expected |= {keys.DEAD: "list", keys.ATTEMPTS: "hash"}
+    good = True
     for key, wanted in expected.items():
         found = cast(bytes, client.type(key)).decode()
         if found not in ("none", wanted):
+            good = False
             yield problem(
                 "redis", f"the key {key} is a {found}, a {wanted} is needed",
                 "something else uses this key: name another one, or another database in REDIS_URL",
             )  # fmt: skip
-    lengths = ", ".join(f"{client.llen(settings.queue(kind))} {kind}" for kind in Kind)
-    yield ok("redis", f"jobs waiting: {lengths}; dead: {client.llen(keys.DEAD)}")
+    if good:
+        lengths = ", ".join(f"{client.llen(settings.queue(kind))} {kind}" for kind in Kind)
+        yield ok("redis", f"jobs waiting: {lengths}; dead: {client.llen(keys.DEAD)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -231,8 +232,6 @@ def test_a_job_that_died_of_a_passing_cause_is_done_after_a_retry(
     message = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))
     name = message["preprocessed_mask_shm_info"]["shm_name"]
     hidden = f"/dev/shm/hidden_{name}"
-    import os
-
     os.rename(f"/dev/shm/{name}", hidden)
     pipeline.push(message, "long")
     wait_until(lambda: client.llen(keys.DEAD) == 1, "it is dead")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -89,13 +91,25 @@ def test_secrets_are_not_told(start_worker: StartWorker, client: redis.Redis) ->
         client.execute_command("ACL", "DELUSER", "ann")
 
 
+def inputs_of(payload: bytes) -> list[str]:
+    """The segments that a message names."""
+    message = json.loads(payload)
+    return [value["shm_name"] for name, value in message.items() if name.endswith("_shm_info")]
+
+
 def test_a_tried_picture_comes_back_filled_and_leaves_nothing(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
 ) -> None:
-    admin = Admin(start_worker(ADMIN_PORT=PORT))
+    hold = make_hold()
+    admin = Admin(start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold))
     image, mask = page(200, 300, 3)
-    before = pipeline.segments()
-    reply = try_picture(admin, image, mask)
+    with ThreadPoolExecutor(1) as pool:
+        trying = pool.submit(try_picture, admin, image, mask)
+        wait_until(lambda: client.keys("inpainting:processing:*"), "it is in hand")
+        (processing,) = client.keys("inpainting:processing:*")
+        inputs = inputs_of(client.lindex(processing, 0))
+        hold.unlink()
+        reply = trying.result()
     assert reply.status == 200, reply.text
     answer = reply.json
     result = cv2.imdecode(np.frombuffer(base64.b64decode(answer["image"]), np.uint8), 1)
@@ -107,7 +121,9 @@ def test_a_tried_picture_comes_back_filled_and_leaves_nothing(
     assert 0 < answer["batch"]["infer_s"] < answer["total_s"]
     (note,) = admin.status["batches"]
     assert note["request_ids"] == [answer["request_id"]]
-    wait_until(lambda: pipeline.segments() == before, "its segments are gone")
+    assert len(inputs) == 3
+    wait_until(lambda: not any(map(pipeline.exists, inputs)), "its inputs are gone")
+    assert not segments()
     assert client.keys("inpainting_result:*") == []
 
 
@@ -150,28 +166,28 @@ def test_what_cannot_be_tried_is_told_why(
 
 
 def test_a_try_that_no_worker_gets_to_before_the_stop_is_taken_back(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: object
+    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    hold = make_hold()  # type: ignore[operator]
+    hold = make_hold()
     worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold, INPAINTING_BATCH_SIZE_SHORT=1)
     admin = Admin(worker)
-    before = pipeline.segments()
     held = [pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96)) for _ in range(2)]
     wait_until(lambda: admin.status["worker"]["in_flight"] == 2, "there is no room")
     with ThreadPoolExecutor(1) as pool:
         trying = pool.submit(try_picture, admin, *page(60, 90, 1), kind="short")
-        wait_until(lambda: client.llen("lama_inference:shorttasks") == 1, "the try waits")
+        wait_until(lambda: client.llen(pipeline.queues["short"]) == 1, "the try waits")
+        inputs = inputs_of(client.lindex(pipeline.queues["short"], 0))
+        assert all(map(pipeline.exists, inputs))
         worker.process.terminate()
         admin.wait_for("/readyz", 503)
         hold.unlink()
         assert worker.wait() == 0
+        # Either it was told, or its connection ended with the process.
         assert trying.exception() or "given up" in trying.result().text
-    assert client.llen("lama_inference:shorttasks") == 1  # put back: the one claimed ahead
     assert pipeline.fetch(held[0]).shape == (60, 90, 3)
-    left = pipeline.segments() - before
-    assert len(left) == 2, "the picture and the mask of the job that was put back"
+    (left,) = client.lrange(pipeline.queues["short"], 0, -1)  # the one that was claimed ahead
+    assert held[1].encode() in left
+    assert not any(map(pipeline.exists, inputs))
 
 
 def test_previews_are_shown_only_where_they_are_wanted(
