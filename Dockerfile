@@ -45,5 +45,9 @@ RUN find /app /model \( -type d ! -perm -555 -o -type f ! -perm -444 \) -exec ch
 # programs of the pipeline run as root. Where yours run under another uid, start the worker under
 # the same one (--user 1234).
 STOPSIGNAL SIGTERM
+# Metrics, health and the status page; loading a model from a cold disk takes a while.
+EXPOSE 9090
+HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 \
+    CMD ["python", "/app/worker.py", "health"]
 ENTRYPOINT []
 CMD ["python", "worker.py"]

@@ -6,12 +6,14 @@ import argparse
 import http.client
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from core.commands.common import add_command, print_json
+from core.commands.common import add_command, connected, print_json
 from core.config import Settings, load_settings
 from core.errors import WorkerError
-from core.identity import process_name
+from core.identity import current_identity, process_name
+from core.overview import read_overview
 from core.telemetry.logs import printable
 
 TIMEOUT_S: Final = 5.0
@@ -26,7 +28,7 @@ class NoWorker(WorkerError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a worker said of itself."""
+    """What a worker said of itself; port 0 is its heartbeat."""
 
     port: int
     healthy: bool
@@ -55,10 +57,11 @@ def add(commands: Any) -> None:
 def command(options: argparse.Namespace) -> int:
     """0 if every worker that answers is well, 1 if one is not or none answers."""
     settings = load_settings()
-    if options.port is None and settings.admin_port == 0:
-        raise NoWorker("ADMIN_PORT=0 turns the admin port off: there is nobody to ask")
     path = "/readyz" if options.ready else "/livez"
-    answers = _answers(settings, path, options.port)
+    if options.port is None and settings.admin_port == 0:
+        answers = _beating(settings)
+    else:
+        answers = _answers(settings, path, options.port)
     if not answers:
         where = options.port or f"{settings.admin_port} to {settings.admin_port + PORTS - 1}"
         raise NoWorker(
@@ -69,8 +72,20 @@ def command(options: argparse.Namespace) -> int:
     else:
         for answer in answers:
             stream = sys.stdout if answer.healthy else sys.stderr
-            print(f"port {answer.port}: {printable(answer.says)}", file=stream)
+            where = f"port {answer.port}: " if answer.port else ""
+            print(where + printable(answer.says), file=stream)
     return 0 if all(answer.healthy for answer in answers) else 1
+
+
+def _beating(settings: Settings) -> list[Answer]:
+    """Without an admin port: the workers of this host whose heartbeat is in Redis."""
+    me = current_identity(settings)
+    with connected(settings) as client:
+        workers = read_overview(client, settings, me.namespace).workers
+    alive = [one for one in workers if one.host == me.host and Path(f"/proc/{one.pid}").exists()]
+    if not alive:
+        raise NoWorker("ADMIN_PORT=0, and no worker of this host has a heartbeat in Redis")
+    return [Answer(0, True, f"{one.worker} has a heartbeat in Redis") for one in alive]
 
 
 def _answers(settings: Settings, path: str, port: int | None) -> list[Answer]:

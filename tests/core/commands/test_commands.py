@@ -231,7 +231,18 @@ def test_health_asks_the_workers_of_this_host(
     assert run("health", "--ready", ADMIN_PORT=PORT + 40).returncode == 0
     one = printed(run("health", "--port", ports[1], "--json"))
     assert one == [{"port": ports[1], "healthy": True, "says": "ok"}]
-    assert "ADMIN_PORT=0 turns" in run("health", ADMIN_PORT=0).stderr
+
+
+def test_health_without_an_admin_port_goes_by_the_heartbeat(
+    run: Run, start_worker: StartWorker, client: redis.Redis
+) -> None:
+    nobody = run("health", ADMIN_PORT=0)
+    assert nobody.returncode == 1
+    assert "no worker of this host has a heartbeat" in nobody.stderr
+    worker = start_worker(ADMIN_PORT=0)
+    assert "has a heartbeat in Redis" in run("health", ADMIN_PORT=0).stdout
+    worker.stop(signal.SIGKILL)  # its heartbeat stays for a while
+    assert run("health", ADMIN_PORT=0).returncode == 1
 
 
 def test_health_fails_if_one_worker_is_not_well(run: Run, start_worker: StartWorker) -> None:
