@@ -45,6 +45,12 @@ TYPES: Final = {
 #: Which process answers: health checks of several containers may share a network.
 NAME: Final = {"Inpainting-Process": process_name()}
 
+#: The longest picture with its mask, as PNG in base64.
+MOST_TRIED_BYTES: Final = 64 << 20
+
+#: Seconds within which the server notices that it shall stop.
+POLL_S: Final = 0.1
+
 #: Dead jobs that one request may name.
 MOST_DEAD: Final = 200
 
@@ -66,7 +72,9 @@ class AdminServer:
     def start(self) -> None:
         """Serve, in threads that end with the process."""
         self._sampler.start()
-        threading.Thread(target=self._http.serve_forever, name="admin", daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, args=(POLL_S,), name="admin", daemon=True
+        ).start()
         watch.admin_port = port = self._http.server_port
         asked = self._settings.admin_port
         log.info(
@@ -91,7 +99,7 @@ class AdminServer:
             ("GET", "/metrics"): Route(self._scraped, guard.anybody),
             ("GET", "/api/status"): Route(self._report, guard.reader),
             ("GET", "/api/preview"): Route(self._preview, guard.reader),
-            ("POST", "/api/try"): Route(self._try, guard.trier, 64 << 20),
+            ("POST", "/api/try"): Route(self._try, guard.trier, MOST_TRIED_BYTES),
             ("POST", "/api/dead/retry"): Route(self._retry, guard.changer, 64 << 10),
             ("POST", "/api/dead/discard"): Route(self._discard, guard.changer, 64 << 10),
         }

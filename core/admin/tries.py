@@ -21,7 +21,6 @@ from core.config import Settings
 from core.keys import Kind
 from core.telemetry import Watch
 
-MOST_BYTES: Final = 64 << 20
 MOST_AT_ONCE: Final = 2
 TIMEOUT_S: Final = 120.0
 LONGEST_NAME: Final = 200

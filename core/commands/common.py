@@ -87,15 +87,6 @@ def ago(at: float, now: float | None = None) -> str:
     raise AssertionError("there are seconds")
 
 
-def size(count: float) -> str:
-    """A number of bytes for people: `12 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def shortened(text: str, most: int) -> str:
     """A text cut to a length."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

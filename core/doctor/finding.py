@@ -1,4 +1,4 @@
-"""What a check found."""
+"""What a check found, and how it is said."""
 
 from __future__ import annotations
 
@@ -34,3 +34,12 @@ def warning(check: str, message: str, mend: str) -> Finding:
 
 def problem(check: str, message: str, mend: str) -> Finding:
     return Finding(check, Level.PROBLEM, message, mend)
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: `12 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from core.commands.common import size
 from core.config import Settings
-from core.doctor.finding import Finding, ok, problem, warning
+from core.doctor.finding import Finding, ok, problem, size, warning
 from core.errors import ModelUnavailable
 
 CHUNK: Final = 1 << 20

@@ -11,10 +11,9 @@ import redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from core import keys
-from core.commands.common import size
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
-from core.doctor.finding import Finding, ok, problem, warning
+from core.doctor.finding import Finding, ok, problem, size, warning
 from core.keys import Kind
 from core.queues import queues_class, version_parts
 from core.redis_url import without_password

@@ -11,11 +11,10 @@ import numpy as np
 import redis
 
 from core import shm
-from core.commands.common import size
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
 from core.contract import input_names
-from core.doctor.finding import Finding, ok, problem, warning
+from core.doctor.finding import Finding, ok, problem, size, warning
 from core.errors import OutOfSharedMemory
 from core.identity import current_identity
 from core.keys import Kind

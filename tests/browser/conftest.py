@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+OWN_ADDRESSES = tuple(f"http://{name}:" for name in ("localhost", "127.0.0.1", gethostname()))
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +67,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[OpenPage]:
             complaints.append(f"{line.type}: {line.text}")
 
     def _check(url: str) -> None:
-        if not url.startswith(("http://localhost:", "http://127.0.0.1:", "data:", "blob:")):
+        if not url.startswith((*OWN_ADDRESSES, "data:", "blob:")):
             complaints.append(f"asked for {url}")
 
     yield open_page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_the_charts_and_numbers_move_with_the_work(
 ) -> None:
     page = open_page(address(admin))
     page.wait_for_selector("#state.good")
-    assert tile(page, "Done, this worker") == "0"
+    assert tile(page, "Done here") == "0"
     wait_until(lambda: peak(page, "chart-rate") > 0, "there is a line")
     still = peak(page, "chart-rate")
     requests = [pipeline.submit(*picture(60, 90, 1), "long", canvas=(64, 96)) for _ in range(5)]
@@ -83,7 +84,7 @@ def test_the_charts_and_numbers_move_with_the_work(
         pipeline.fetch(request)
     wait_until(lambda: peak(page, "chart-rate") > still + 0.3, "the line has risen")
     wait_until(lambda: peak(page, "chart-latency") > 0, "there are durations")
-    wait_until(lambda: tile(page, "Done, this worker") == "5", "the tile says 5")
+    wait_until(lambda: tile(page, "Done here") == "5", "the tile says 5")
     assert page.locator("#batch-list tbody tr").count() == len(admin.status["batches"])
     assert "ADMIN_PORT" in page.inner_text("#settings-list")
 
@@ -233,3 +234,19 @@ def test_a_worker_that_is_gone_is_told_as_such(
     assert worker.stop() == 0
     page.get_by_text("The worker does not answer").wait_for()
     assert page.inner_text("#state") == "not reached"
+
+
+def test_under_another_name_than_localhost_a_picture_is_tried_only_with_the_token(
+    admin: Admin, open_page: OpenPage
+) -> None:
+    try:
+        socket.getaddrinfo(socket.gethostname(), admin.port)
+    except OSError:
+        pytest.skip("this machine's own name does not resolve")
+    page = open_page(f"http://{socket.gethostname()}:{admin.port}/")
+    page.get_by_text("Unlock the page to try a picture.").wait_for()
+    assert page.locator("#try-panel").is_hidden()
+    unlock(page)
+    page.click("#make-up")
+    page.click("#send")
+    page.wait_for_selector("#timings")

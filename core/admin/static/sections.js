@@ -39,14 +39,14 @@ function tiles({ overview, worker, shm, history, device_memory: device }) {
     ["Waiting, long", overview?.backlog.long ?? "–"],
     ["Waiting, short", overview?.backlog.short ?? "–"],
     ["In hand", overview?.processing ?? "–"],
-    ["Done per minute", Math.round((overview?.per_minute || worker.per_minute) * 10) / 10],
-    ["Done, this worker", worker.done],
+    ["Per minute", Math.round((overview?.per_minute || worker.per_minute) * 10) / 10],
+    ["Done here", worker.done],
     ["Dead", overview?.dead ?? "–", "", overview?.dead > 0],
     ["/dev/shm free", free, unit, shm.free < 0.05 * shm.size],
   ];
   const median = last("p50_s");
   if (median !== undefined) median_s = median;
-  some.splice(4, 0, ["Seconds per job, median", seconds(median_s)]);
+  some.splice(4, 0, ["Median per job", seconds(median_s)]);
   if (device.reserved) some.push(["GPU memory", ...bytes(device.reserved)]);
   put($("tiles"), some, () => some.map(([label, value, unit = "", alert = false]) =>
     h("div", { className: alert ? "tile alert" : "tile" },
