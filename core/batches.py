@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Backoff
+from core.contract import request_of
+from core.faults import Fault, reach
 from core.keys import Kind
 from core.queues import Claim, Queues
-from core.telemetry import watch
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +92,23 @@ class BatchSource:
         if time.monotonic() >= self._reconcile_at:
             found = await self._queues.reconcile()
             if found:
-                log.warning("took up %d jobs that were claimed without a reply", len(found))
+                requests = [one[0] for claim in found if (one := request_of(claim.payload))]
+                log.warning(
+                    "took up %d jobs that were claimed without a reply: %s",
+                    len(found), ", ".join(requests), extra=about(*requests),
+                )  # fmt: skip
                 self._claimed += found
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
         if not self._claimed:
             await self._claim()
         if not self._claimed:
             return None
+        reach(Fault.CLAIMED)
         batch = self._choose(self._claimed, await self._queues.attempts(self._claimed))
         surplus = self._claimed[len(batch.claims) :]
         self._claimed = []
         if surplus:
+            reach(Fault.SURPLUS)
             await self._queues.release(surplus)
         return batch
 

@@ -20,7 +20,7 @@ from core import keys, shm
 from core.config import Settings
 from core.connection import LUA
 from core.contract import input_names, request_of
-from core.identity import Identity, current_identity
+from core.identity import Identity, current_identity, identity_in
 from core.keys import Kind
 
 #: Most entries fetched at once.
@@ -165,7 +165,9 @@ class DeadList:
         Inputs in another shared memory are left to a worker there.
         """
         kind = self._required_kind(job)
-        me, members = self._identity.worker, keys.workers(job.namespace)
+        # Reapers clear up after their kin only: those of the same queues and shared memory.
+        me = identity_in(self._settings, job.namespace).worker
+        members = keys.workers(job.namespace)
         outcome = self._discard(
             [keys.DEAD, self._settings.queue(kind), keys.cleanup(me), members],
             [job.entry, job.payload, me],

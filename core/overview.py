@@ -13,7 +13,7 @@ import redis
 from core import keys, shm
 from core.config import Settings
 from core.contract import is_result_name
-from core.identity import serves_same_queues
+from core.identity import is_kin
 from core.keys import Kind
 
 
@@ -125,13 +125,15 @@ def _workers(client: redis.Redis, settings: Settings, members: list[str]) -> lis
     found = []
     for index, worker in enumerate(members):
         value, *processing = replies[index * step : (index + 1) * step]
-        info = _worker(worker, value, sum(processing), serves_same_queues(worker, settings))
+        info = _worker(worker, value, sum(processing), settings)
         if info is not None:
             found.append(info)
     return found
 
 
-def _worker(worker: str, heartbeat: bytes | None, processing: int, here: bool) -> WorkerInfo | None:
+def _worker(
+    worker: str, heartbeat: bytes | None, processing: int, settings: Settings
+) -> WorkerInfo | None:
     try:
         about = json.loads(heartbeat or b"")
         return WorkerInfo(
@@ -147,7 +149,7 @@ def _worker(worker: str, heartbeat: bytes | None, processing: int, here: bool) -
             dead=int(about.get("dead", 0)),
             per_minute=float(about.get("per_minute", 0)),
             processing=processing,
-            here=here,
+            here=is_kin(worker, settings, str(about["namespace"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None  # dead, or written by somebody else

@@ -24,6 +24,7 @@ from core.config import Settings
 from core.connection import Backoff
 from core.contract import Segment, request_of, result_fields, result_name_start
 from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
+from core.faults import Fault, reach
 from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Finisher, Loaded, Loader, Network, Picture
@@ -81,7 +82,7 @@ class BatchPipeline:
     async def run(self) -> None:
         """Work; returns when the batch in hand at the stop is delivered.
 
-        Raises HungInference if the network does not return in time.
+        Raises HungInference if the network does not return in time, DeviceFault if it never will.
         """
         await asyncio.gather(self._claim_loop(), self._infer_loop(), self._store_loop())
 
@@ -93,7 +94,10 @@ class BatchPipeline:
         """Return what run() has claimed and not started to the queues."""
         if self._delayed:
             await asyncio.wait(self._delayed)
-        await self._queues.release(self._unstarted + self._source.unstarted())
+        reach(Fault.STOPPED)
+        unheard = await self._queues.link.insist(self._queues.reconcile)
+        await self._queues.release(self._unstarted + self._source.unstarted() + unheard)
+        reach(Fault.RELEASED)
 
     def suspect(self) -> None:
         """Have the processing lists compared with what is in hand before the next claim."""
@@ -113,6 +117,7 @@ class BatchPipeline:
             if batch.attempts:
                 await self._to_infer.join()  # if it kills this process, then nothing else with it
             work = await self._load(batch)
+            reach(Fault.LOADED)
             if not work.jobs:
                 self._room.release()
                 continue
@@ -129,6 +134,7 @@ class BatchPipeline:
                 self._to_infer.task_done()
                 continue
             await self._infer(work)
+            reach(Fault.INFERRED)
             await self._to_store.put(work)
         await self._to_store.put(None)
 
@@ -209,6 +215,7 @@ class BatchPipeline:
         if segment is None:
             self._unstarted.append(claim)
             return False
+        reach(Fault.SEGMENT_WRITTEN)
         fields = result_fields(job, segment, claim.kind, self._identity.worker)
         fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
         owned, replaced = await self._queues.commit(claim, job.request_id, segment.name, fields)
@@ -220,11 +227,15 @@ class BatchPipeline:
             )  # fmt: skip
             await self._unlink(segment.name)
             return False
+        reach(Fault.COMMITTED)
         if replaced:
             await self._unlink(replaced)
+            reach(Fault.REPLACED_UNLINKED)
             await self._queues.forget_replaced(job.request_id, replaced)
         await self._unlink(job.image.name, job.mask.name)
+        reach(Fault.INPUTS_UNLINKED)
         await self._queues.cleaned(claim)
+        reach(Fault.CLEANED)
         log.debug("request %s done: %s", job.request_id, segment.name, extra=about(job.request_id))
         return True
 
@@ -276,12 +287,19 @@ class BatchPipeline:
             task = asyncio.create_task(self._retry_after(claim, delay_s))
             self._delayed.add(task)
             task.add_done_callback(self._delayed.discard)
-        elif await self._queues.fail(claim, error, tried, request):
-            log.error("%s is dead (%s, try %d): %s", name, error.reason, tried, error, extra=extra)
-            watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=True)
+        else:
+            reach(Fault.FAILING)
+            if await self._queues.fail(claim, error, tried, request):
+                log.error(
+                    "%s is dead (%s, try %d): %s", name, error.reason, tried, error, extra=extra
+                )
+                watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=True)
+            reach(Fault.FAILED)
 
     async def _retry_after(self, claim: Claim, delay_s: float) -> None:
         """Put a job back after a delay, which a stop cuts short."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), delay_s)
+        reach(Fault.DELAYED)
         await self._queues.retry(claim)
+        reach(Fault.RETRIED)

@@ -25,6 +25,7 @@ from core import __version__, keys
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
 from core.errors import JobError, RedisUnsuitable
+from core.faults import Fault, reach
 from core.identity import Identity
 from core.keys import Kind
 from core.telemetry import watch
@@ -117,6 +118,7 @@ class Queues:
         left = [keys.processing(worker, kind) for kind in Kind] + [keys.cleanup(worker)]
         if not await self._redis.exists(*left):
             await self._redis.srem(keys.workers(namespace), worker)
+            reach(Fault.STRUCK_OFF)
         await self._redis.delete(keys.heartbeat(worker))
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ from core.admin import start_admin
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS
 from core.errors import RedisUnsuitable, WorkerError
+from core.faults import Fault, reach
 from core.heartbeat import Heartbeat
 from core.identity import Identity, current_identity
 from core.pipeline import BatchPipeline
@@ -47,7 +48,8 @@ class Service:
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit status.
 
-        Raises RedisUnsuitable if the server cannot serve, HungInference if the network hangs.
+        Raises RedisUnsuitable if the server cannot serve, HungInference or DeviceFault if the
+        network can do no more.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -60,6 +62,7 @@ class Service:
             on_revival=lambda: _soon(loop, self._pipeline.suspect),
         )
         heartbeat.start()
+        reach(Fault.REGISTERED)
         watch.serving(self._identity.worker, self._queues.in_flight)
         background = [asyncio.create_task(task) for task in (self._recovery.run(), _pulse())]
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from core import shm
 from core.config import Settings
 from core.contract import Job, Segment, parse_job
-from core.errors import BadMessage, JobError, ModelUnavailable, TransientFailure
+from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
+from core.halving import halving, is_out_of_memory
 from core.queues import Claim
 from core.telemetry import about
 from lama.padding import restore_from_padding
@@ -107,7 +108,10 @@ class Network(Protocol):
         """Device and precision, for the log."""
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none."""
+        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none.
+
+        Raises DeviceFault if only a new process can help.
+        """
 
 
 class LaMa:
@@ -152,7 +156,9 @@ class LaMa:
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
         return halving(
-            lambda part: self._infer([one.image for one in part], [one.mask for one in part]), batch
+            lambda part: self._infer([one.image for one in part], [one.mask for one in part]),
+            batch,
+            self._check_device,
         )
 
     def layout(self) -> str:
@@ -165,6 +171,25 @@ class LaMa:
         """Pictures (H×W×3 RGB) with their holes (H×W masks) filled; may raise anything."""
         return self._infer(images, masks)
 
+    def _check_device(self) -> None:
+        """After a failure: give cached memory back; raises DeviceFault if the GPU cannot add.
+
+        An illegal access, say, breaks a GPU for all that the process asks of it from then on.
+        """
+        if self.device == "cpu":
+            return
+        import torch
+
+        try:
+            torch.cuda.empty_cache()
+            torch.ones(1, device=self.device).add(1).item()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise DeviceFault(
+                    f"{self.device} fails at everything ({error}): the process ends, its batch "
+                    "stays in the processing list"
+                ) from error
+
     def _infer(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
         pictures: list[Picture] = self._inference.batch_inference(
             images_np=images,
@@ -176,26 +201,6 @@ class LaMa:
             mask_threshold=self._threshold,
         )
         return pictures
-
-
-def halving(
-    infer: Callable[[Sequence[Loaded]], list[Picture]], batch: Sequence[Loaded]
-) -> list[Picture | TransientFailure]:
-    """The results of a batch, which is halved when it fails until what fails is one picture."""
-    try:
-        return list(infer(batch))
-    except Exception as error:
-        if len(batch) == 1:
-            request_id = batch[0].job.request_id
-            log.exception("inference failed for request %s", request_id, extra=about(request_id))
-            return [TransientFailure("inference_failed", f"the network failed: {error}")]
-        requests = [one.job.request_id for one in batch]
-        log.warning(
-            "inference failed for a batch of %d (%s): halved: %s",
-            len(batch), error, ", ".join(requests), extra=about(*requests),
-        )  # fmt: skip
-    middle = len(batch) // 2
-    return halving(infer, batch[:middle]) + halving(infer, batch[middle:])
 
 
 class Finisher:

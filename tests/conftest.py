@@ -18,6 +18,10 @@ import redis
 from demo.redis_server import RedisServer
 from tests.pipeline import Pipeline
 
+# Before torch is loaded, here or in a worker: threads that wait for each other by spinning starve
+# each other tenfold where something else runs on the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parent.parent
 STUB_WORKER = ROOT / "tests" / "stub" / "worker.py"
 

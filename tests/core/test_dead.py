@@ -15,7 +15,7 @@ import redis
 from core import keys, shm
 from core.config import Settings
 from core.dead import DeadList, Filter
-from core.identity import current_identity
+from core.identity import current_identity, is_kin
 from core.queues import dead_entry
 from demo.redis_server import RedisServer
 from tests.conftest import OWN, StartWorker, segments, wait_until
@@ -126,6 +126,7 @@ def test_inputs_on_another_host_are_left_to_a_worker_there(
     assert dead.discard(job)
     (member,) = client.smembers(keys.workers("elsewhere"))
     assert client.lrange(keys.cleanup(member.decode()), 0, -1) == [payload]
+    assert is_kin(member.decode(), settings, "elsewhere"), "or no worker there would look at it"
     for name in segments():
         shm.unlink(name, settings.uids)
 

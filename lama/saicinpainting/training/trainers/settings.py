@@ -22,6 +22,11 @@ class LossWeights:
 
     #: `losses.l1.weight_known`: the network's output outside the hole.
     known: float = 10.0
+    #: `losses.decibels.weight`: of the hole's mean squared error, in bel …
+    decibels: float = 0.0
+    #: `losses.decibels.floor`, `.final`: … down to this many dB at the start, and at the end.
+    floor: float = 35.0
+    floor_final: float = 50.0
     #: `losses.hole_l1.weight`: the hole at the start of the schedule …
     hole: float = 10.0
     #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
@@ -48,8 +53,15 @@ class Settings:
 
     recipe: Recipe
     losses: LossWeights = field(default_factory=LossWeights)
-    #: `optimizers.generator.lr`: Adam's, at its highest. Large batches bear twice that.
+    #: `initialisation.kind: wavelet`: see `modules/wavelet.py`; otherwise random.
+    wavelet: bool = False
+    #: `optimizers.generator.kind: muon`, for the convolutions; otherwise Adam for all.
+    muon: bool = False
+    #: `optimizers.generator.lr`: at its highest. Large batches bear twice that.
     lr: float = 5e-4
+    #: `optimizers.generator.outer`: share of it for what lies around the residual blocks. What
+    #: begins as a wavelet transform passes pictures on already, and is soon spoilt.
+    outer: float = 1.0
     #: `optimizers.discriminator.lr`
     discriminator_lr: float = 1e-4
     #: `discriminator.ndf` and `discriminator.n_layers`
@@ -83,6 +95,10 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
     published = "hole_l1" not in losses
     base = LossWeights()
     hole = losses.get("hole_l1") or {}
+    decibels = losses.get("decibels") or {}
+    begins = str(_section(config, "initialisation").get("kind", "random"))
+    if begins not in ("random", "wavelet"):
+        raise ConfigError(f"initialisation.kind = {begins!r}: 'random' or 'wavelet' is needed")
     adversarial = losses.get("adversarial") or {}
     matching = losses.get("feature_matching") or {}
     if adversarial.get("kind", "r1") != "r1":
@@ -94,6 +110,9 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         known=_number(losses, "l1", "weight_known", base.known),
         hole=_number(losses, "hole_l1", "weight", base.hole),
         hole_final=float(hole.get("final", min(base.hole_final, hole.get("weight", 1e9)))),
+        decibels=float(decibels.get("weight", base.decibels)),
+        floor=float(decibels.get("floor", base.floor)),
+        floor_final=float(decibels.get("final", base.floor_final)),
         gradient=_number(losses, "gradient", "weight", base.gradient),
         spectrum=_number(losses, "spectrum", "weight", base.spectrum),
         chroma=_number(losses, "chroma", "weight", base.chroma),
@@ -123,7 +142,10 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
     return Settings(
         recipe=recipe,
         losses=weights,
+        wavelet=begins == "wavelet",
+        muon=(optimizers.get("generator") or {}).get("kind") == "muon",
         lr=_optimizer(optimizers, "generator", 1e-3 if large else Settings.lr),
+        outer=_number(optimizers, "generator", "outer", 0.2 if begins == "wavelet" else 1.0),
         discriminator_lr=_optimizer(optimizers, "discriminator", Settings.discriminator_lr),
         ndf=int(discriminator.get("ndf", Settings.ndf)),
         n_layers=int(discriminator.get("n_layers", Settings.n_layers)),
@@ -132,7 +154,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
             {"normalisation": _section(config, "normalisation")},
             "normalisation",
             "batch_until",
-            1.0 if large else 0.0 if given else 0.1,
+            0.0 if begins == "wavelet" else 1.0 if large else 0.0 if given else 0.1,
         ),
         validation_side=512 if cuda else 256,
     )
@@ -163,9 +185,10 @@ def _number(sections: Mapping[str, Any], section: str, name: str, default: float
 
 
 def _optimizer(optimizers: Mapping[str, Any], name: str, default: float) -> float:
-    section = optimizers.get(name) or {}
-    if section.get("kind", "adam") != "adam":
-        raise ConfigError(f"optimizers.{name}.kind = {section['kind']!r}: only 'adam' is there")
+    kind = (optimizers.get(name) or {}).get("kind", "adam")
+    known = ("adam", "muon") if name == "generator" else ("adam",)
+    if kind not in known:
+        raise ConfigError(f"optimizers.{name}.kind = {kind!r}: {' or '.join(known)} is needed")
     return _number(optimizers, name, "lr", default)
 
 
