@@ -156,7 +156,10 @@ class LaMa:
     @property
     def half_fallbacks(self) -> int:
         """Pictures computed again in float32 so far, because half precision overflowed."""
-        return int(self._model.half_fallbacks)
+        from lama.saicinpainting.training.modules.precision import half_dtype
+
+        dtype = half_dtype(self.device, self._use_half)
+        return self._inference.engine_of(self._model, self.device, dtype).half_fallbacks
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
         return halving(self._inpaint, batch, self._check_device)
