@@ -1,9 +1,13 @@
-"""The stub worker, whose claiming loop comes to a stop while the file STUB_STALL exists."""
+"""The stub worker, whose claiming loop comes to a stop while the file STUB_STALL exists.
+
+Such a loop counts as dead after STUB_STALE_S seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ async def stalling(self: BatchSource) -> Any:
 
 
 if __name__ == "__main__":
+    sys.modules["core.telemetry.watch"].STALE_S = float(os.environ["STUB_STALE_S"])
     BatchSource._fill = stalling  # type: ignore[method-assign]
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
