@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from core.batches import BatchSource
 from core.config import load_settings
 from core.service import serve
-from core.telemetry import configure_logging
+from core.telemetry import configure_logging, record
 from tests.stub.worker import StubNetwork
 
 STALL = Path(os.environ["STUB_STALL"])
@@ -28,7 +27,7 @@ async def stalling(self: BatchSource) -> Any:
 
 
 if __name__ == "__main__":
-    sys.modules["core.telemetry.watch"].STALE_S = float(os.environ["STUB_STALE_S"])
+    record.STALE_S = float(os.environ["STUB_STALE_S"])  # type: ignore[misc]
     BatchSource._fill = stalling  # type: ignore[method-assign]
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)

@@ -11,7 +11,7 @@ import redis
 
 from core.admin.sampler import REDIS_TIMEOUT_S
 from core.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
-from core.telemetry.watch import STALE_S, Phase, Watch
+from core.telemetry.record import STALE_S, Phase, Watch
 from demo.redis_server import RedisServer
 from tests.admin import Admin
 from tests.conftest import ROOT, StartWorker, wait_until
