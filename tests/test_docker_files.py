@@ -148,6 +148,13 @@ def test_compose_stops_a_worker_later_than_the_worker_stops_itself(
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > grace_s
 
 
+def test_compose_shows_the_admin_port_to_its_own_host_only(services: dict[str, Any]) -> None:
+    port = Settings.model_fields["admin_port"].default
+    assert services["worker"]["ports"] == [f"127.0.0.1:${{STATUS_PORT:-{port}}}:{port}"]
+    assert services["worker-cpu"]["ports"] == services["worker"]["ports"]
+    assert f"EXPOSE {port}\n" in (ROOT / "Dockerfile").read_text()
+
+
 def test_compose_gives_every_worker_the_hosts_shared_memory(services: dict[str, Any]) -> None:
     assert services["worker"]["ipc"] == services["worker-cpu"]["ipc"] == "host"
 
