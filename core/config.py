@@ -11,7 +11,7 @@ import re
 import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -148,6 +148,12 @@ class Settings(BaseSettings):
     )
     inference_timeout_s: Number = Field(
         120, gt=0, description="seconds after which a batch counts as hung and the process exits"
+    )
+
+    inpaint_region: Literal["full", "content", "mask"] = Field(
+        "full",
+        description="what the network is shown: full canvas, content without its padding, or mask: "
+        "windows about the holes",
     )
 
     # What a hole is, and what becomes of the rest.

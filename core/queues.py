@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from core import __version__, keys
 from core.config import Delivery, Settings
@@ -28,6 +28,7 @@ from core.errors import JobError, RedisUnsuitable
 from core.faults import Fault, reach
 from core.identity import Identity
 from core.keys import Kind
+from core.pipelining import Pipelined
 from core.telemetry import watch
 from core.waiter import SHORT_BLOCK_S, Waiter
 
@@ -60,6 +61,7 @@ class Queues:
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self._held: Counter[Claim] = Counter()
         self._scripts = load_scripts(self._redis)
+        self._pipelined = Pipelined(self._redis)
 
     # -- the server -------------------------------------------------------------------------
 
@@ -136,11 +138,6 @@ class Queues:
     async def take(self, kind: Kind, count: int) -> list[Claim]:
         """Up to `count` jobs that are in the queue now."""
         return self._hold(kind, await self._take(kind, count))
-
-    async def wait_for(self, kind: Kind, timeout_s: float) -> list[Claim]:
-        """One job of a kind, or none if none arrives within `timeout_s`."""
-        payload = await self._block(kind, timeout_s)
-        return self._hold(kind, [] if payload is None else [payload])
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
         """A job of either kind as soon as there is one; none after a while or `unblock()`.
@@ -234,7 +231,7 @@ class Queues:
     async def cleaned(self, claim: Claim) -> None:
         """Drop a committed job whose inputs have been unlinked."""
         key = keys.cleanup(self.identity.worker)
-        await self.link.insist(lambda: self._redis.lrem(key, 1, cast(str, claim.payload)))
+        await self.link.insist(lambda: self._pipelined("LREM", key, 1, claim.payload))
 
     async def fail(
         self, claim: Claim, error: JobError, attempts: int, request: tuple[str, str] | None
@@ -315,7 +312,16 @@ class Queues:
     async def _run(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
         script = self._scripts[name]
         arguments = ["1" if self.fenced else "0", *arguments]
-        return await self.link.insist(lambda: script(key_list, arguments))
+
+        async def evaluate() -> Any:
+            try:
+                return await self._pipelined(
+                    "EVALSHA", script.sha, len(key_list), *key_list, *arguments
+                )
+            except NoScriptError:  # a server that was restarted, or has never had it
+                return await script(key_list, arguments)
+
+        return await self.link.insist(evaluate)
 
     def _hold(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
         claims = [Claim(kind, payload) for payload in payloads]

@@ -24,7 +24,7 @@ from core.queues import Queues, open_queues
 from core.recovery import Recovery
 from core.stages import Network
 from core.telemetry import tracing, watch
-from core.telemetry.watch import Phase
+from core.telemetry.record import Phase
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -121,9 +122,12 @@ class LaMa:
         """Load the configured weights; raises ModelUnavailable with one clear sentence."""
         import torch
 
+        from lama import regions
         from lama.bin import inference
 
         self._inference = inference
+        self._regions = regions
+        self._region = settings.inpaint_region
         self._use_half = settings.use_fp16
         self._threshold = settings.mask_threshold
         self._wants_cuda = settings.use_cuda
@@ -142,24 +146,23 @@ class LaMa:
             ) from error
 
     def describe(self) -> str:
-        """Device and precision, for the log."""
+        """Device, precision and what the network is shown, for the log."""
         from lama.saicinpainting.training.modules.precision import half_dtype
 
         dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
-        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}"
+        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}, {self._region}"
 
     @property
     def half_fallbacks(self) -> int:
         """Pictures computed again in float32 so far, because half precision overflowed."""
-        return int(self._model.half_fallbacks)
+        from lama.saicinpainting.training.modules.precision import half_dtype
+
+        dtype = half_dtype(self.device, self._use_half)
+        return self._inference.engine_of(self._model, self.device, dtype).half_fallbacks
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        return halving(
-            lambda part: self._infer([one.image for one in part], [one.mask for one in part]),
-            batch,
-            self._check_device,
-        )
+        return halving(self._inpaint, batch, self._check_device)
 
     def layout(self) -> str:
         """The network's size, for people."""
@@ -190,7 +193,18 @@ class LaMa:
                     "stays in the processing list"
                 ) from error
 
-    def _infer(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+    def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture]:
+        pictures: list[Picture] = self._regions.inpaint(
+            self._infer,
+            [one.image for one in batch],
+            [one.mask for one in batch],
+            self._region,
+            [one.job.padding for one in batch],
+            self._threshold,
+        )
+        return pictures
+
+    def _infer(self, images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:
         pictures: list[Picture] = self._inference.batch_inference(
             images_np=images,
             masks_np=masks,
@@ -213,12 +227,13 @@ class Finisher:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
         restored = restore_from_padding(picture, job.padding, job.original_size)
-        result: Picture = np.ascontiguousarray(restored[..., ::-1])  # RGB to BGR
-        if loaded.original is None:
-            return result
-        hole = restore_from_padding(loaded.mask, job.padding, job.original_size) > self._threshold
-        composite: Picture = np.where(hole[..., None], result, loaded.original)
-        return composite
+        # NumPy takes forty times as long to turn channels around.
+        result: Picture = np.asarray(cv2.cvtColor(restored, cv2.COLOR_RGB2BGR), np.uint8)
+        if loaded.original is not None:
+            mask = restore_from_padding(loaded.mask, job.padding, job.original_size)
+            kept = (mask <= self._threshold).view(np.uint8)
+            cv2.copyTo(loaded.original, kept, result)
+        return result
 
     def before(self, loaded: Loaded) -> Picture:
         """The same picture as it came: BGR, `original_size` × 3."""

@@ -27,8 +27,8 @@ from core.config import Settings
 from core.keys import Kind
 from core.overview import shm_use
 from core.telemetry import Watch
+from core.telemetry.record import Phase
 from core.telemetry.tallies import DURATIONS, SIZES, Histogram
-from core.telemetry.watch import Phase
 
 OUTCOMES: Final = ("done", "retried", "dead", "lost")
 

@@ -21,7 +21,7 @@ from core.dead import DeadJob, DeadList
 from core.overview import shm_use
 from core.redis_url import without_password
 from core.telemetry import Watch
-from core.telemetry.watch import Phase
+from core.telemetry.record import Phase
 
 #: Entries of the dead list on the page; the command line shows all.
 DEAD_SHOWN: Final = 50

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from lama.engine import Engine
 from lama.padding import pad, padded_side, restore_from_padding
 from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import (
@@ -64,43 +67,37 @@ def batch_inference(
         if hole.any():
             height, width = hole.shape
             groups[padded_side(height, unit), padded_side(width, unit)].append(index)
-    # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
-    one_by_one = torch.device(device).type == "cpu"
-    dtype = half_dtype(device, use_fp16)
+    engine = engine_of(model, device, half_dtype(device, use_fp16))
     for size, group in groups.items():
-        for batch in [[index] for index in group] if one_by_one else [group]:
-            pictures = np.stack([pad(results[index], size) for index in batch])
-            masks = np.stack([pad(holes[index], size) for index in batch])
-            fills = _run(model, pictures, masks, torch.device(device), dtype)
-            for index, fill in zip(batch, fills, strict=True):
-                if fill is None:
-                    raise FloatingPointError(
-                        f"images_np[{index}]: the network's output is not finite, in float32 "
-                        "either; use other weights"
-                    )
-                hole = holes[index]
-                results[index][hole] = fill[: hole.shape[0], : hole.shape[1]][hole]
+        pictures = np.stack([pad(results[index], size) for index in group])
+        padded = np.stack([pad(holes[index], size) for index in group])
+        fills = engine.fill(pictures, padded)
+        for index, fill in zip(group, fills, strict=True):
+            if fill is None:
+                raise FloatingPointError(
+                    f"images_np[{index}]: the network's output is not finite, in float32 "
+                    "either; use other weights"
+                )
+            height, width = holes[index].shape
+            results[index] = np.ascontiguousarray(fill[:height, :width])
     return results
 
 
-def _run(
-    model: InpaintingModel,
-    pictures: np.ndarray,
-    masks: np.ndarray,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> list[np.ndarray | None]:
-    """uint8 B×H×W×3 and bool B×H×W to uint8 H×W×3 fills; None where one isn't finite."""
-    # B, H, W, 3 bytes -> B, 3, H, W in [0, 1]; bytes travel to the device, not floats
-    image = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255
-    # B, H, W -> B, 1, H, W
-    mask = torch.from_numpy(masks).to(device).unsqueeze(1).float()
-    predicted = model.predict(image, mask, dtype)
-    finite = torch.isfinite(predicted).flatten(1).all(dim=1).tolist()
-    # B, 3, H, W -> B, H, W, 3
-    scaled = (predicted * 255).round_().clamp_(0, 255).permute(0, 2, 3, 1)
-    fills = scaled.to(torch.uint8).cpu().numpy()
-    return [fill if ok else None for fill, ok in zip(fills, finite, strict=True)]
+#: Each model's engines; they go when it goes.
+_engines: weakref.WeakKeyDictionary[
+    InpaintingModel, dict[tuple[torch.device, torch.dtype], Engine]
+] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def engine_of(model: InpaintingModel, device: str | torch.device, dtype: torch.dtype) -> Engine:
+    """The model's engine for `device` and `dtype`, made when it is first asked for."""
+    key = torch.device(device), dtype
+    with _making:
+        engines = _engines.setdefault(model, {})
+        if key not in engines:
+            engines[key] = Engine(model.generator, *key)
+        return engines[key]
 
 
 def _checked_holes(

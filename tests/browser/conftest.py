@@ -26,9 +26,12 @@ ARGUMENTS = (
 OWN_ADDRESSES = tuple(f"http://{name}:" for name in ("localhost", "127.0.0.1", gethostname()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A browser; without one, tests that need it are skipped, but not in CI."""
+    """A browser; without one, tests that need it are skipped, but not in CI.
+
+    Not for the whole session: while it is there, the main thread has an event loop that runs.
+    """
     program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if program is None:
         if os.environ.get("CI"):

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis
 
+from core.config import Settings
+from core.identity import identity_in
 from demo.redis_server import RedisServer
 from tests.conftest import ROOT, StartWorker, segments
 from tests.core.commands.test_commands import command
@@ -144,7 +146,8 @@ def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(
     start_worker()
     (key,) = client.keys("inpainting:worker:*")
     beat = json.loads(client.get(key)) | {"namespace": "elsewhere"}
-    client.set(key.replace(b"inpainting:worker:", b"inpainting:worker:far-"), json.dumps(beat))
+    far = identity_in(Settings(redis_url=server.url), "elsewhere").worker
+    client.set(f"inpainting:worker:{far}", json.dumps(beat))
     _, found = findings("shm", REDIS_URL=server.url)
     assert "see another shared memory" in only(found, "warning")["message"]
     assert "{host}" in only(found, "warning")["mend"]

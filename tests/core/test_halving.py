@@ -137,7 +137,7 @@ network = LaMa(settings)
 def one(side):
     mask = np.zeros((side, side), np.uint8)
     mask[:8, :8] = 255
-    job = SimpleNamespace(request_id=str(side))
+    job = SimpleNamespace(request_id=str(side), padding=(0, 0, 0, 0))
     return SimpleNamespace(job=job, image=np.zeros((side, side, 3), np.uint8), mask=mask)
 
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

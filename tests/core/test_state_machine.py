@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import redis
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
@@ -625,6 +626,7 @@ class Delivery(RuleBasedStateMachine):
         assert left <= {"worker", "workers"}
 
 
+@pytest.mark.timeout(0 if "STATE_MACHINE_EXAMPLES" in os.environ else 240)
 def test_whatever_happens_no_job_no_result_and_no_segment_is_lost(
     server: RedisServer, shm_baseline: None
 ) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from core.telemetry.logs import JsonFormatter, OneLineFormatter, about
+from core.telemetry.spans import Tracing
 from core.telemetry.tallies import Durations, Histogram, History
-from core.telemetry.tracing import Tracing
 from tests.conftest import ROOT, StartWorker, wait_until
 from tests.pipeline import Pipeline, page
 

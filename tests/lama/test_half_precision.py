@@ -7,10 +7,9 @@ import logging
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lama.bin import inference
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.bin.inference import batch_inference, engine_of, load_lama_model
 from lama.saicinpainting.training.modules import precision
 from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from tests.lama import tiny
@@ -34,23 +33,14 @@ def overflowing_model():
     return model
 
 
-@needs_bfloat16
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.bfloat16, marks=needs_bfloat16), torch.float16]
+)
 @pytest.mark.parametrize(("name", "index"), tiny.SAMPLES)
-def test_bfloat16_stays_within_50_decibels_of_the_original(golden_models, name, index):
+def test_half_precision_stays_within_50_decibels_of_the_original(golden_models, name, index, dtype):
     sample = tiny.golden_sample(name, index)
-    batch = tiny.as_batch((sample["image"], sample["mask"]))
-    predicted = golden_models[name].predict(batch["image"], batch["mask"], torch.bfloat16)
-    hole = sample["mask"] > 0
-    assert tiny.decibels(tiny.as_picture(predicted[0]), sample["predicted"], hole) >= 50
-
-
-@pytest.mark.parametrize(("name", "index"), [("blocks2-ngf16", 0), ("blocks9-ngf8", 0)])
-def test_float16_stays_within_50_decibels_of_the_original(golden_models, name, index):
-    sample = tiny.golden_sample(name, index)
-    batch = tiny.as_batch((sample["image"], sample["mask"]))
-    predicted = golden_models[name].predict(batch["image"], batch["mask"], torch.float16)
-    hole = sample["mask"] > 0
-    assert tiny.decibels(tiny.as_picture(predicted[0]), sample["predicted"], hole) >= 50
+    predicted = tiny.engine_output(golden_models[name], sample["image"], sample["mask"], dtype)
+    assert tiny.decibels(predicted, sample["predicted"], sample["mask"] > 0) >= 50
 
 
 @needs_bfloat16
@@ -63,60 +53,49 @@ def test_use_fp16_fills_the_same_hole_on_a_cpu(golden_models):
     assert np.abs(half.astype(int) - exact).max() <= 2
 
 
-def test_batch_norms_and_fourier_units_stay_float32():
-    twin = precision.half_copy(tiny.tiny_generator(), torch.bfloat16)
-    for name, module in twin.named_modules():
-        if isinstance(module, nn.BatchNorm2d) or name.endswith("fu.conv_layer"):
-            assert module.weight.dtype == torch.float32, name
-        elif isinstance(module, nn.Conv2d) and name != "model.18":
-            assert module.weight.dtype == torch.bfloat16, name
-
-
-def test_half_makes_one_twin_and_leaves_the_float32_weights_alone():
-    model = tiny.tiny_model()
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    assert model.half(torch.bfloat16) is model
-    twins = dict(model._twins)
-    assert len(twins) == 1
-    batch = tiny.as_batch((tiny.picture(16, 16), tiny.box_mask(16, 16)))
-    for _ in range(2):
-        model.predict(batch["image"], batch["mask"], torch.bfloat16)
-    assert model._twins == twins
-    after = model.state_dict()
-    assert set(after) == set(before)
-    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
-    assert all(after[key].dtype == tensor.dtype for key, tensor in before.items())
-
-
 def test_an_overflow_is_computed_again_in_float32(float16_on_cpu, caplog):
     model = overflowing_model()
     image, mask = np.full((24, 24, 3), 255, np.uint8), tiny.box_mask(24, 24)
     with caplog.at_level(logging.WARNING):
         (result,) = batch_inference([image], [mask], model, {}, "cpu", True)
-    assert model.half_fallbacks == 1
+    assert engine_of(model, "cpu", torch.float16).half_fallbacks == 1
     assert "1 of 1 pictures overflowed in torch.float16" in caplog.text
     exact = model.predict(**tiny.as_batch((image, mask)))
     expected = (tiny.as_picture(exact[0]) * 255).round().astype(np.uint8)
     assert np.array_equal(result[mask > 0], expected[mask > 0])
 
 
-def test_only_the_pictures_that_overflow_are_computed_again():
+@pytest.mark.parametrize("whole", [False, True])
+def test_only_the_pictures_that_overflow_are_computed_again(monkeypatch, whole):
     model = overflowing_model()
     mask = tiny.box_mask(24, 24)
     black, bright = np.zeros((24, 24, 3), np.uint8), np.full((24, 24, 3), 255, np.uint8)
-    batch = tiny.as_batch((black, mask), (bright, mask), (black, mask))
-    predicted = model.predict(**batch, dtype=torch.float16)
-    assert model.half_fallbacks == 1
-    assert torch.isfinite(predicted).all()
-    exact = model.predict(**batch)
-    assert (predicted[1] - exact[1]).abs().max() <= 1e-4
-    assert not torch.equal(predicted[0], exact[0])
+    engine = engine_of(model, "cpu", torch.float16)
+    if whole:
+        # What CUDA does with a batch
+        monkeypatch.setattr(engine, "_by_windows", False)
+    pictures, holes = np.stack([black, bright, black]), np.stack([mask > 0] * 3)
+    results = engine.fill(pictures, holes)
+    assert engine.half_fallbacks == 1
+    (exact,) = batch_inference([bright], [mask], model, {}, "cpu", False)
+    assert np.array_equal(results[1], exact)
+    assert np.array_equal(results[0], results[2])
 
 
 def test_without_an_overflow_nothing_is_counted(float16_on_cpu):
     model = tiny.tiny_model()
     batch_inference([tiny.picture(16, 16)], [tiny.box_mask(16, 16)], model, {}, "cpu", True)
-    assert model.half_fallbacks == 0
+    assert engine_of(model, "cpu", torch.float16).half_fallbacks == 0
+
+
+def test_the_reference_network_stays_as_it_is(float16_on_cpu):
+    model = tiny.tiny_model()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    batch_inference([tiny.picture(16, 16)], [tiny.box_mask(16, 16)], model, {}, "cpu", True)
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert all(after[key].dtype == tensor.dtype for key, tensor in before.items())
 
 
 @pytest.mark.parametrize(
@@ -155,12 +134,10 @@ def test_cuda_agrees_with_the_original_in_both_precisions(name):
     model, _ = load_lama_model(folder / "config.yaml", folder / "models" / "best.ckpt", "cuda")
     for index in (i for n, i in tiny.SAMPLES if n == name):
         sample = tiny.golden_sample(name, index)
-        batch = tiny.as_batch((sample["image"], sample["mask"]))
-        image, mask = batch["image"].cuda(), batch["mask"].cuda()
-        hole = sample["mask"] > 0
-        exact = tiny.as_picture(model.predict(image, mask)[0].cpu())
+        pair, hole = (sample["image"], sample["mask"]), sample["mask"] > 0
+        exact = tiny.engine_output(model, *pair, torch.float32, "cuda")
         assert np.abs(exact - sample["predicted"]).max() <= 1e-4
-        half = tiny.as_picture(model.predict(image, mask, torch.float16)[0].cpu())
+        half = tiny.engine_output(model, *pair, torch.float16, "cuda")
         assert tiny.decibels(half, sample["predicted"], hole) >= 50
 
 

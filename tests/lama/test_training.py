@@ -193,6 +193,8 @@ def test_small_batches_take_running_statistics_and_leave_them_as_they_are():
     assert read_settings(config, CPU, given=True).batch_until == 0
     assert 0 < read_settings(config, CPU).batch_until < 1
     config.merge_with_dotlist(["data.batch_size=32"])
+    assert read_settings(config, CPU).batch_until < 1, "of the largest crops it has but a few"
+    config.merge_with_dotlist(["data.sides=[96]"])
     assert read_settings(config, CPU).batch_until == 1
     trainer = new_trainer(LossWeights(adversarial=0, features=0), batch_until=0.5)
     images, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)

@@ -12,6 +12,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from lama.bin.inference import engine_of
+from lama.engine.engine import as_pixels
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, GeneratorConfig
 from lama.saicinpainting.training.trainers import InpaintingModel
 
@@ -89,6 +91,16 @@ def as_batch(*pairs: tuple[np.ndarray, np.ndarray]) -> dict[str, Tensor]:
 def as_picture(tensor: Tensor) -> np.ndarray:
     """3×H×W to H×W×3."""
     return tensor.permute(1, 2, 0).numpy()
+
+
+def engine_output(
+    model: InpaintingModel, image: np.ndarray, mask: np.ndarray, dtype: torch.dtype, device="cpu"
+) -> np.ndarray:
+    """What the engine paints, inside the hole and outside: H×W×3 float32 in [0, 1]."""
+    engine = engine_of(model, device, dtype)
+    pixels = as_pixels(image[None], (mask > 0)[None]).to(device)
+    with torch.no_grad():
+        return torch.sigmoid(engine.network.logits(pixels).float())[0].cpu().numpy()
 
 
 def decibels(one: np.ndarray, other: np.ndarray, hole: np.ndarray) -> float:

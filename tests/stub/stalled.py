@@ -1,4 +1,7 @@
-"""The stub worker, whose claiming loop comes to a stop while the file STUB_STALL exists."""
+"""The stub worker, whose claiming loop comes to a stop while the file STUB_STALL exists.
+
+Such a loop counts as dead after STUB_STALE_S seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 from core.batches import BatchSource
 from core.config import load_settings
 from core.service import serve
-from core.telemetry import configure_logging
+from core.telemetry import configure_logging, record
 from tests.stub.worker import StubNetwork
 
 STALL = Path(os.environ["STUB_STALL"])
@@ -24,6 +27,7 @@ async def stalling(self: BatchSource) -> Any:
 
 
 if __name__ == "__main__":
+    record.STALE_S = float(os.environ["STUB_STALE_S"])  # type: ignore[misc]
     BatchSource._fill = stalling  # type: ignore[method-assign]
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)

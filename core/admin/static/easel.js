@@ -28,19 +28,34 @@ export function madeUp() {
   const mask = h("canvas", { width: 720, height: 420 });
   const pen = picture.getContext("2d");
   const sky = pen.createLinearGradient(0, 0, 720, 420);
-  for (const [stop, shade] of [[0, "#20456f"], [0.5, "#6f8fb5"], [1, "#f0c9a0"]]) sky.addColorStop(stop, shade);
+  for (const [stop, shade] of [
+    [0, "#20456f"],
+    [0.5, "#6f8fb5"],
+    [1, "#f0c9a0"],
+  ])
+    sky.addColorStop(stop, shade);
   pen.fillStyle = sky;
   pen.fillRect(0, 0, 720, 420);
   for (let hill = 0; hill < 4; hill += 1) {
     pen.fillStyle = ["#3d5a73", "#2f4a5c", "#243a46", "#182a31"][hill];
     pen.beginPath();
     pen.moveTo(0, 420);
-    for (let x = 0; x <= 720; x += 8) pen.lineTo(x, 250 + 42 * hill + 26 * Math.sin(x / (70 + 22 * hill) + 2 * hill) + 10 * Math.sin(x / 23 + hill));
+    for (let x = 0; x <= 720; x += 8)
+      pen.lineTo(
+        x,
+        250 +
+          42 * hill +
+          26 * Math.sin(x / (70 + 22 * hill) + 2 * hill) +
+          10 * Math.sin(x / 23 + hill),
+      );
     pen.lineTo(720, 420);
     pen.fill();
   }
   const brush = mask.getContext("2d");
-  const lines = [["SUMMER SALE", 150, 84], ["everything must go", 225, 38]];
+  const lines = [
+    ["SUMMER SALE", 150, 84],
+    ["everything must go", 225, 38],
+  ];
   for (const [text, y, size] of lines) {
     for (const one of [pen, brush]) {
       one.font = `700 ${size}px system-ui, sans-serif`;
@@ -59,7 +74,9 @@ export class Easel {
   constructor(picture, mask = null) {
     this.picture = picture;
     this.rubbing = false;
-    this.brush = Math.round(Math.min(120, Math.max(12, Math.min(picture.width, picture.height) / 14)));
+    this.brush = Math.round(
+      Math.min(120, Math.max(12, Math.min(picture.width, picture.height) / 14)),
+    );
     this.layer = h("canvas", { className: "mask", width: picture.width, height: picture.height });
     this.pen = this.layer.getContext("2d", { willReadFrequently: true });
     this.undos = [];
@@ -68,17 +85,23 @@ export class Easel {
     if (mask) this.paste(mask);
     this.layer.addEventListener("pointerdown", (event) => this.down(event));
     this.layer.addEventListener("pointermove", (event) => this.move(event));
-    for (const end of ["pointerup", "pointercancel"]) this.layer.addEventListener(end, () => { this.last = null; });
+    for (const end of ["pointerup", "pointercancel"])
+      this.layer.addEventListener(end, () => {
+        this.last = null;
+      });
   }
 
   /** Takes a mask file over: what is not black in it is a hole. */
   take(mask) {
     if (mask.width !== this.picture.width || mask.height !== this.picture.height) {
-      throw new Error(`The mask is ${mask.width}×${mask.height}, the picture ${this.picture.width}×${this.picture.height}: they must have the same size.`);
+      throw new Error(
+        `The mask is ${mask.width}×${mask.height}, the picture ${this.picture.width}×${this.picture.height}: they must have the same size.`,
+      );
     }
     const pixels = mask.getContext("2d").getImageData(0, 0, mask.width, mask.height);
     for (let i = 0; i < pixels.data.length; i += 4) {
-      pixels.data[i + 3] = Math.max(pixels.data[i], pixels.data[i + 1], pixels.data[i + 2]) > 0 ? 255 : 0;
+      pixels.data[i + 3] =
+        Math.max(pixels.data[i], pixels.data[i + 1], pixels.data[i + 2]) > 0 ? 255 : 0;
     }
     const holes = h("canvas", { width: mask.width, height: mask.height });
     holes.getContext("2d").putImageData(pixels, 0, 0);

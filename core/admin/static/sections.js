@@ -48,10 +48,21 @@ function tiles({ overview, worker, shm, history, device_memory: device }) {
   if (median !== undefined) median_s = median;
   some.splice(4, 0, ["Median per job", seconds(median_s)]);
   if (device.reserved) some.push(["GPU memory", ...bytes(device.reserved)]);
-  put($("tiles"), some, () => some.map(([label, value, unit = "", alert = false]) =>
-    h("div", { className: alert ? "tile alert" : "tile" },
-      h("div", { className: "label" }, label),
-      h("div", { className: "value" }, String(value), unit && h("span", { className: "unit" }, unit)))));
+  put($("tiles"), some, () =>
+    some.map(([label, value, unit = "", alert = false]) =>
+      h(
+        "div",
+        { className: alert ? "tile alert" : "tile" },
+        h("div", { className: "label" }, label),
+        h(
+          "div",
+          { className: "value" },
+          String(value),
+          unit && h("span", { className: "unit" }, unit),
+        ),
+      ),
+    ),
+  );
 }
 let median_s = null;
 
@@ -60,9 +71,11 @@ let median_s = null;
 function dead({ dead: jobs, may, overview }) {
   const total = overview?.dead ?? 0;
   const more = total > jobs.length ? `the latest ${jobs.length} of ${total}; ` : "";
-  const how = may.change ? "a retry starts with all its tries"
-    : may.token_is_set ? "unlock the page to retry or discard them"
-    : "set ADMIN_TOKEN to retry or discard them here, or use: python worker.py dead";
+  const how = may.change
+    ? "a retry starts with all its tries"
+    : may.token_is_set
+      ? "unlock the page to retry or discard them"
+      : "set ADMIN_TOKEN to retry or discard them here, or use: python worker.py dead";
   $("dead-hint").textContent = jobs.length ? more + how : "";
   put($("dead-list"), [jobs, may.change], ([jobs, change]) => [deadTable(jobs, change)]);
 }
@@ -81,15 +94,27 @@ function deadTable(jobs, change) {
 }
 
 function deadButtons(job) {
-  const change = (what) => attempt(async () => {
-    const answer = await ask(`api/dead/${what}`, { ids: [job.id] });
-    if (answer.problems.length) throw new Error(answer.problems.join("; "));
+  const change = (what) =>
+    attempt(async () => {
+      const answer = await ask(`api/dead/${what}`, { ids: [job.id] });
+      if (answer.problems.length) throw new Error(answer.problems.join("; "));
+    });
+  const retry = h(
+    "button",
+    { className: "small", type: "button", title: job.refusal, disabled: Boolean(job.refusal) },
+    "Retry",
+  );
+  retry.addEventListener("click", () => {
+    retry.disabled = true;
+    change("retry");
   });
-  const retry = h("button", { className: "small", type: "button", title: job.refusal, disabled: Boolean(job.refusal) }, "Retry");
-  retry.addEventListener("click", () => { retry.disabled = true; change("retry"); });
   const discard = h("button", { className: "small danger", type: "button" }, "Discard");
   discard.addEventListener("click", () => {
-    if (discard.dataset.asked) { discard.disabled = true; change("discard"); return; }
+    if (discard.dataset.asked) {
+      discard.disabled = true;
+      change("discard");
+      return;
+    }
     discard.dataset.asked = "yes";
     discard.textContent = "Sure?";
   });
@@ -98,53 +123,96 @@ function deadButtons(job) {
 
 // -- lists --------------------------------------------------------------------------------------
 
-const failures = (rows) => table([
-  { name: "when", value: (row) => clock(row.at), kind: "tight" },
-  { name: "reason", value: (row) => tag(row.reason, row.dead ? "bad" : "wait") },
-  { name: "picture", value: (row) => row.image_id || code(row.request_id || "none") },
-  { name: "error", value: (row) => row.error },
-  { name: "try", value: (row) => `${row.attempts}${row.dead ? ", dead" : ""}`, kind: "number" },
-], rows, "No try has failed since the worker started.");
+const failures = (rows) =>
+  table(
+    [
+      { name: "when", value: (row) => clock(row.at), kind: "tight" },
+      { name: "reason", value: (row) => tag(row.reason, row.dead ? "bad" : "wait") },
+      { name: "picture", value: (row) => row.image_id || code(row.request_id || "none") },
+      { name: "error", value: (row) => row.error },
+      { name: "try", value: (row) => `${row.attempts}${row.dead ? ", dead" : ""}`, kind: "number" },
+    ],
+    rows,
+    "No try has failed since the worker started.",
+  );
 
-const batches = (rows) => table([
-  { name: "when", value: (row) => clock(row.at), kind: "tight" },
-  { name: "queue", value: (row) => row.kind },
-  { name: "done", value: (row) => `${row.delivered} of ${row.size}`, kind: "number" },
-  { name: "load", value: (row) => seconds(row.load_s), kind: "number" },
-  { name: "infer", value: (row) => seconds(row.infer_s), kind: "number" },
-  { name: "store", value: (row) => seconds(row.store_s), kind: "number" },
-  { name: "total", value: (row) => seconds(row.total_s), kind: "number" },
-], rows, "No batch yet.");
+const batches = (rows) =>
+  table(
+    [
+      { name: "when", value: (row) => clock(row.at), kind: "tight" },
+      { name: "queue", value: (row) => row.kind },
+      { name: "done", value: (row) => `${row.delivered} of ${row.size}`, kind: "number" },
+      { name: "load", value: (row) => seconds(row.load_s), kind: "number" },
+      { name: "infer", value: (row) => seconds(row.infer_s), kind: "number" },
+      { name: "store", value: (row) => seconds(row.store_s), kind: "number" },
+      { name: "total", value: (row) => seconds(row.total_s), kind: "number" },
+    ],
+    rows,
+    "No batch yet.",
+  );
 
-const workers = ([rows, me]) => table([
-  { name: "worker", value: (row) => h("span", {}, code(row.worker), row.worker === me ? " (this one)" : "") },
-  { name: "per minute", value: (row) => String(row.per_minute), kind: "number" },
-  { name: "done", value: (row) => String(row.done), kind: "number" },
-  { name: "in hand", value: (row) => String(row.processing), kind: "number" },
-  { name: "page", value: (row) => row.admin_port
-    ? h("a", { href: `//${location.hostname}:${row.admin_port}/` }, `:${row.admin_port}`) : "none" },
-], rows, "No worker is alive.");
+const workers = ([rows, me]) =>
+  table(
+    [
+      {
+        name: "worker",
+        value: (row) => h("span", {}, code(row.worker), row.worker === me ? " (this one)" : ""),
+      },
+      { name: "per minute", value: (row) => String(row.per_minute), kind: "number" },
+      { name: "done", value: (row) => String(row.done), kind: "number" },
+      { name: "in hand", value: (row) => String(row.processing), kind: "number" },
+      {
+        name: "page",
+        value: (row) =>
+          row.admin_port
+            ? h("a", { href: `//${location.hostname}:${row.admin_port}/` }, `:${row.admin_port}`)
+            : "none",
+      },
+    ],
+    rows,
+    "No worker is alive.",
+  );
 
 function gallery(previews) {
-  return previews.map((one) => h("figure", {},
-    compare(`api/preview?number=${one.number}&side=before`, `api/preview?number=${one.number}&side=after`, one.image_id),
-    h("figcaption", {}, `${clock(one.at)} · ${one.image_id}`)));
+  return previews.map((one) =>
+    h(
+      "figure",
+      {},
+      compare(
+        `api/preview?number=${one.number}&side=before`,
+        `api/preview?number=${one.number}&side=after`,
+        one.image_id,
+      ),
+      h("figcaption", {}, `${clock(one.at)} · ${one.image_id}`),
+    ),
+  );
 }
 
 function about({ worker, settings, now, overview, shm }) {
   const facts = [
-    ["model", worker.checkpoint], ["device", worker.model], ["version", worker.version],
-    ["up for", since(worker.started, now)], ["Redis", worker.redis],
+    ["model", worker.checkpoint],
+    ["device", worker.model],
+    ["version", worker.version],
+    ["up for", since(worker.started, now)],
+    ["Redis", worker.redis],
     ["queues", Object.values(overview?.queues ?? {}).join(", ")],
     ["not yet fetched", `${shm.results} results, ${bytes(shm.result_bytes).join(" ")}`],
     ["retried / dead / lost", `${worker.retried} / ${worker.dead} / ${worker.lost}`],
     ["float32 fallbacks", String(worker.half_fallbacks)],
     ["Redis reconnections", String(worker.reconnections)],
   ];
-  put($("about-list"), facts, () => facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-  put($("settings-list"), settings, () => table([
-    { name: "setting", value: (row) => code(row.name) },
-    { name: "value", value: (row) => code(row.value) },
-    { name: "default", value: (row) => code(row.default) },
-  ], settings, "None: all settings have their default."));
+  put($("about-list"), facts, () =>
+    facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  );
+  put($("settings-list"), settings, () =>
+    table(
+      [
+        { name: "setting", value: (row) => code(row.name) },
+        { name: "value", value: (row) => code(row.value) },
+        { name: "default", value: (row) => code(row.default) },
+      ],
+      settings,
+      "None: all settings have their default.",
+    ),
+  );
 }

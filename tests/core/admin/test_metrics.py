@@ -9,9 +9,17 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin import device
+from core.admin.metrics import Metrics
+from core.admin.sampler import Sampler
+from core.config import Settings
+from core.stages import LaMa
+from core.telemetry import Watch
+from lama.bin.inference import engine_of
+from lama.saicinpainting.training.modules.precision import half_dtype
 from tests.admin import Admin
 from tests.conftest import StartWorker, wait_until
 from tests.core.admin.test_health import PORT
+from tests.core.test_worker import MODEL
 from tests.pipeline import Pipeline, page
 
 KIND = ("long", "short")
@@ -105,6 +113,17 @@ def test_names_follow_the_conventions(start_worker: StartWorker, client: redis.R
         for sample in family.samples:
             counter = family.type == "counter"
             assert sample.name.endswith("_total") == counter, sample.name
+
+
+def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
+    settings = Settings(use_cuda=False, **{name.lower(): path for name, path in MODEL.items()})
+    network = LaMa(settings)
+    assert network.half_fallbacks == 0
+    dtype = half_dtype("cpu", settings.use_fp16)
+    engine_of(network._model, "cpu", dtype).half_fallbacks = 3
+    watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
+    text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
+    assert "inpainting_half_precision_fallbacks_total 3.0" in text
 
 
 class FakeCuda:

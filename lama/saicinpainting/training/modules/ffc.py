@@ -6,8 +6,8 @@ Module and parameter names are those of the published checkpoints.
 
 A feature map travels as a pair (local, global): the channels that ordinary convolutions see,
 and those that the Fourier unit sees, whose receptive field is the whole picture. A part that a
-layer doesn't have is None. Every tensor is B×C×H×W and float32; with the half-precision weights
-of `precision.half_copy`, the Fourier units and the sum over the residual blocks are still float32.
+layer doesn't have is None. Every tensor is B×C×H×W and float32; under autocast, the Fourier units
+and the sum over the residual blocks still are.
 """
 
 from __future__ import annotations

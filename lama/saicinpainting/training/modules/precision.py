@@ -1,17 +1,13 @@
-"""Which precision the network runs in, and the half-precision twin of a generator."""
+"""Which precision the network runs in."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-from .ffc import FFCResNetGenerator, FourierUnit
 
 #: Processor flags, in Linux's spelling, of hardware that multiplies bfloat16 (x86 and ARM).
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -51,31 +47,3 @@ def exact_float32() -> Iterator[None]:
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
-
-
-def half_copy(generator: FFCResNetGenerator, dtype: torch.dtype) -> nn.Module:
-    """A twin whose convolutions are `dtype`; the generator itself stays as it is.
-
-    Takes B×4×H×W float32 and returns logits, B×3×H×W: without the sigmoid, which would turn an
-    overflow into a black or white pixel that nobody notices. In float32 stay the batch norms, the
-    Fourier units (spectra leave float16's range), and for bfloat16 the last convolution, whose
-    inputs' rounding shows most: with it 57 dB against float32 on random weights, without it 61.
-    """
-    twin = copy.deepcopy(generator)
-    twin.model[-1] = nn.Identity()
-    kept: set[nn.Module] = {m.conv_layer for m in twin.modules() if isinstance(m, FourierUnit)}
-    if dtype == torch.bfloat16:
-        kept.add(twin.model[-2])
-    for module in twin.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            if module not in kept:
-                module.to(dtype)
-            module.register_forward_pre_hook(_cast_input)
-    # Tensor cores, and oneDNN on a CPU, want a pixel's channels side by side.
-    return twin.to(memory_format=torch.channels_last)  # type: ignore
-
-
-def _cast_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A convolution wants its input in the dtype of its weights."""
-    assert isinstance(module.weight, Tensor)
-    return (inputs[0].to(module.weight.dtype),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..modules.ffc import FFCResNetGenerator
-from ..modules.precision import exact_float32, half_copy
+from ..modules.precision import exact_float32
 from .checkpoints import STEM, first_few, read_generator_state
 from .config import generator_config, load_train_config
 from .errors import CheckpointError, ConfigError, MismatchError, UnsafeCheckpointError
@@ -27,63 +26,22 @@ __all__ = [
     "load_train_config",
 ]
 
-logger = logging.getLogger(__name__)
-
 
 class InpaintingModel(nn.Module):
-    """The generator with what goes in front of it and behind it. Inference only."""
+    """The generator with what goes in front of it and behind it, in float32. Inference only."""
 
     def __init__(self, generator: FFCResNetGenerator) -> None:
         super().__init__()
         self.generator = generator
-        #: Pictures computed again in float32 because half precision gave no finite output.
-        self.half_fallbacks = 0
-        # In a dict and so not a submodule: the twins are no part of the state dict.
-        self._twins: dict[tuple[torch.dtype, torch.device], nn.Module] = {}
-
-    def half(self, dtype: torch.dtype = torch.float16) -> InpaintingModel:
-        """Makes the half-precision twin now rather than at the first picture; returns self.
-
-        Unlike `nn.Module.half`, the float32 weights stay: they are the fallback.
-        """
-        self._twin(dtype)
-        return self
-
-    def _twin(self, dtype: torch.dtype) -> nn.Module:
-        key = (dtype, next(self.generator.parameters()).device)
-        if key not in self._twins:
-            self._twins[key] = half_copy(self.generator, dtype)
-        return self._twins[key]
 
     @torch.no_grad()
-    def predict(self, image: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def predict(self, image: Tensor, mask: Tensor) -> Tensor:
         """What the generator paints, B×3×H×W float32 in [0, 1], inside the hole and outside.
 
         `image` is B×3×H×W in [0, 1], `mask` B×1×H×W with 1 in the hole, both float32; H and W are
-        multiples of 8, at least 16. In half precision a picture whose output isn't finite is
-        computed again in float32.
+        multiples of 8, at least 16. `lama.engine` computes the same faster.
         """
         masked = torch.cat([image * (1 - mask), mask], dim=1)
-        if dtype == torch.float32:
-            return self._exact(masked)
-        channels_last = masked.contiguous(memory_format=torch.channels_last)
-        logits = self._twin(dtype)(channels_last).float()
-        predicted = torch.sigmoid(logits)
-        broken = ~torch.isfinite(logits).flatten(1).all(dim=1)
-        count = int(broken.sum())
-        if count:
-            self.half_fallbacks += count
-            logger.warning(
-                "%d of %d pictures overflowed in %s: computed again in float32, %d so far",
-                count,
-                len(broken),
-                dtype,
-                self.half_fallbacks,
-            )
-            predicted[broken] = self._exact(masked[broken])
-        return predicted
-
-    def _exact(self, masked: Tensor) -> Tensor:
         if masked.device.type == "cpu":
             # Half the time of the default layout on CPU; on CUDA it pays in half precision only.
             masked = masked.contiguous(memory_format=torch.channels_last)

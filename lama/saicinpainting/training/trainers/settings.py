@@ -81,9 +81,9 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
 
     `given` says that training begins with weights that have been trained before.
 
-    A batch of four pictures is too few for batch norms: their mean colour is taken out of all that
-    the network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known
-    part 0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
+    A few pictures are too few for batch norms: their mean colour is taken out of all that the
+    network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known part
+    0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
 
     The published weights of `adversarial` (10) and `feature_matching` (100) belong to the
     published mix with its perceptual terms; they are scaled by 0.03 and 0.01 where `losses` has no
@@ -124,7 +124,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         * (0.01 if published else 1.0),
     )
     sides = (data.get("train") or {}).get("out_size") or data.get("sides")
-    sides = sides or ([256, 256, 256, 384] if cuda else [128])
+    sides = sides or ([256, 256, 256, 384] if cuda else [96, 128, 160, 256])
     sides = [sides] if isinstance(sides, int) else list(sides)
     if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
         raise ConfigError(f"data.sides = {sides}: multiples of 8, at least 32, are needed")
@@ -138,7 +138,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         masks=tuple(shares.items()),
         smoothed=float(data.get("smoothed", Recipe.smoothed)),
     )
-    large = recipe.batch >= _LARGE_BATCH
+    large = recipe.pictures(max(sides)) >= _LARGE_BATCH
     return Settings(
         recipe=recipe,
         losses=weights,
@@ -193,9 +193,9 @@ def _optimizer(optimizers: Mapping[str, Any], name: str, default: float) -> floa
 
 
 def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
-    """Pictures that fit: on CUDA by its free memory, on a CPU four."""
+    """Pictures that fit: on CUDA by its free memory; on a CPU 16, which takes about a second."""
     if device.type != "cuda":
-        return 4
+        return 16
     free, _ = torch.cuda.mem_get_info(device)
     generator = _section(config, "generator")
     blocks, ngf = int(generator.get("n_blocks", 9)), int(generator.get("ngf", 64))

@@ -1,0 +1,37 @@
+"""A stand-in for the network: what is timed with it is everything else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from core.config import Settings
+from core.errors import TransientFailure
+from core.stages import LaMa, Loaded, Network, Picture
+
+#: Environment variable: milliseconds a picture that the stand-in takes, asleep, like a device that
+#: computes without the processor; unset for the real network.
+VARIABLE = "BENCHMARK_NETWORK_MS"
+
+
+class Identity:
+    """Gives every picture back as it came."""
+
+    def __init__(self, milliseconds: float) -> None:
+        self._seconds = milliseconds / 1000
+
+    def describe(self) -> str:
+        return f"identity, {self._seconds * 1000:g} ms a picture"
+
+    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
+        if self._seconds:
+            time.sleep(self._seconds * len(batch))
+        return [one.image for one in batch]
+
+
+def network(settings: Settings) -> Network:
+    """What the environment asks for."""
+    if milliseconds := os.environ.get(VARIABLE):
+        return Identity(float(milliseconds))
+    return LaMa(settings)

@@ -1,0 +1,19 @@
+"""The inference engine: the generator's arithmetic, arranged for the hardware.
+
+It is made from a loaded `FFCResNetGenerator`, which stays as it is and is the measure of
+correctness. A picture walks
+
+    engine.py    bytes in, bytes out; float32 again where half precision overflowed
+    network.py   encoder, residual blocks, decoder
+    fourier.py   the Fourier unit, two ways; which one is measured
+    layers.py    convolutions with bias, sum and ReLU in one go
+    folding.py   batch norms into the weights in front of them
+    windows.py   which parts of the decoder reach the hole
+
+Inside, a feature map is B×C×H×W in channels-last layout: a pixel's channels lie side by side, as
+matrix products want them.
+"""
+
+from .engine import Engine
+
+__all__ = ["Engine"]

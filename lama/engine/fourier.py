@@ -1,0 +1,207 @@
+"""The Fourier unit: a 1×1 convolution with ReLU over the spectrum, between two transforms.
+
+Two ways to transform, and which is faster depends on device, dtype and size, so it is measured:
+
+- `ByFFT`: torch's FFT. Always float32.
+- `ByProducts`: the DFT as matrix products. Dear in operations, but they run at the rate of the
+  matrix units, in half precision too, and leave the channels innermost.
+
+The products, for an H×W map, with h and w the frequencies of rows and columns: the reference
+takes w from 0 to W/2 and all h. As the map is real, T(-h) is the conjugate of T(h) after the first
+step (along H), so that h from 0 to H/2 says it all; the second step (along W) makes the rows h and
+-h of the spectrum out of it. The way back adds the two up again. The frequencies 0 and H/2, which
+are their own opposites, come twice, and count half on the way back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .folding import Affine
+from .layers import Conv
+
+#: Spectra leave float16's range; scaled like this they stay below 8 times the map's values.
+_HEADROOM = 8.0
+
+#: The way that isn't expected to win must be this much faster to be taken.
+_MARGIN = 1.15
+
+
+class Unit(Protocol):
+    """B×C×H×W channels-last to the same: x + FourierUnit(x)."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class ByFFT:
+    """Through torch.fft, in float32."""
+
+    def __init__(self, affine: Affine, device: torch.device) -> None:
+        self._conv = Conv(affine, device, torch.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        # B, C, H, W -> B, H, W, C
+        rows = x.permute(0, 2, 3, 1).float()
+        spectrum = torch.fft.rfft2(rows, dim=(1, 2), norm="ortho").contiguous()
+        # B, H, W//2+1, C complex -> B, H, W//2+1, C·(re, im) -> B, C·(re, im), H, W//2+1
+        parts = torch.view_as_real(spectrum).flatten(3).permute(0, 3, 1, 2)
+        parts = self._conv(parts).permute(0, 2, 3, 1)
+        spectrum = torch.view_as_complex(parts.reshape(*parts.shape[:3], -1, 2))
+        signal: Tensor = torch.fft.irfft2(spectrum, s=(height, width), dim=(1, 2), norm="ortho")
+        # B, H, W, C -> B, C, H, W
+        total = signal.add_(rows).to(x.dtype).contiguous()
+        return total.permute(0, 3, 1, 2)
+
+
+class ByProducts:
+    """Through matrix products, in the dtype of the rest."""
+
+    def __init__(
+        self, affine: Affine, matrices: Transforms, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._matrices = matrices
+        self._conv = Conv(_planar(affine, matrices.scale), device, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        m = self._matrices
+        rows = x.permute(0, 2, 3, 1)
+        picture = rows.reshape(batch, height, width * channels)
+        # B, H, W·C -> B, (h, re/im), W·C -> B·h, (re/im, W), C
+        half = _times(m.along_height, picture).view(-1, 2 * width, channels)
+        # -> B·h, (sign, w, re/im), C -> B, h·sign, w, re/im·C -> B, re/im·C, h·sign, w
+        spectrum = _times(m.along_width, half)
+        parts = spectrum.view(batch, -1, width // 2 + 1, 2 * channels).permute(0, 3, 1, 2)
+        parts = self._conv(parts).permute(0, 2, 3, 1)
+        # -> B·h, (sign, w, re/im), C -> B·h, (re/im, W), C -> B, (h, re/im), W·C
+        half = _times(m.back_along_width, parts.reshape(len(half), -1, channels))
+        half = half.view(batch, -1, width * channels)
+        # -> B, H, W·C, and the unit's input on top
+        total = _times(m.back_along_height, half, picture)
+        return total.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _times(matrix: Tensor, batch: Tensor, plus: Tensor | None = None) -> Tensor:
+    """M×K times B×K×N, plus B×M×N."""
+    if len(batch) == 1:
+        one = batch[0]
+        total = matrix @ one if plus is None else torch.addmm(plus[0], matrix, one)
+        return total.unsqueeze(0)
+    many = matrix.expand(len(batch), -1, -1)
+    return torch.bmm(many, batch) if plus is None else torch.baddbmm(plus, many, batch)
+
+
+class Transforms:
+    """The matrices of one size, which all units of a network share."""
+
+    def __init__(self, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
+        #: A power of two, beside the "ortho" norm, on the way there; divided by on the way back.
+        self.scale = 2.0 ** -max(0, round(math.log2(math.sqrt(height * width) / _HEADROOM)))
+        rows, columns = height // 2 + 1, width // 2 + 1
+
+        def place(matrix: Tensor) -> Tensor:
+            return matrix.to(device, dtype).contiguous()
+
+        # h, H
+        phase = _angles(rows, height)
+        cos, sin = torch.cos(phase), torch.sin(phase)
+        # h, re/im, H: the spectrum of a real row is cos - i sin
+        there = torch.stack([cos, -sin], dim=1) * (self.scale / math.sqrt(height))
+        self.along_height = place(there.reshape(2 * rows, height))
+        # H, h, re/im: the real part of (a + i b)(cos + i sin)
+        share = torch.ones(rows, 1, dtype=torch.float64)
+        share[0] = 0.5
+        if height % 2 == 0:
+            share[-1] = 0.5
+        cos, sin = (cos * share).T, (sin * share).T
+        back = torch.stack([cos, -sin], dim=2) / (self.scale * math.sqrt(height))
+        self.back_along_height = place(back.reshape(height, 2 * rows))
+
+        # w, W
+        phase = _angles(columns, width)
+        cos, sin = torch.cos(phase), torch.sin(phase)
+        # w, re/im out, re/im in, W: (a + i b)(cos - i sin), and the same for the conjugate a - i b
+        plus = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], dim=1)
+        minus = torch.stack([torch.stack([cos, -sin], 1), torch.stack([-sin, -cos], 1)], dim=1)
+        there = torch.stack([plus, minus]) / math.sqrt(width)
+        self.along_width = place(there.reshape(2 * columns * 2, 2 * width))
+        # A frequency w that has an opposite stands for both.
+        weight = torch.full((columns, 1), 2.0, dtype=torch.float64)
+        weight[0] = 1
+        if width % 2 == 0:
+            weight[-1] = 1
+        cos, sin = (cos * weight).T / math.sqrt(width), (sin * weight).T / math.sqrt(width)
+        # re/im out, W, w, re/im in: (a + i b)(cos + i sin); of row -h the conjugate is added, as
+        # the real part of what stands behind it is the same
+        plus = torch.stack([torch.stack([cos, -sin], 2), torch.stack([sin, cos], 2)])
+        minus = torch.stack([torch.stack([cos, -sin], 2), torch.stack([-sin, -cos], 2)])
+        both = torch.stack([plus, minus], dim=2).reshape(2 * width, 4 * columns)
+        self.back_along_width = place(both)
+
+
+def _angles(frequencies: int, length: int) -> Tensor:
+    """2π·frequency·position / length, float64, with the product reduced first: that is exact."""
+    product = torch.outer(torch.arange(frequencies), torch.arange(length)) % length
+    return product.double() * (2 * math.pi / length)
+
+
+def _planar(affine: Affine, scale: float) -> Affine:
+    """Channels in the order (re/im, C) instead of (C, re/im), and the bias scaled."""
+    assert affine.bias is not None
+    out, into = affine.weight.shape[:2]
+    weight = affine.weight.view(out // 2, 2, into // 2, 2).permute(1, 0, 3, 2)
+    bias = affine.bias.view(out // 2, 2).T * scale
+    return Affine(weight.reshape(out, into, 1, 1), bias.reshape(out))
+
+
+def units(
+    spectra: list[Affine], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> list[Unit]:
+    """All Fourier units of a network, for maps of `shape` (batch, height, width)."""
+    batch, height, width = shape
+    matrices = Transforms(height, width, device, dtype)
+
+    def by_products(affine: Affine) -> Unit:
+        return ByProducts(affine, matrices, device, dtype)
+
+    def by_fft(affine: Affine) -> Unit:
+        return ByFFT(affine, device)
+
+    # Products are what half precision is good at.
+    ways = [by_products, by_fft] if dtype.itemsize == 2 else [by_fft, by_products]
+    channels = len(spectra[0].weight) // 2
+    sample = torch.zeros(batch, height, width, channels, device=device, dtype=dtype)
+    chosen = _faster(ways, spectra[0], sample.permute(0, 3, 1, 2))
+    return [chosen(affine) for affine in spectra]
+
+
+def _faster(
+    ways: Sequence[Callable[[Affine], Unit]], affine: Affine, sample: Tensor
+) -> Callable[[Affine], Unit]:
+    """The first way, unless the second is clearly faster on `sample`."""
+    expected, other = (_seconds(way(affine), sample) for way in ways)
+    return ways[1] if other * _MARGIN < expected else ways[0]
+
+
+def _seconds(unit: Unit, sample: Tensor, rounds: int = 3) -> float:
+    """The shortest of a few runs: what else the machine does only ever adds to it."""
+    best = math.inf
+    for _ in range(rounds + 1):
+        _wait(sample.device)
+        started = time.perf_counter()
+        unit(sample)
+        _wait(sample.device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

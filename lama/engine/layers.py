@@ -1,0 +1,153 @@
+"""Convolutions that add their bias, another branch, and apply ReLU, without further passes.
+
+On a CPU they call oneDNN's fused primitives with weights that are laid out once. Elsewhere, and
+for dtypes that oneDNN lacks on this processor, they are torch's own operations.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .folding import Affine
+
+_fused = torch.ops.mkldnn
+
+#: Slope of the fused ReLU below zero. oneDNN's ReLU turns NaN into 0, which would hide an overflow;
+#: with a slope NaN stays, and values this small vanish in the next sum.
+_SLOPE = 1e-20
+
+
+def fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's fused primitives are there for `dtype`."""
+    if device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and bool(_fused._is_mkldnn_bf16_supported())
+    )
+
+
+class Conv:
+    """A convolution without padding: B×in×H×W to B×out×H'×W', channels-last.
+
+    With ReLU NaN stays NaN, but with `plus` on a CPU it may become 0.
+    """
+
+    def __init__(
+        self,
+        affine: Affine,
+        device: torch.device,
+        dtype: torch.dtype,
+        stride: tuple[int, int] = (1, 1),
+        relu: bool = True,
+    ) -> None:
+        self._weight = _placed(affine.weight, device, dtype)
+        self._bias = None if affine.bias is None else affine.bias.to(device, dtype)
+        self._stride = list(stride)
+        self._relu = relu
+        self._fuses = fuses(device, dtype)
+        self._packed = False
+
+    def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """`plus`, of the result's shape, is added before the ReLU."""
+        if self._fuses:
+            return self._run_fused(x, plus)
+        out = functional.conv2d(x, self._weight, self._bias, self._stride)
+        if plus is not None:
+            out += plus
+        return out.relu_() if self._relu else out
+
+    def _run_fused(self, x: Tensor, plus: Tensor | None) -> Tensor:
+        if not self._packed:
+            self._weight = _fused._reorder_convolution_weight(
+                self._weight, [0, 0], self._stride, [1, 1], 1, list(x.shape)
+            )
+            self._packed = True
+        out: Tensor
+        where = (x, self._weight, self._bias, [0, 0], self._stride, [1, 1], 1)
+        if plus is not None:
+            relu = "relu" if self._relu else None  # here there is no slope to be had
+            x, *rest = where
+            out = _fused._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, relu, [], "")
+        elif self._relu:
+            out = _fused._convolution_pointwise(*where, "leaky_relu", [_SLOPE], "")
+        else:
+            out = _fused._convolution_pointwise(*where, "none", [], "")
+        return out
+
+
+class Up:
+    """The generator's transposed convolution with ReLU: B×in×H×W to B×out×2H×2W."""
+
+    def __init__(self, affine: Affine, device: torch.device, dtype: torch.dtype) -> None:
+        self._weight = _placed(affine.weight, device, dtype)
+        self._bias = None if affine.bias is None else affine.bias.to(device, dtype)
+        self._fuses = fuses(device, dtype)
+        self._packed = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self._fuses:
+            return functional.conv_transpose2d(
+                x, self._weight, self._bias, stride=2, padding=1, output_padding=1
+            ).relu_()
+        where = ([1, 1], [1, 1], [2, 2], [1, 1], 1)
+        if not self._packed:
+            self._weight = _fused._reorder_convolution_transpose_weight(
+                self._weight, *where, list(x.shape)
+            )
+            self._packed = True
+        out: Tensor = _fused._convolution_transpose_pointwise(
+            x, self._weight, self._bias, *where, "leaky_relu", [_SLOPE], ""
+        )
+        return out
+
+
+class Scratch:
+    """Buffers that are used again: fresh memory costs a CPU more than what is written into it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._flat: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor of any values, valid until the next `take` of that name."""
+        size = math.prod(shape)
+        flat = self._flat.get((name, dtype))
+        if flat is None or len(flat) < size:
+            flat = self._flat[name, dtype] = torch.empty(size, dtype=dtype, device=self._device)
+        return flat[:size].view(shape)
+
+
+def reflected(x: Tensor, edge: tuple[int, int, int, int], take: Callable[..., Tensor]) -> Tensor:
+    """Mirrors the edges outwards, without repeating the outermost pixel.
+
+    B×C×H×W channels-last to the same with `edge` (left, right, top, bottom) more pixels, in the
+    buffer that `take(shape, dtype)` gives.
+    """
+    left, right, top, bottom = edge
+    batch, channels, height, width = x.shape
+    out = take((batch, height + top + bottom, width + left + right, channels), x.dtype)
+    out[:, top : top + height, left : left + width] = x.permute(0, 2, 3, 1)
+    for i in range(1, max(top, bottom) + 1):
+        if i <= top:
+            out[:, top - i] = out[:, top + i]
+        if i <= bottom:
+            out[:, top + height - 1 + i] = out[:, top + height - 1 - i]
+    for i in range(1, max(left, right) + 1):
+        if i <= left:
+            out[:, :, left - i] = out[:, :, left + i]
+        if i <= right:
+            out[:, :, left + width - 1 + i] = out[:, :, left + width - 1 - i]
+    # B, H, W, C -> B, C, H, W, whose memory is as it was
+    return out.permute(0, 3, 1, 2)
+
+
+def _placed(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return weight.to(device, dtype).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,208 @@
+"""The generator's forward pass: encoder, residual blocks, decoder.
+
+The first and the last layers work on few channels and many pixels. On a CPU they run in bands of
+rows that stay in the cache, the decoder only on windows that are asked for, and the stem and the
+last convolution take several columns at a time, as matrix products like many channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .folding import Affine, FoldedGenerator, FoldedLayer
+from .fourier import Unit, units
+from .layers import Conv, Scratch, Up, fuses, reflected
+
+#: Columns that the stem computes at once: its 4 input channels become 8.
+_STEM_COLUMNS = 2
+
+#: Columns that the last convolution computes at once: its 3 output channels become 15.
+_LAST_COLUMNS = 5
+
+#: Reflected pixels around the picture, and around what the last convolution reads.
+_EDGE = 3
+
+#: Bytes that a band of the stem's output may have on a CPU.
+_BAND_BYTES = 4 << 20
+
+
+class Network:
+    """All weights of a generator in one dtype on one device."""
+
+    def __init__(self, folded: FoldedGenerator, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self._scratch = Scratch(device)
+
+        def conv(affine: Affine, stride: int = 1, relu: bool = True) -> Conv:
+            return Conv(affine, device, dtype, (stride, stride), relu)
+
+        self._channels = len(folded.stem.weight)
+        self._stem = conv(_several_columns(folded.stem, _STEM_COLUMNS))
+        self._downs = [conv(affine, stride=2) for affine in folded.downs]
+        self._to_local = conv(folded.to_local, stride=2)
+        self._to_global = conv(folded.to_global, stride=2)
+        self._layers = [
+            (_Layer(first, self), _Layer(second, self)) for first, second in folded.blocks
+        ]
+        self._ups = [Up(affine, device, dtype) for affine in folded.ups]
+        self._last = Conv(
+            _strided_columns(folded.last, _LAST_COLUMNS),
+            device, dtype, (1, _LAST_COLUMNS), relu=False,
+        )  # fmt: skip
+        # A fused sum with ReLU turns NaN into 0: see `Conv`.
+        self._hides_overflows = fuses(device, dtype)
+        self._units: dict[tuple[int, ...], list[Unit]] = {}
+        self._spectra = [layer.spectrum for block in folded.blocks for layer in block]
+        #: Pixels of the picture per pixel of the blocks' maps, in each direction.
+        self.unit = 2 ** len(folded.ups)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """All of it: B×H×W×4 uint8 to B×H×W×3."""
+        return self.decode(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the decoder reads: B×H×W×4 uint8 to B×C×H/8×W/8.
+
+        `pixels` are red, green, blue, with 0 in the hole, and the mask, 255 in the hole.
+        """
+        local, wide = self._encode(pixels)
+        return torch.cat(self._blocks(local, wide), dim=1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features of the whole picture, or a window of them, to logits: B×H×W×3."""
+        x = features
+        for up in self._ups:
+            x = up(x)
+        height, width = x.shape[2:]
+        surplus = -width % _LAST_COLUMNS
+        take = partial(self._scratch.take, "last")
+        # The surplus columns on the right only have to be some numbers.
+        x = reflected(x, (_EDGE, _EDGE + surplus, _EDGE, _EDGE), lambda s, d: take(s, d))
+        # B, columns·3, H, W/columns -> B, H, W, 3
+        x = self._last(x).permute(0, 2, 3, 1)
+        return x.reshape(len(x), height, width + surplus, 3)[:, :, :width]
+
+    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = pixels.shape[1:3]
+        # Even columns beside the edge, so that two of them can be taken as one
+        edged = reflected(
+            pixels.permute(0, 3, 1, 2), (_EDGE, _EDGE, _EDGE, _EDGE), self._taker("pixels")
+        )
+        values = self._scratch.take("values", tuple(edged.permute(0, 2, 3, 1).shape), self.dtype)
+        values.copy_(edged.permute(0, 2, 3, 1)).mul_(1 / 256)
+        banded = min(2, len(self._downs))
+        x = self._in_bands(values, banded, height >> banded, width >> banded)
+        for down in self._downs[banded:]:
+            x = reflected(down(x), (1, 0, 1, 0), self._taker(f"down {down}"))
+        return self._to_local(x), self._to_global(x)
+
+    def _in_bands(self, values: Tensor, level: int, height: int, width: int) -> Tensor:
+        """The stem and `level` downsamplings, with a reflected row and column on top and left."""
+        row_bytes = values.shape[2] * self._channels * values.element_size()
+        rows = height
+        if self.device.type == "cpu":
+            rows = max(8, _BAND_BYTES // row_bytes >> level)
+        channels = self._channels << level
+        out = self._scratch.take(
+            "encoded", (len(values), height + 1, width + 1, channels), self.dtype
+        )
+        for start in range(0, height, rows):
+            stop = min(height, start + rows)
+            band = self._rows(values, level, start, stop)
+            out[:, 1 + start : 1 + stop, 1:] = band.permute(0, 2, 3, 1)
+        out[:, 0] = out[:, 2]
+        out[:, :, 0] = out[:, :, 2]
+        return out.permute(0, 3, 1, 2)
+
+    def _rows(self, values: Tensor, level: int, start: int, stop: int) -> Tensor:
+        """Rows of the map behind the stem and `level` downsamplings: B×C×(stop - start)×W."""
+        if level == 0:
+            band = values[:, start : stop + 2 * _EDGE]
+            # B, H, W, 4 -> B, H, W/2, 2·4 -> B, 2·4, H, W/2
+            pairs = band.reshape(len(band), band.shape[1], -1, 4 * _STEM_COLUMNS)
+            out = self._stem(pairs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return out.reshape(len(out), out.shape[1], -1, self._channels).permute(0, 3, 1, 2)
+        # A row of the result reads three: the one above its own two, and these.
+        first = max(0, 2 * start - 1)
+        below = self._rows(values, level - 1, first, 2 * stop)
+        top = 1 if start == 0 else 0
+        edged = reflected(below, (1, 0, top, 0), self._taker(f"band {level}"))
+        return self._downs[level - 1](edged)
+
+    def _blocks(self, local: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
+        transforms = self._units_for(tuple(wide.shape))
+        sums = []
+        for i, (first, second) in enumerate(self._layers):
+            inner = first(local, wide, transforms[2 * i])
+            out = second(*inner, transforms[2 * i + 1])
+            local, wide = local + out[0], wide + out[1]
+            if self._hides_overflows:
+                sums += [x.sum() for x in (*inner, local, wide)]
+        if sums and not bool(torch.isfinite(torch.stack(sums)).all()):
+            local.fill_(torch.nan)
+        return local, wide
+
+    def _units_for(self, shape: tuple[int, ...]) -> list[Unit]:
+        key = shape[0], *shape[2:]
+        if key not in self._units:
+            self._units[key] = units(self._spectra, key, self.device, self.dtype)
+        return self._units[key]
+
+    def _taker(self, name: str) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
+        return partial(self._scratch.take, name)
+
+
+class _Layer:
+    """One FFC of a residual block with its batch norms and ReLUs."""
+
+    def __init__(self, folded: FoldedLayer, network: Network) -> None:
+        def conv(affine: Affine, relu: bool = True) -> Conv:
+            return Conv(affine, network.device, network.dtype, relu=relu)
+
+        self._local_to_local = conv(folded.local_to_local, relu=False)
+        self._global_to_local = conv(folded.global_to_local)
+        self._local_to_global = conv(folded.local_to_global, relu=False)
+        self._reduce = conv(folded.reduce)
+        self._expand = conv(folded.expand)
+        self._taker = network._taker
+
+    def __call__(self, local: Tensor, wide: Tensor, unit: Unit) -> tuple[Tensor, Tensor]:
+        """Local and global channels in, and out."""
+        edge = (1, 1, 1, 1)
+        near = reflected(local, edge, self._taker("local"))
+        far = reflected(wide, edge, self._taker("global"))
+        new_local = self._global_to_local(far, plus=self._local_to_local(near))
+        reduced = unit(self._reduce(wide))
+        new_wide = self._expand(reduced, plus=self._local_to_global(near))
+        return new_local, new_wide
+
+
+def _several_columns(affine: Affine, columns: int) -> Affine:
+    """A convolution over `columns` pixels as one, for a map that is read the same way.
+
+    out × in × k × k to (columns·out) × (columns·in) × k × k': column j of the result is the
+    kernel shifted j to the right. Memory stays as it is: pixels lie side by side in it.
+    """
+    out, into, height, width = affine.weight.shape
+    groups = -(-(width + columns - 1) // columns)
+    weight = torch.zeros(columns, out, into, height, groups * columns)
+    for j in range(columns):
+        weight[j, :, :, :, j : j + width] = affine.weight
+    # column out, out, in, k, groups, column in -> column out, out, column in, in, k, groups
+    weight = weight.view(columns, out, into, height, groups, columns).permute(0, 1, 5, 2, 3, 4)
+    bias = None if affine.bias is None else affine.bias.repeat(columns)
+    return Affine(weight.reshape(columns * out, columns * into, height, groups), bias)
+
+
+def _strided_columns(affine: Affine, columns: int) -> Affine:
+    """A convolution whose stride is `columns` and which computes all of them: more channels."""
+    out, into, height, width = affine.weight.shape
+    weight = torch.zeros(columns, out, into, height, width + columns - 1)
+    for j in range(columns):
+        weight[j, :, :, :, j : j + width] = affine.weight
+    bias = None if affine.bias is None else affine.bias.repeat(columns)
+    return Affine(weight.flatten(0, 1), bias)
