@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks.networks import Hole, Picture, masked_tensor
+from benchmarks.subjects import Hole, Picture, masked_tensor
 from lama.bin.inference import engine_of
 from lama.engine.engine import as_pixels
 from lama.saicinpainting.training.modules.precision import half_dtype

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import competitors, machine, networks
+from benchmarks import competitors, machine, subjects
 from benchmarks.report import RESULTS, Report
 from benchmarks.timing import alternate
 from lama.saicinpainting.training.modules.precision import half_dtype
@@ -57,10 +57,10 @@ def main() -> None:
 def _measure_time(
     report: Report, about: dict[str, object], options: argparse.Namespace, height: int, width: int
 ) -> None:
-    model = networks.model(options.network).to(options.device)
-    images = networks.pictures(options.batch, height, width)
-    hole = networks.holes(options.mask, options.batch, height, width)
-    example = networks.masked_tensor(images, hole)
+    model = subjects.model(options.network).to(options.device)
+    images = subjects.pictures(options.batch, height, width)
+    hole = subjects.holes(options.mask, options.batch, height, width)
+    example = subjects.masked_tensor(images, hole)
     there = {}
     for name in options.competitors:
         try:
@@ -74,7 +74,7 @@ def _measure_time(
     timed |= {str(dtype): _product(dtype, options.device) for dtype in {torch.float32, half}}
     timings = alternate(timed, options.rounds)
     expected = there["reference"].predict(images, hole)
-    work = networks.operations(model.generator, options.batch, height, width)
+    work = subjects.operations(model.generator, options.batch, height, width)
     for name, one in there.items():
         product = str(half if name in _HALF else torch.float32)
         rate = 2 * _SIDE**3 / timings.median(product)
@@ -86,7 +86,7 @@ def _measure_time(
             ratio=timings.ratio(name, "reference"),
             limit=work / rate / timings.median(name),
             gflops=work / timings.median(name) / 1e9,
-            psnr=_finite(networks.decibels(painted, expected, hole)),
+            psnr=_finite(subjects.decibels(painted, expected, hole)),
             largest_difference=float(np.abs(painted - expected).max()),
         )
 
@@ -117,10 +117,10 @@ def _measure_memory(report: Report, about: dict[str, object], options: argparse.
 def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
     """What a run needs beyond the loaded network, and the process as a whole, MB."""
     height, width = (int(side) for side in options.size[0].split("x"))
-    model = networks.model(options.network).to(options.device)
-    images = networks.pictures(options.batch, height, width)
-    hole = networks.holes(options.mask, options.batch, height, width)
-    example = networks.masked_tensor(images, hole)
+    model = subjects.model(options.network).to(options.device)
+    images = subjects.pictures(options.batch, height, width)
+    hole = subjects.holes(options.mask, options.batch, height, width)
+    example = subjects.masked_tensor(images, hole)
     one = competitors.make(name, model, example, options.device)
     if name.startswith(("engine", "reference")):
         small = np.s_[:1, :64, :64]
@@ -143,10 +143,10 @@ def _finite(value: float) -> float | None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=networks.NETWORKS, default="lama-fourier")
+    parser.add_argument("--network", choices=subjects.NETWORKS, default="lama-fourier")
     parser.add_argument("--size", nargs="+", default=["512x512"], help="HEIGHTxWIDTH")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--mask", choices=networks.MASKS, default="blocks")
+    parser.add_argument("--mask", choices=subjects.MASKS, default="blocks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--rounds", type=int, default=5)

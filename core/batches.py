@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import time
@@ -10,17 +11,17 @@ from dataclasses import dataclass
 
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Backoff
+from core.contract import request_of
+from core.faults import Fault, reach
 from core.keys import Kind
 from core.queues import Claim, Queues
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
 #: Part of the wait for more jobs that may pass without one arriving. A lone job on an idle
-#: worker so waits for a quarter of BATCH_MAX_WAIT_MS, one of a burst for the whole of it.
-QUIET_PART = 0.25
-
-#: Redis reads a timeout of 0 as "for ever".
-SHORTEST_WAIT_S = 0.001
+#: worker so waits for a fifth of BATCH_MAX_WAIT_MS, one of a burst for the whole of it.
+QUIET_PART = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class BatchSource:
         """
         backoff = Backoff()
         while not self._stopping:
+            watch.turned()
             try:
                 batch = await self._fill()
             except REDIS_ERRORS as error:
@@ -88,17 +90,23 @@ class BatchSource:
         if time.monotonic() >= self._reconcile_at:
             found = await self._queues.reconcile()
             if found:
-                log.warning("took up %d jobs that were claimed without a reply", len(found))
+                requests = [one[0] for claim in found if (one := request_of(claim.payload))]
+                log.warning(
+                    "took up %d jobs that were claimed without a reply: %s",
+                    len(found), ", ".join(requests), extra=about(*requests),
+                )  # fmt: skip
                 self._claimed += found
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
         if not self._claimed:
             await self._claim()
         if not self._claimed:
             return None
+        reach(Fault.CLAIMED)
         batch = self._choose(self._claimed, await self._queues.attempts(self._claimed))
         surplus = self._claimed[len(batch.claims) :]
         self._claimed = []
         if surplus:
+            reach(Fault.SURPLUS)
             await self._queues.release(surplus)
         return batch
 
@@ -126,13 +134,14 @@ class BatchSource:
         self._claimed += await self._queues.take(kind, size - len(self._claimed))
         while len(self._claimed) < size and not self._stopping:
             wait_s = min(deadline - time.monotonic(), longest_s * QUIET_PART)
-            if wait_s < SHORTEST_WAIT_S:
+            if wait_s <= 0:
                 return
-            more = await self._queues.wait_for(kind, wait_s)
+            # Not by a blocking command: the server ends those up to 0.1 s late.
+            await asyncio.sleep(wait_s)
+            more = await self._queues.take(kind, size - len(self._claimed))
             if not more:
                 return
             self._claimed += more
-            self._claimed += await self._queues.take(kind, size - len(self._claimed))
 
     def _choose(self, claims: Sequence[Claim], attempts: Sequence[int]) -> Batch:
         """The first of these jobs with as many of those after it as may share its batch."""

@@ -25,6 +25,10 @@ class HungInference(WorkerError):
     """The network did not return within INFERENCE_TIMEOUT_S; only a new process can help."""
 
 
+class DeviceFault(WorkerError):
+    """The device fails at whatever it is given; only a new process can help."""
+
+
 class OutOfSharedMemory(WorkerError):
     """There is no room in /dev/shm for a result at present."""
 

@@ -21,7 +21,7 @@ class Identity:
     """The names under which a worker appears in Redis and in shared memory.
 
     `worker` is `{host}-{pid}-{12 hex}`, made of letters, digits and hyphens only, so that it can
-    be part of a segment's name; the first four hex digits stand for the names of its queues.
+    be part of a segment's name; the first four hex digits stand for its queues and its namespace.
     `namespace` is the same for exactly those processes that see the same segments: the boot id of
     the host and the device number of /dev/shm. `started` is in unix seconds.
     """
@@ -35,23 +35,33 @@ class Identity:
 
 def current_identity(settings: Settings) -> Identity:
     """A new identity for this process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return identity_in(settings, f"{boot}-{os.stat(SHM_FOLDER).st_dev}")
+
+
+def identity_in(settings: Settings, namespace: str) -> Identity:
+    """A new identity for this process, as one that sees this shared memory."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:40] or "host"
     pid = os.getpid()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    device = os.stat(SHM_FOLDER).st_dev
-    worker = f"{host}-{pid}-{_digest(settings)}{secrets.token_hex(4)}"
-    return Identity(worker, f"{boot}-{device}", host, pid, int(time.time()))
+    worker = f"{host}-{pid}-{kinship(settings, namespace)}{secrets.token_hex(4)}"
+    return Identity(worker, namespace, host, pid, int(time.time()))
 
 
-def serves_same_queues(worker: str, settings: Settings) -> bool:
-    """Whether a worker takes, or took, its jobs from the queues that are configured here.
+def process_name() -> str:
+    """`{pid namespace}:{pid}`: tells processes of different containers apart."""
+    return f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpid()}"
+
+
+def is_kin(worker: str, settings: Settings, namespace: str) -> bool:
+    """Whether a worker sees, or saw, this shared memory and took its jobs from these queues.
 
     Only then can its jobs be put back: two pipelines with queues of their own may share a host
     and a Redis, and a dead worker cannot be asked.
     """
-    return worker.rpartition("-")[2].startswith(_digest(settings))
+    return worker.rpartition("-")[2].startswith(kinship(settings, namespace))
 
 
-def _digest(settings: Settings) -> str:
-    queues = "\0".join(settings.queue(kind) for kind in Kind)
-    return hashlib.sha256(queues.encode()).hexdigest()[:4]
+def kinship(settings: Settings, namespace: str) -> str:
+    """Four hex digits that stand for the queues' names and the namespace."""
+    names = "\0".join((*(settings.queue(kind) for kind in Kind), namespace))
+    return hashlib.sha256(names.encode()).hexdigest()[:4]

@@ -61,7 +61,8 @@ def segments(namespace: str) -> str:
     Score 0 marks a segment whose result was replaced before it was fetched: nobody else will
     ever unlink it. A negative score marks one that others than its writer have removed, or are
     about to, so that it must not be committed (again); its absolute value is when that may be
-    forgotten.
+    forgotten. A segment that ends in a hyphen is the start of the names of those that a worker
+    may yet write for a job that was taken away from it.
     """
     return f"inpainting:segments:{namespace}"
 

@@ -10,29 +10,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
-from core import shm
+from core import shm, transitions
 from core.batches import Batch, BatchSource
 from core.config import Settings
-from core.connection import Backoff
+from core.connection import REDIS_ERRORS, Backoff
 from core.contract import Segment, request_of, result_fields, result_name_start
 from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
+from core.faults import Fault, reach
 from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Finisher, Loaded, Loader, Network, Picture
-
-log = logging.getLogger(__name__)
+from core.telemetry import tracing, watch
 
 #: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
 #: (a wrong IPC namespace, say) is not mended by trying the rest.
 MAX_DELAYED: Final = 256
+
+#: A job whose result is in shared memory and not committed.
+Stored = tuple[Claim, Loaded, Segment]
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(slots=True)
@@ -42,6 +47,7 @@ class Work:
     batch: Batch
     jobs: list[tuple[Claim, Loaded]]
     claimed_at: float
+    load_s: float = 0.0
     infer_s: float = 0.0
     pictures: list[Picture | TransientFailure] = field(default_factory=list)
 
@@ -79,7 +85,7 @@ class BatchPipeline:
     async def run(self) -> None:
         """Work; returns when the batch in hand at the stop is delivered.
 
-        Raises HungInference if the network does not return in time.
+        Raises HungInference if the network does not return in time, DeviceFault if it never will.
         """
         await asyncio.gather(self._claim_loop(), self._infer_loop(), self._store_loop())
 
@@ -91,7 +97,12 @@ class BatchPipeline:
         """Return what run() has claimed and not started to the queues."""
         if self._delayed:
             await asyncio.wait(self._delayed)
-        await self._queues.release(self._unstarted + self._source.unstarted())
+        reach(Fault.STOPPED)
+        unheard: list[Claim] = []
+        with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
+            unheard = await self._queues.reconcile()
+        await self._queues.release(self._unstarted + self._source.unstarted() + unheard)
+        reach(Fault.RELEASED)
 
     def suspect(self) -> None:
         """Have the processing lists compared with what is in hand before the next claim."""
@@ -102,14 +113,16 @@ class BatchPipeline:
     async def _claim_loop(self) -> None:
         while True:
             await self._room.acquire()
-            if len(self._delayed) >= MAX_DELAYED:
-                await asyncio.wait(self._delayed, return_when=asyncio.FIRST_COMPLETED)
+            while len(self._delayed) >= MAX_DELAYED:
+                watch.turned()
+                await asyncio.wait(self._delayed, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             batch = await self._source.next_batch()
             if batch is None:
                 break
             if batch.attempts:
                 await self._to_infer.join()  # if it kills this process, then nothing else with it
             work = await self._load(batch)
+            reach(Fault.LOADED)
             if not work.jobs:
                 self._room.release()
                 continue
@@ -126,46 +139,47 @@ class BatchPipeline:
                 self._to_infer.task_done()
                 continue
             await self._infer(work)
+            reach(Fault.INFERRED)
             await self._to_store.put(work)
         await self._to_store.put(None)
 
     async def _store_loop(self) -> None:
         while (work := await self._to_store.get()) is not None:
             began = time.monotonic()
-            delivered = await asyncio.gather(
-                *(
-                    self._deliver(claim, work.batch.attempts, loaded, picture)
-                    for (claim, loaded), picture in zip(work.jobs, work.pictures, strict=True)
-                )
-            )
+            delivered = await self._deliver(work)
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
-            log.info(
-                "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, "
-                "post-processing %.3f s",
-                len(work.batch.claims), work.batch.kind, sum(delivered),
-                now - work.claimed_at, work.infer_s, now - began,
+            transitions.batch_done(
+                work.batch.kind, [loaded.job for _, loaded in work.jobs], delivered,
+                load_s=work.load_s, infer_s=work.infer_s, store_s=now - began,
+                total_s=now - work.claimed_at,
             )  # fmt: skip
 
     # -- one batch, one job -------------------------------------------------------------------
 
     async def _load(self, batch: Batch) -> Work:
         work = Work(batch, [], time.monotonic())
-        loop = asyncio.get_running_loop()
-        for claim in batch.claims:
-            try:
-                if batch.attempts >= self._settings.max_attempts:
-                    raise JobError("crashed", "every worker that tried this job died on it")
-                loaded = await loop.run_in_executor(self._load_thread, self._loader, claim)
-            except Exception as error:
-                await self._failed(claim, batch.attempts, error)
+        loaded: list[Loaded | Exception]
+        if batch.attempts >= self._settings.max_attempts:
+            loaded = [JobError("crashed", "every worker that tried this job died on it")]
+        else:
+            loop = asyncio.get_running_loop()
+            loaded = await loop.run_in_executor(self._load_thread, self._load_all, batch.claims)
+        for claim, outcome in zip(batch.claims, loaded, strict=True):
+            if isinstance(outcome, Exception):
+                await self._failed(claim, batch.attempts, outcome)
             else:
-                log.debug("request %s taken from the %s queue", loaded.job.request_id, claim.kind)
-                work.jobs.append((claim, loaded))
+                transitions.taken(claim, outcome.job)
+                work.jobs.append((claim, outcome))
+        work.load_s = time.monotonic() - work.claimed_at
         return work
+
+    def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
+        return [_outcome(self._loader, claim) for claim in claims]
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
+        watch.batch_started()
         inference = asyncio.get_running_loop().run_in_executor(
             self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
         )
@@ -179,55 +193,84 @@ class BatchPipeline:
         work.pictures = inference.result()
         work.infer_s = time.monotonic() - began
 
-    async def _deliver(
-        self, claim: Claim, attempts: int, loaded: Loaded, picture: Picture | TransientFailure
-    ) -> bool:
-        """Store and commit one job; False if it failed or is no longer this worker's."""
-        job = loaded.job
-        try:
-            if isinstance(picture, TransientFailure):
-                raise picture
-            segment = await self._store(claim, loaded, picture)
-        except Exception as error:
-            await self._failed(claim, attempts, error)
-            return False
-        if segment is None:
-            self._unstarted.append(claim)
-            return False
-        fields = result_fields(job, segment, claim.kind, self._identity.worker)
-        owned, replaced = await self._queues.commit(claim, job.request_id, segment.name, fields)
-        if not owned:
-            log.warning("request %s was taken over by another worker", job.request_id)
-            await self._unlink(segment.name)
-            return False
-        if replaced:
-            await self._unlink(replaced)
-            await self._queues.forget_replaced(job.request_id, replaced)
-        await self._unlink(job.image.name, job.mask.name)
-        await self._queues.cleaned(claim)
-        log.debug("request %s done: %s", job.request_id, segment.name)
-        return True
+    async def _deliver(self, work: Work) -> int:
+        """Store and commit a batch; how many of its jobs were delivered by this worker."""
+        loop = asyncio.get_running_loop()
+        delivered, backoff = 0, Backoff()
+        left = [(*job, picture) for job, picture in zip(work.jobs, work.pictures, strict=True)]
+        while left:
+            outcomes = await loop.run_in_executor(self._store_thread, self._store_all, left)
+            stored: list[Stored] = []
+            waiting = []
+            for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
+                if isinstance(outcome, Segment):
+                    stored.append((claim, loaded, outcome))
+                elif isinstance(outcome, OutOfSharedMemory):
+                    transitions.waits(loaded.job, outcome)
+                    waiting.append((claim, loaded, picture))
+                else:
+                    await self._failed(claim, work.batch.attempts, outcome)
+            # What is stored doesn't wait with the rest: its consumer may be who makes room.
+            delivered += await self._commit_all(stored)
+            left = waiting
+            if left and self._stop.is_set():
+                self._unstarted += [claim for claim, _, _ in left]
+                break
+            if left:
+                await backoff.wait()
+        return delivered
 
-    async def _store(self, claim: Claim, loaded: Loaded, picture: Picture) -> Segment | None:
-        """The segment with the result; None if there was no room until the worker was stopped."""
+    def _store_all(
+        self, jobs: Sequence[tuple[Claim, Loaded, Picture | TransientFailure]]
+    ) -> list[Segment | Exception]:
+        return [_outcome(self._store, *job) for job in jobs]
+
+    def _store(self, claim: Claim, loaded: Loaded, picture: Picture | TransientFailure) -> Segment:
+        if isinstance(picture, TransientFailure):
+            raise picture
         start = result_name_start(self._settings, self._identity.worker, claim.payload)
         name = f"{start}{next(self._counter)}"
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
+        result = self._finisher(loaded, picture)
+        shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
+        reach(Fault.SEGMENT_WRITTEN)
+        watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
+        return Segment(name, result.shape, np.dtype(np.uint8))
 
-        def finish_and_write() -> Segment:
-            result = self._finisher(loaded, picture)
-            shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
-            return Segment(name, result.shape, np.dtype(np.uint8))
+    async def _commit_all(self, stored: Sequence[Stored]) -> int:
+        """Commit jobs and clean up after them; how many were still this worker's.
 
-        while True:
-            try:
-                return await loop.run_in_executor(self._store_thread, finish_and_write)
-            except OutOfSharedMemory as error:
-                if self._stop.is_set():
-                    return None
-                log.warning("request %s waits: %s", loaded.job.request_id, error)
-                await backoff.wait()
+        Together: their commands go to Redis in one go, and their segments in one.
+        """
+        outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
+        if stored:
+            reach(Fault.COMMITTED)
+        replaced, useless, done = [], [], []
+        for (claim, loaded, segment), (owned, old) in zip(stored, outcomes, strict=True):
+            if owned:
+                done.append((claim, loaded.job, segment))
+                replaced += [(loaded.job.request_id, old)] * bool(old)
+            else:
+                transitions.lost(claim, loaded.job)
+                useless.append(segment.name)
+        if replaced:
+            await self._unlink(*(name for _, name in replaced))
+            reach(Fault.REPLACED_UNLINKED)
+            await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
+        inputs = [name for _, job, _ in done for name in (job.image.name, job.mask.name)]
+        await self._unlink(*useless, *inputs)
+        if done:
+            reach(Fault.INPUTS_UNLINKED)
+        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
+        for _, job, segment in done:
+            reach(Fault.CLEANED)
+            transitions.done(job, segment.name)
+        return len(done)
+
+    async def _commit(self, claim: Claim, loaded: Loaded, segment: Segment) -> tuple[bool, str]:
+        job = loaded.job
+        fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
+        return await self._queues.commit(claim, job.request_id, segment.name, fields)
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()
@@ -236,26 +279,34 @@ class BatchPipeline:
     async def _failed(self, claim: Claim, attempts: int, error: Exception) -> None:
         """Have a job tried again later, or give it up."""
         if not isinstance(error, JobError):
-            log.error("a job failed unexpectedly", exc_info=error)
+            transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
-        request = request_of(claim.payload)
-        name = f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
         allowed = self._settings.max_attempts
         tried = min(attempts + 1, allowed)
         if isinstance(error, TransientFailure) and tried < allowed:
             delay_s = self._settings.retry_delay_s * 2**attempts
-            log.warning(
-                "%s failed and is tried again in %g s (try %d of %d): %s",
-                name, delay_s, tried, allowed, error,
-            )  # fmt: skip
+            transitions.failed(claim, error, tried, allowed, delay_s)
             task = asyncio.create_task(self._retry_after(claim, delay_s))
             self._delayed.add(task)
             task.add_done_callback(self._delayed.discard)
-        elif await self._queues.fail(claim, error, tried, request):
-            log.error("%s is dead (%s, try %d): %s", name, error.reason, tried, error)
+        else:
+            reach(Fault.FAILING)
+            if await self._queues.fail(claim, error, tried, request_of(claim.payload)):
+                transitions.failed(claim, error, tried, allowed, None)
+            reach(Fault.FAILED)
 
     async def _retry_after(self, claim: Claim, delay_s: float) -> None:
         """Put a job back after a delay, which a stop cuts short."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), delay_s)
+        reach(Fault.DELAYED)
         await self._queues.retry(claim)
+        reach(Fault.RETRIED)
+
+
+def _outcome(act: Callable[..., Outcome], *arguments: object) -> Outcome | Exception:
+    """What a call returns or raises, so that one job's error doesn't touch its batch mates."""
+    try:
+        return act(*arguments)
+    except Exception as error:
+        return error

@@ -19,14 +19,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from core import __version__, keys
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
 from core.errors import JobError, RedisUnsuitable
+from core.faults import Fault, reach
 from core.identity import Identity
 from core.keys import Kind
+from core.pipelining import Pipelined
+from core.telemetry import watch
 from core.waiter import SHORT_BLOCK_S, Waiter
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class Queues:
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self._held: Counter[Claim] = Counter()
         self._scripts = load_scripts(self._redis)
+        self._pipelined = Pipelined(self._redis)
 
     # -- the server -------------------------------------------------------------------------
 
@@ -73,7 +77,7 @@ class Queues:
                 "this Redis is a cluster, and the worker's keys do not share a slot: point "
                 "REDIS_URL at a server that is not in cluster mode"
             )
-        if _parts(version) < self.oldest_server:
+        if version_parts(version) < self.oldest_server:
             oldest = ".".join(map(str, self.oldest_server))
             raise RedisUnsuitable(
                 f"this Redis is {version}, DELIVERY={self.settings.delivery} needs {oldest} or "
@@ -116,6 +120,7 @@ class Queues:
         left = [keys.processing(worker, kind) for kind in Kind] + [keys.cleanup(worker)]
         if not await self._redis.exists(*left):
             await self._redis.srem(keys.workers(namespace), worker)
+            reach(Fault.STRUCK_OFF)
         await self._redis.delete(keys.heartbeat(worker))
 
     async def close(self) -> None:
@@ -124,16 +129,15 @@ class Queues:
             with contextlib.suppress(*REDIS_ERRORS):
                 await client.aclose()
 
+    def in_flight(self) -> int:
+        """How many jobs this worker has claimed and not finished."""
+        return sum(list(self._held.values()))
+
     # -- claiming ---------------------------------------------------------------------------
 
     async def take(self, kind: Kind, count: int) -> list[Claim]:
         """Up to `count` jobs that are in the queue now."""
         return self._hold(kind, await self._take(kind, count))
-
-    async def wait_for(self, kind: Kind, timeout_s: float) -> list[Claim]:
-        """One job of a kind, or none if none arrives within `timeout_s`."""
-        payload = await self._block(kind, timeout_s)
-        return self._hold(kind, [] if payload is None else [payload])
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
         """A job of either kind as soon as there is one; none after a while or `unblock()`.
@@ -227,7 +231,7 @@ class Queues:
     async def cleaned(self, claim: Claim) -> None:
         """Drop a committed job whose inputs have been unlinked."""
         key = keys.cleanup(self.identity.worker)
-        await self.link.insist(lambda: self._redis.lrem(key, 1, cast(str, claim.payload)))
+        await self.link.insist(lambda: self._pipelined("LREM", key, 1, claim.payload))
 
     async def fail(
         self, claim: Claim, error: JobError, attempts: int, request: tuple[str, str] | None
@@ -308,7 +312,16 @@ class Queues:
     async def _run(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
         script = self._scripts[name]
         arguments = ["1" if self.fenced else "0", *arguments]
-        return await self.link.insist(lambda: script(key_list, arguments))
+
+        async def evaluate() -> Any:
+            try:
+                return await self._pipelined(
+                    "EVALSHA", script.sha, len(key_list), *key_list, *arguments
+                )
+            except NoScriptError:  # a server that was restarted, or has never had it
+                return await script(key_list, arguments)
+
+        return await self.link.insist(evaluate)
 
     def _hold(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
         claims = [Claim(kind, payload) for payload in payloads]
@@ -360,9 +373,12 @@ class AtMostOnceQueues(Queues):
 
 def open_queues(settings: Settings, identity: Identity) -> Queues:
     """The queues with the configured delivery."""
-    if settings.delivery is Delivery.AT_MOST_ONCE:
-        return AtMostOnceQueues(settings, identity)
-    return Queues(settings, identity)
+    return queues_class(settings)(settings, identity)
+
+
+def queues_class(settings: Settings) -> type[Queues]:
+    """The queues' class for the configured delivery."""
+    return AtMostOnceQueues if settings.delivery is Delivery.AT_MOST_ONCE else Queues
 
 
 def condemned_until(settings: Settings) -> int:
@@ -382,6 +398,7 @@ def heartbeat_value(identity: Identity) -> str:
             "namespace": identity.namespace,
             "version": __version__,
             "started": identity.started,
+            **watch.in_brief(),
         }
     )
 
@@ -400,5 +417,6 @@ def dead_entry(payload: bytes, **about: str | int) -> str:
     return json.dumps(entry)
 
 
-def _parts(version: str) -> tuple[int, ...]:
+def version_parts(version: str) -> tuple[int, ...]:
+    """A version for comparison: `7.2.4` is (7, 2, 4)."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -4,6 +4,9 @@ A dead worker's jobs go a way of two steps, so that a reaper may die anywhere on
 are moved to the list of the worker's ghost (its name with a tilde), which the worker does not
 know: from then on it cannot commit them. While they are there, exactly the segments that it wrote
 for them are uncommitted, and are unlinked. Then they go back to the head of their queues.
+
+A worker that was only slow may write a result for such a job later, and die before it is told
+that nobody wants it. A mark has that found too: in the set of segments, the start of its name.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from typing import cast
 from core import keys, shm
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
-from core.contract import input_names, request_of, result_name_start
-from core.identity import Identity, serves_same_queues
+from core.contract import input_names, is_result_name, request_of, result_name_start
+from core.faults import Fault, reach
+from core.identity import Identity, is_kin
 from core.keys import Kind
 from core.queues import condemned_until
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,9 @@ GHOST = "~"
 
 #: Most entries looked at in one go.
 CHUNK = 500
+
+#: Passes between two searches through all of Redis' keys, which take longer than the rest.
+PASSES_PER_SEARCH = 6
 
 
 class Recovery:
@@ -46,16 +54,22 @@ class Recovery:
         self._turn = keys.reaper(identity.namespace)
         self._workers = keys.workers(identity.namespace)
         self._segments = keys.segments(identity.namespace)
+        self._passes = 0
 
     async def run(self) -> None:
         """Recover now and then at intervals, until cancelled."""
         interval_s = self._settings.reap_interval_s
+        was_away = False
         while True:
             try:
                 if await self._is_my_turn():
+                    if was_away:  # heartbeats may have expired meanwhile: the living renew them
+                        await asyncio.sleep(2 * self._settings.heartbeat_interval_s)
+                        was_away = False
                     await self.recover()
             except REDIS_ERRORS as error:
                 self._link.down(error)
+                was_away = True
             except Exception:
                 log.exception("recovery failed")
             # Always below the interval, so that it bounds the time until a job is recovered.
@@ -63,9 +77,13 @@ class Recovery:
 
     async def recover(self) -> None:
         """One pass over everything that may be left."""
+        if self._passes % PASSES_PER_SEARCH == 0:
+            await self._find_forgotten()
+        self._passes += 1
         for member in await self._members():
             if member != self._identity.worker:
                 await self._reap(member)
+        await self._remove_late_results()
         await self._expire_results()
         await self._expire_dead()
 
@@ -85,11 +103,23 @@ class Recovery:
         members = cast("set[bytes]", await self._redis.smembers(self._workers))
         return sorted(member.decode() for member in members)
 
+    async def _find_forgotten(self) -> None:
+        """Enter workers that hold jobs and were struck off into the set again.
+
+        A network that hangs may deliver a dead worker's last claim after all that it left was
+        recovered.
+        """
+        pattern, count = keys.processing("*", Kind.LONG)[: -len(Kind.LONG)] + "*", 1000
+        async for key in self._redis.scan_iter(pattern, count=count):
+            worker = key.decode().split(":")[2]
+            if is_kin(worker, self._settings, self._identity.namespace):
+                await self._redis.sadd(self._workers, worker)
+
     async def _reap(self, worker: str) -> None:
         """Recover what a worker left, if it is dead."""
         if await self._redis.exists(keys.heartbeat(worker)):
             return
-        if not serves_same_queues(worker, self._settings):
+        if not is_kin(worker, self._settings, self._identity.namespace):
             log.debug("%s served other queues: left to a worker of those", worker)
             return
         owner = worker.removesuffix(GHOST)
@@ -107,6 +137,8 @@ class Recovery:
                 )
                 if moved < 0:
                     return
+                if moved:
+                    reach(Fault.FENCED)
         for kind in Kind:
             await self._give_back(owner, ghost, kind)
         await self._finish_cleanup(owner)
@@ -119,30 +151,68 @@ class Recovery:
         payloads = cast("list[bytes]", await self._redis.lrange(lost, 0, -1))
         if not payloads:
             return
-        names = await asyncio.to_thread(shm.names)
+        starts = {}
         for payload in payloads:
-            request = request_of(payload)
-            if request is None:
-                continue  # no worker writes anything for such a message
-            start = result_name_start(self._settings, owner, payload)
-            for name in names:
-                # One that was committed belongs to an equal message, which was sent twice. Any
-                # other is barred first: should the worker live, it must not commit what is gone.
-                if name.startswith(start) and await self._scripts["condemn"](
-                    [self._segments], [f"{name} {request[0]}", condemned_until(self._settings)]
-                ):
-                    await self._unlink([name])
+            if request := request_of(payload):  # otherwise no worker writes anything for it
+                starts[result_name_start(self._settings, owner, payload)] = request[0]
+        for start, request_id in starts.items():
+            await self._condemn(start, request_id)
+        for name in await asyncio.to_thread(shm.names):
+            start = _start_of(name)
+            if start in starts:
+                await self._remove_uncommitted(name, starts[start])
         count = await self._scripts["requeue"](
             [lost, self._settings.queue(kind), keys.ATTEMPTS], payloads
         )
-        log.warning("recovered %d %s jobs of the dead worker %s", count, kind, owner)
+        reach(Fault.REQUEUED)
+        watch.jobs_recovered(kind, count)
+        requests = [request[0] for payload in payloads if (request := request_of(payload))]
+        log.warning(
+            "recovered %d %s jobs of the dead worker %s: %s",
+            count, kind, owner, ", ".join(requests), extra=about(*requests),
+        )  # fmt: skip
+
+    async def _condemn(self, name: str, request_id: str) -> bool:
+        """Have a segment never be committed; False if it was. Or mark the start of its name."""
+        member, until = f"{name} {request_id}", condemned_until(self._settings)
+        return bool(await self._scripts["condemn"]([self._segments], [member, until]))
+
+    async def _remove_uncommitted(self, name: str, request_id: str) -> None:
+        """Unlink a segment unless it was committed.
+
+        That one belongs to an equal message, which was sent twice. Any other is condemned first:
+        should its worker live, it must not commit what is gone.
+        """
+        if await self._condemn(name, request_id):
+            reach(Fault.BARRED)
+            await self._unlink([name])
+
+    async def _remove_late_results(self) -> None:
+        """Unlink what dead workers wrote for jobs that had been taken away from them."""
+        condemned = await self._redis.zrangebyscore(self._segments, "-inf", "(0")
+        marks = (member.decode().split(" ", 1) for member in cast("list[bytes]", condemned))
+        starts = {name: request_id for name, request_id in marks if name.endswith("-")}
+        if not starts:
+            return
+        for name in await asyncio.to_thread(shm.names):
+            start = _start_of(name)
+            if start not in starts or not is_result_name(name, self._settings):
+                continue
+            worker = start[len(self._settings.shm_name_prefix) :].rsplit("-", 2)[0]
+            if not await self._redis.exists(keys.heartbeat(worker)):
+                await self._remove_uncommitted(name, starts[start])
 
     async def _finish_cleanup(self, worker: str) -> None:
         key = keys.cleanup(worker)
         for payload in cast("list[bytes]", await self._redis.lrange(key, 0, -1)):
             await self._unlink(input_names(payload, self._settings))
+            reach(Fault.CLEANUP_UNLINKED)
             await self._redis.lrem(key, 1, cast(str, payload))
-            log.info("cleaned up after the dead worker %s", worker)
+            request = request_of(payload) or ("unknown", "")
+            log.info(
+                "cleaned up after the dead worker %s: request %s",
+                worker, request[0], extra=about(request[0]),
+            )  # fmt: skip
 
     async def _expire_results(self) -> None:
         now = int(time.time())
@@ -153,25 +223,36 @@ class Recovery:
             if await self._scripts["expire"](
                 [self._segments, keys.result(request_id)], [member, segment, now]
             ):
+                reach(Fault.EXPIRED)
                 await self._unlink([segment])
                 score = condemned_until(self._settings)
                 await self._redis.zadd(self._segments, {member: score}, xx=True)
-                log.info("segment %s of request %s: nobody fetched it", segment, request_id)
+                log.info(
+                    "segment %s of request %s: nobody fetched it",
+                    segment, request_id, extra=about(request_id),
+                )  # fmt: skip
 
     async def _expire_dead(self) -> None:
         """Drop dead jobs of this namespace whose time is over, with their inputs."""
         latest = time.time() - self._settings.dead_ttl_s
         for entry in cast("list[bytes]", await self._redis.lrange(keys.DEAD, 0, CHUNK - 1)):
             try:
-                about = json.loads(entry)
-                if about["namespace"] != self._identity.namespace or about["at"] > latest:
+                told = json.loads(entry)
+                if told["namespace"] != self._identity.namespace or told["at"] > latest:
                     continue
-                payload = str(about["raw"]).encode()
+                payload = str(told["raw"]).encode()
             except (ValueError, KeyError, TypeError):
                 continue  # written by somebody else
             await self._unlink(input_names(payload, self._settings))
+            reach(Fault.DEAD_EXPIRED)
             await self._redis.lrem(keys.DEAD, 1, cast(str, entry))
-            log.info("the dead job of request %s is dropped", request_of(payload))
+            request = request_of(payload) or ("unknown", "")
+            log.info("the dead job of request %s is dropped", request[0], extra=about(request[0]))
 
     async def _unlink(self, names: Collection[str]) -> None:
         await asyncio.to_thread(shm.unlink_all, names, self._uids)
+
+
+def _start_of(name: str) -> str:
+    """What a result's name has in common with all that its worker writes for the same payload."""
+    return name.rpartition("-")[0] + "-"

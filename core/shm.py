@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
+from core.faults import Fault, reach
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +77,22 @@ def write(
 
     Raises OutOfSharedMemory if there is no room, FileExistsError if the name is taken.
     """
-    descriptor = os.open(_path(name), _CREATE_FLAGS, mode)
+    try:
+        descriptor = os.open(_path(name), _CREATE_FLAGS, mode)
+    except OSError as error:
+        raise _no_room(error, array.nbytes) or error from None
     try:
         os.fchmod(descriptor, mode)  # the umask has had its say in open()
         if owned_by is not None and os.geteuid() == 0:
             os.fchown(descriptor, owned_by, -1)
+        reach(Fault.SEGMENT_CREATED)
         os.posix_fallocate(descriptor, 0, array.nbytes)
+        reach(Fault.SEGMENT_RESERVED)
         _write_fully(descriptor, np.ascontiguousarray(array).data.cast("B"))
     except BaseException as error:
         os.unlink(_path(name))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM):
-            raise OutOfSharedMemory(
-                f"{SHM_FOLDER} has no room for {array.nbytes} bytes ({free_bytes()} are free)"
-            ) from None
+        if no_room := _no_room(error, array.nbytes):
+            raise no_room from None
         raise
     finally:
         os.close(descriptor)
@@ -104,6 +108,7 @@ def unlink(name: str, allowed_uids: Collection[int]) -> bool:
         status = os.lstat(_path(name))
         if stat.S_ISREG(status.st_mode) and status.st_uid in allowed_uids:
             os.unlink(_path(name))
+            reach(Fault.UNLINKED)
             return True
     return False
 
@@ -125,6 +130,17 @@ def owner(name: str) -> int:
 def names() -> list[str]:
     """The names of all segments, anybody's."""
     return os.listdir(SHM_FOLDER)
+
+
+def exists(name: str) -> bool:
+    """Whether there is a segment of this name, anybody's."""
+    return os.path.lexists(_path(name))
+
+
+def size_bytes() -> int:
+    """Bytes that /dev/shm can hold in all."""
+    status = os.statvfs(SHM_FOLDER)
+    return status.f_blocks * status.f_frsize
 
 
 def free_bytes() -> int:
@@ -180,6 +196,16 @@ def _read_fully(descriptor: int, name: str, buffer: memoryview) -> None:
                 f"segment {name!r} was cut to {done} of {len(buffer)} bytes while it was read",
             )
         done += count
+
+
+def _no_room(error: BaseException, size: int) -> OutOfSharedMemory | None:
+    if not isinstance(error, OSError):
+        return None
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+        return None
+    return OutOfSharedMemory(
+        f"{SHM_FOLDER} has no room for {size} bytes ({free_bytes()} are free): {error.strerror}"
+    )
 
 
 def _write_fully(descriptor: int, data: memoryview) -> None:

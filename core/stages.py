@@ -7,19 +7,25 @@ meets the network, which is imported only when it is loaded: torch takes seconds
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from core import shm
 from core.config import Settings
-from core.contract import Job, Segment, parse_job
-from core.errors import BadMessage, JobError, ModelUnavailable, TransientFailure
+from core.contract import CANVAS, Job, Segment, parse_job
+from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
+from core.halving import halving, is_out_of_memory
+from core.keys import Kind
 from core.queues import Claim
-from lama.padding import restore_from_padding
+from core.telemetry import about
+from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,7 @@ class Loaded:
 
     `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
     picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
-    picture's segment.
+    picture's segment, `began_at` when it was taken up, in unix seconds.
     """
 
     job: Job
@@ -40,6 +46,7 @@ class Loaded:
     mask: Picture
     original: Picture | None
     owner: int
+    began_at: float = 0.0
 
 
 class Loader:
@@ -51,16 +58,22 @@ class Loader:
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job; raises JobError."""
+        began_at = time.time()
         job = parse_job(claim.payload, self._settings)
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",
-                job.request_id, job.is_long, claim.kind,
+                job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
             )  # fmt: skip
         image, owner = self._read(job.image)
         mask = self._read(job.mask)[0].reshape(job.mask.shape[:2])
         return Loaded(
-            job, _picture(job.image, image), self._grey(job.mask, mask), self._original(job), owner
+            job,
+            _picture(job.image, image),
+            self._grey(job.mask, mask),
+            self._original(job),
+            owner,
+            began_at,
         )
 
     def _read(self, segment: Segment) -> tuple[npt.NDArray[Any], int]:
@@ -84,7 +97,10 @@ class Loader:
                 raise job.original
             return self._read(job.original)[0]
         except JobError as error:
-            log.warning("request %s is done without its original: %s", job.request_id, error)
+            log.warning(
+                "request %s is done without its original: %s",
+                job.request_id, error, extra=about(job.request_id),
+            )  # fmt: skip
             return None
 
 
@@ -95,7 +111,10 @@ class Network(Protocol):
         """Device and precision, for the log."""
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none."""
+        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none.
+
+        Raises DeviceFault if only a new process can help.
+        """
 
 
 class LaMa:
@@ -105,9 +124,12 @@ class LaMa:
         """Load the configured weights; raises ModelUnavailable with one clear sentence."""
         import torch
 
+        from lama import regions
         from lama.bin import inference
 
         self._inference = inference
+        self._regions = regions
+        self._region = settings.inpaint_region
         self._use_half = settings.use_fp16
         self._threshold = settings.mask_threshold
         self._wants_cuda = settings.use_cuda
@@ -119,26 +141,84 @@ class LaMa:
             # A first picture finds a broken device, and pays for what the first one always costs.
             picture = np.zeros((64, 64, 3), np.uint8)
             self._infer([picture], [np.full((64, 64), 255, np.uint8)])
+            self._prepare(settings)
         except Exception as error:
             raise ModelUnavailable(
                 f"the model cannot be loaded: {error} (LAMA_CONFIG_PATH and LAMA_CHECKPOINT_PATH "
                 "name its files)"
             ) from error
 
+    def _prepare(self, settings: Settings) -> None:
+        """On a GPU, make ready for full canvases while the first jobs are already claimed."""
+        if self.device == "cpu" or self._region != "full":
+            return
+        threading.Thread(
+            target=self._inference.prepare,
+            args=(self._model, self.device, self._use_half, full_batches(settings)),
+            name="prepare",
+            daemon=True,
+        ).start()
+
     def describe(self) -> str:
-        """Device and precision, for the log."""
+        """Device, precision and what the network is shown, for the log."""
         from lama.saicinpainting.training.modules.precision import half_dtype
 
         dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
-        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}"
+        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}, {self._region}"
+
+    @property
+    def half_fallbacks(self) -> int:
+        """Pictures computed again in float32 so far, because half precision overflowed."""
+        from lama.saicinpainting.training.modules.precision import half_dtype
+
+        dtype = half_dtype(self.device, self._use_half)
+        return self._inference.engine_of(self._model, self.device, dtype).half_fallbacks
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        return halving(
-            lambda part: self._infer([one.image for one in part], [one.mask for one in part]), batch
-        )
+        return halving(self._inpaint, batch, self._check_device)
 
-    def _infer(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+    def layout(self) -> str:
+        """The network's size, for people."""
+        parameters = sum(one.numel() for one in self._model.parameters())
+        config = self._model.generator.config
+        return f"LaMa with {config.n_blocks} blocks, ngf {config.ngf}, {parameters:,} parameters"
+
+    def fill(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+        """Pictures (H×W×3 RGB) with their holes (H×W masks) filled; may raise anything."""
+        return self._infer(images, masks)
+
+    def _check_device(self) -> None:
+        """After a failure: give cached memory back; raises DeviceFault if the GPU cannot add.
+
+        An illegal access, say, breaks a GPU for all that the process asks of it from then on.
+        """
+        if self.device == "cpu":
+            return
+        import torch
+
+        try:
+            torch.cuda.empty_cache()
+            torch.ones(1, device=self.device).add(1).item()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise DeviceFault(
+                    f"{self.device} fails at everything ({error}): the process ends, its batch "
+                    "stays in the processing list"
+                ) from error
+
+    def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture]:
+        pictures: list[Picture] = self._regions.inpaint(
+            self._infer,
+            [one.image for one in batch],
+            [one.mask for one in batch],
+            self._region,
+            [one.job.padding for one in batch],
+            self._threshold,
+        )
+        return pictures
+
+    def _infer(self, images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:
         pictures: list[Picture] = self._inference.batch_inference(
             images_np=images,
             masks_np=masks,
@@ -151,19 +231,14 @@ class LaMa:
         return pictures
 
 
-def halving(
-    infer: Callable[[Sequence[Loaded]], list[Picture]], batch: Sequence[Loaded]
-) -> list[Picture | TransientFailure]:
-    """The results of a batch, which is halved when it fails until what fails is one picture."""
-    try:
-        return list(infer(batch))
-    except Exception as error:
-        if len(batch) == 1:
-            log.exception("inference failed for request %s", batch[0].job.request_id)
-            return [TransientFailure("inference_failed", f"the network failed: {error}")]
-        log.warning("inference failed for a batch of %d (%s): halved", len(batch), error)
-    middle = len(batch) // 2
-    return halving(infer, batch[:middle]) + halving(infer, batch[middle:])
+def full_batches(settings: Settings) -> list[tuple[int, int, int]]:
+    """All batches (count, height, width) of whole canvases that may come, the largest first."""
+    largest = {
+        Kind.SHORT: settings.inpainting_batch_size_short,
+        Kind.LONG: settings.inpainting_batch_size_long,
+    }
+    counts = range(max(largest.values()), 0, -1)
+    return [(n, *CANVAS[kind]) for n in counts for kind in Kind if n <= largest[kind]]
 
 
 class Finisher:
@@ -175,13 +250,23 @@ class Finisher:
     def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
-        restored = restore_from_padding(picture, job.padding, job.original_size)
-        result: Picture = np.ascontiguousarray(restored[..., ::-1])  # RGB to BGR
-        if loaded.original is None:
-            return result
-        hole = restore_from_padding(loaded.mask, job.padding, job.original_size) > self._threshold
-        composite: Picture = np.where(hole[..., None], result, loaded.original)
-        return composite
+        result = _restored(job, picture)
+        if loaded.original is not None:
+            mask = without_padding(loaded.mask, job.padding, job.original_size)
+            kept = (mask <= self._threshold).view(np.uint8)
+            cv2.copyTo(loaded.original, kept, result)
+        return result
+
+    def before(self, loaded: Loaded) -> Picture:
+        """The same picture as it came: BGR, `original_size` × 3."""
+        return _restored(loaded.job, loaded.image) if loaded.original is None else loaded.original
+
+
+def _restored(job: Job, picture: Picture) -> Picture:
+    """RGB on the canvas to BGR, `original_size` × 3."""
+    content = without_padding(picture, job.padding, job.original_size)
+    # NumPy takes forty times as long to turn channels around.
+    return np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:

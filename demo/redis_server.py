@@ -122,6 +122,13 @@ class RedisServer:
                 self._process.wait()
                 self._process = None
 
+    def kill(self) -> None:
+        """Stop the server as a crash does, without a word to it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
     def close(self) -> None:
         """Stop the server for good and remove its folder."""
         self.stop()

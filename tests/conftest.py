@@ -18,6 +18,10 @@ import redis
 from demo.redis_server import RedisServer
 from tests.pipeline import Pipeline
 
+# Before torch is loaded, here or in a worker: threads that wait for each other by spinning starve
+# each other tenfold where something else runs on the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parent.parent
 STUB_WORKER = ROOT / "tests" / "stub" / "worker.py"
 
@@ -151,6 +155,8 @@ def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
             "USE_CUDA": "0",
             "RETRY_DELAY_S": "0.05",
             "LOG_LEVEL": "DEBUG",
+            "ADMIN_PORT": "0",
+            "OTEL_SDK_DISABLED": "true",  # its import takes half a second
             "SHM_NAME_PREFIX": f"img_shm_{OWN}",
             **{name: str(value) for name, value in settings.items()},
         }

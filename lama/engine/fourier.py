@@ -32,8 +32,8 @@ from .layers import Conv
 #: a power of two nothing is rounded by it, and ReLU doesn't mind a factor. The bias is scaled too.
 _SCALE = 1 / 16
 
-#: Sizes that are kept; a worker has two, other programs may have any number.
-_MOST_SIZES = 16
+#: Sizes that are kept: with all that ever came along, a worker's memory would grow for good.
+_MOST_SIZES = 8
 
 #: The way that isn't expected to win must be this much faster to be taken.
 _MARGIN = 1.15

@@ -124,8 +124,8 @@ class Network:
         values.copy_(edged.permute(0, 2, 3, 1)).mul_(1 / 256)
         banded = min(2, len(self._downs))
         x = self._in_bands(values, banded, height >> banded, width >> banded)
-        for down in self._downs[banded:]:
-            x = reflected(down(x), (1, 0, 1, 0), self._taker(f"down {down}"))
+        for level, down in enumerate(self._downs[banded:]):
+            x = reflected(down(x), (1, 0, 1, 0), self._taker(f"down {level}"))
         return self._to_local(x), self._to_global(x)
 
     def _in_bands(self, values: Tensor, level: int, height: int, width: int) -> Tensor:

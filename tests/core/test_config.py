@@ -76,6 +76,7 @@ def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
         ("REDIS_URL", "redis://redis:port", "redis://host:6379"),
         ("REDIS_URL", "redis+sentinel://one,two:26379", "/service"),
         ("DELIVERY", "exactly_once", "at_most_once"),
+        ("INPAINT_REGION", "holes", "'full', 'content' or 'mask'"),
         ("RETRY_DELAY_S", "inf", "finite"),
         ("LOG_LEVEL", "loud", "WARNING"),
     ],

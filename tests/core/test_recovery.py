@@ -27,7 +27,7 @@ from core.keys import Kind
 from core.queues import Claim, Queues
 from core.recovery import Recovery
 from demo.redis_server import RedisServer
-from tests.conftest import OWN, StartWorker, segments, wait_until, worker_id
+from tests.conftest import OWN, OwnPipeline, StartWorker, segments, wait_until, worker_id
 from tests.pipeline import Pipeline, page
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
@@ -248,6 +248,49 @@ def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
     assert raw.lrange(LONG, 0, -1) == [b"a"]
 
 
+def test_a_result_that_a_slow_worker_writes_for_a_job_it_has_lost_is_removed_when_it_dies(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, request("r"))
+    own = result_name_start(settings, worker, request("r"))
+    reap(settings)
+    raw.set(keys.heartbeat(worker), "alive after all")
+    late = write_segment(f"{own}7")
+    reap(settings)
+    assert segments() == {late}, "a living worker unlinks it itself"
+    raw.delete(keys.heartbeat(worker))
+    reap(settings)
+    assert not segments()
+
+
+def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, request("r"))
+    own = result_name_start(settings, worker, request("r"))
+    reap(settings)
+    taken_over = write_segment(f"{own}8")  # it was given the job again, and committed it
+    namespace = current_identity(settings).namespace
+    raw.zadd(keys.segments(namespace), {f"{taken_over} r": time.time() - 1})
+    for _ in range(3):
+        reap(settings)
+    assert segments() == {taken_over}
+    shm.unlink(taken_over, UIDS)
+
+
+def test_a_claim_that_arrives_after_its_worker_was_struck_off_is_found(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = current_identity(settings).worker
+    raw.rpush(keys.processing(worker, Kind.LONG), b"a")
+    other = settings.model_copy(update={"lama_inference_long_tasks_queue": "other"})
+    foreign = keys.processing(current_identity(other).worker, Kind.LONG)
+    raw.rpush(foreign, b"b")
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [b"a"]
+    assert raw.lrange(foreign, 0, -1) == [b"b"]
+
+
 def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: redis.Redis) -> None:
     inputs = [write_segment(f"img_shm_{OWN}in{number}") for number in range(3)]
     message = {
@@ -366,6 +409,27 @@ def test_a_picture_that_kills_workers_is_dead_in_the_end_and_its_batch_mates_are
     assert client.hget("inpainting_result:killer", "status") == b"failed"
     assert not client.exists(keys.ATTEMPTS)
     pipeline.close()
+
+
+def test_workers_whose_heartbeats_expired_in_an_outage_are_not_taken_for_dead(
+    start_worker: StartWorker, make_hold: Callable[[], Path], shm_baseline: None
+) -> None:
+    slow = {"HEARTBEAT_INTERVAL_S": 0.5, "HEARTBEAT_TTL_S": 1, "REAP_INTERVAL_S": 0.2}
+    with RedisServer(append_only=True) as server, OwnPipeline(server.url) as pipeline:
+        hold = make_hold()
+        busy = start_worker(REDIS_URL=server.url, STUB_HOLD=hold, **slow)
+        request_id = send(pipeline)
+        busy.wait_for_line("taken from")
+        other = start_worker(REDIS_URL=server.url, **slow)
+        server.stop()
+        time.sleep(1.5)  # longer than a heartbeat lives
+        server.start()
+        for worker in (busy, other):
+            worker.wait_for_line("the heartbeat was gone")
+        time.sleep(1)  # some passes of both
+        hold.unlink()
+        assert pipeline.fetch(request_id).shape == (60, 90, 3)
+        assert "recovered" not in busy.output + other.output
 
 
 def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(

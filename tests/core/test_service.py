@@ -328,6 +328,25 @@ def test_a_stop_cuts_the_wait_for_a_retry_short_and_keeps_the_job(
     pipeline.close()
 
 
+def test_a_stop_puts_back_what_was_claimed_without_a_reply(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    worker = start_worker(HEARTBEAT_INTERVAL_S=100, HEARTBEAT_TTL_S=200)
+    wait_until(lambda: client.info("clients")["blocked_clients"] == 2, "the worker waits for jobs")
+    client.rpush(f"inpainting:processing:{worker_id(client, worker)}:long", b"unheard")
+    assert worker.stop() == 0
+    assert client.lrange(LONG, 0, -1) == [b"unheard"]
+    assert list(client.scan_iter()) == [LONG.encode()]
+
+
+def test_an_idle_worker_stops_at_once_while_redis_is_away(start_worker: StartWorker) -> None:
+    with RedisServer() as server:
+        worker = start_worker(REDIS_URL=server.url)
+        server.stop()
+        worker.wait_for_line("cannot be used")
+        assert worker.stop() == 0
+
+
 def test_a_second_signal_stops_at_once_and_loses_nothing(
     start_worker: StartWorker,
     pipeline: Pipeline,

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 import redis
 
 from demo.redis_server import RedisServer
+from lama import regions
 from lama.bin.inference import batch_inference, load_lama_model
 from tests.conftest import OWN, ROOT, StartWorker, wait_until
 from tests.pipeline import Pipeline, page
@@ -45,6 +47,29 @@ def test_the_result_is_the_networks_own(start_worker: StartWorker, pipeline: Pip
         expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
         request = pipeline.submit(image, mask, kind, canvas=(112, 160))
         assert np.array_equal(pipeline.fetch(request), expected)
+
+
+@pytest.mark.parametrize("region", ["content", "mask"])
+def test_the_network_is_shown_the_region_that_is_set(
+    start_worker: StartWorker, pipeline: Pipeline, region: regions.Region
+) -> None:
+    start_worker(ROOT / "worker.py", USE_FP16=0, INPAINT_REGION=region, **MODEL)
+    model, config = load_lama_model(*MODEL.values(), "cpu")
+    image, mask = page(100, 140, 1)
+    image[::3] //= 2  # a texture: a plane of colour would be filled without the network
+    rgb, grey, padding, size = pipeline.prepare(image, mask, "short", canvas=(256, 320))
+    shown: list[tuple[int, int]] = []
+
+    def fill(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        shown.extend(mask.shape[:2] for mask in masks)
+        return batch_inference(images, masks, model, config, "cpu", use_fp16=False)
+
+    (filled,) = regions.inpaint(fill, [rgb], [grey], region, [tuple(padding)])
+    assert shown
+    assert (256, 320) not in shown
+    expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
+    request = pipeline.submit(image, mask, "short", canvas=(256, 320))
+    assert np.array_equal(pipeline.fetch(request), expected)
 
 
 def test_a_program_written_from_the_contract_alone_gets_its_pictures(

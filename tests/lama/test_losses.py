@@ -43,6 +43,18 @@ def test_a_thin_hole_weighs_as_much_as_a_large_one():
         assert math.isclose(reconstruction.hole_l1(image + 0.5, image, a_hole(share)), 0.5)
 
 
+def test_decibels_count_by_the_ratio_of_two_errors_down_to_the_floor():
+    image, mask = torch.zeros(1, 3, 32, 32), a_hole()
+
+    def at(error: float) -> float:
+        return float(reconstruction.decibels(image + error, image, mask, floor=50))
+
+    assert math.isclose(at(0.2) - at(0.1), 2 * math.log10(2), abs_tol=1e-3)
+    assert math.isclose(at(0.4) - at(0.2), 2 * math.log10(2), abs_tol=1e-3)
+    assert at(0) == pytest.approx(0, abs=1e-6)
+    assert at(1e-4) < 0.001 * at(0.1)
+
+
 def test_the_known_part_counts_by_its_share_of_the_picture():
     image = torch.zeros(1, 3, 32, 32)
     assert math.isclose(reconstruction.known_l1(image + 0.5, image, a_hole(8)), 0.375)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -35,10 +36,12 @@ def new_trainer(
     seed: int = 3,
     dtype: torch.dtype = torch.float32,
     batch_until: float = 1.0,
+    muon: bool = False,
+    lr: float = 0.003,
 ) -> Trainer:
     settings = Settings(
-        Recipe(2, (32,)), losses, lr=0.003, ndf=4, n_layers=2, validation_side=32,
-        batch_until=batch_until,
+        Recipe(2, (32,)), losses, lr=lr, ndf=4, n_layers=2, validation_side=32,
+        batch_until=batch_until, muon=muon,
     )  # fmt: skip
     return Trainer(OmegaConf.create(tiny.tiny_config()), settings, CPU, seed, dtype)
 
@@ -62,8 +65,9 @@ def run(folder: Path, out: Path, steps: int, until: int | None = None, **options
     return trainer
 
 
-def test_a_few_steps_lower_the_loss():
-    trainer = new_trainer(LossWeights(adversarial=0, features=0))
+@pytest.mark.parametrize(("muon", "lr"), [(False, 0.003), (True, 0.02)])
+def test_a_few_steps_lower_the_loss(muon, lr):
+    trainer = new_trainer(LossWeights(adversarial=0, features=0), muon=muon, lr=lr)
     images = torch.rand(2, 3, 1, 1).expand(2, 3, 32, 32).contiguous()
     mask = torch.zeros(2, 1, 32, 32)
     mask[..., 8:20, 8:20] = 1
@@ -72,10 +76,11 @@ def test_a_few_steps_lower_the_loss():
     assert losses[-1]["known"] < 0.5 * losses[0]["known"]
 
 
-def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, tmp_path):
-    whole = run(folder, tmp_path / "whole", 12)
-    run(folder, tmp_path / "parts", 12, until=7)
-    parts = run(folder, tmp_path / "parts", 12, seed=3)
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, tmp_path, muon):
+    whole = run(folder, tmp_path / "whole", 12, muon=muon)
+    run(folder, tmp_path / "parts", 12, until=7, muon=muon)
+    parts = run(folder, tmp_path / "parts", 12, seed=3, muon=muon)
     assert parts.step == whole.step == 12
     pairs = [
         (whole.generator, parts.generator),
@@ -85,6 +90,41 @@ def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, tmp_path
     for one, other in pairs:
         for key, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+def test_what_lies_around_the_blocks_is_moved_less_where_that_is_asked_for():
+    moved = {}
+    for outer in (1.0, 0.1):
+        settings = replace(new_trainer().settings, outer=outer, muon=True)
+        trainer = Trainer(OmegaConf.create(tiny.tiny_config()), settings, CPU, 3)
+        before = {key: one.clone() for key, one in trainer.generator.named_parameters()}
+        trainer.train_step(torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32), 0.0)
+        moved[outer] = {
+            key: float((one.detach() - before[key].detach()).abs().mean())
+            for key, one in trainer.generator.named_parameters()
+        }
+    stem, block = "model.1.ffc.convl2l.weight", "model.5.conv1.ffc.convl2l.weight"
+    assert moved[0.1][stem] == pytest.approx(0.1 * moved[1.0][stem], rel=0.05)
+    assert moved[0.1][block] == pytest.approx(moved[1.0][block], rel=0.05)
+
+
+def test_a_run_begins_as_a_wavelet_transform_where_the_config_says_so(folder, tmp_path, capsys):
+    config = tiny.write_config(tmp_path / "config.yaml", ngf=32, n_blocks=1)
+    given = [
+        str(config), str(folder), "--out", str(tmp_path / "out"), "--steps", "1", "--device", "cpu",
+        "data.sides=[32]", "discriminator.ndf=4", "initialisation.kind=wavelet",
+        "optimizers.generator.kind=muon", "losses.decibels.weight=1",
+    ]  # fmt: skip
+    assert program.main(given) == 0
+    last, _ = load_lama_model(
+        tmp_path / "out" / "config.yaml", tmp_path / "out" / "models" / "last.ckpt", "cpu"
+    )
+    picture = torch.from_numpy(cv2.imread(str(folder / "0.png"))).permute(2, 0, 1)[None] / 255
+    painted = last.predict(picture, torch.zeros(1, 1, 64, 80))
+    # A random generator is at about 0.25.
+    assert (painted - picture).abs().mean() < 0.08
+    assert program.main([*given, "generator.ngf=16", "--out", str(tmp_path / "narrow")]) == 1
+    assert "generator.ngf = 16" in capsys.readouterr().err
 
 
 def test_other_seeds_give_other_runs(folder, tmp_path):
@@ -153,6 +193,8 @@ def test_small_batches_take_running_statistics_and_leave_them_as_they_are():
     assert read_settings(config, CPU, given=True).batch_until == 0
     assert 0 < read_settings(config, CPU).batch_until < 1
     config.merge_with_dotlist(["data.batch_size=32"])
+    assert read_settings(config, CPU).batch_until < 1, "of the largest crops it has but a few"
+    config.merge_with_dotlist(["data.sides=[96]"])
     assert read_settings(config, CPU).batch_until == 1
     trainer = new_trainer(LossWeights(adversarial=0, features=0), batch_until=0.5)
     images, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
@@ -313,7 +355,9 @@ def test_a_published_config_is_read_and_its_weights_scaled():
         ("data.sides=[30]", "multiples of 8"),
         ("data.masks={circles: 1}", "shares of"),
         ("losses.adversarial.kind=bce", "only 'r1'"),
-        ("optimizers.generator.kind=sgd", "only 'adam'"),
+        ("optimizers.generator.kind=sgd", "adam or muon is needed"),
+        ("optimizers.discriminator.kind=muon", "adam is needed"),
+        ("initialisation.kind=zero", "'random' or 'wavelet'"),
         ("optimizers.generator.lr=fast", "a number is needed"),
         ("discriminator.kind=other", "only 'pix2pixhd_nlayer'"),
         ("losses=3", "a mapping is needed"),

@@ -32,7 +32,7 @@ MASK_SHARES: Mapping[str, float] = {
 class Recipe:
     """What batches are made of."""
 
-    #: Pictures in a batch.
+    #: Pictures in a batch of the smallest crops.
     batch: int
     #: Sides of the square crops, pixels; each batch has one of them. Multiples of 8.
     sides: tuple[int, ...]
@@ -42,6 +42,10 @@ class Recipe:
     masks: tuple[tuple[str, float], ...] = tuple(MASK_SHARES.items())
     #: Share of batches that the bilateral filter is run over.
     smoothed: float = 0.25
+
+    def pictures(self, side: int) -> int:
+        """In a batch of crops of this side; fewer of larger ones: a step takes as long for each."""
+        return max(2, round(self.batch * (min(self.sides) / side) ** 2))
 
 
 @dataclass
@@ -65,11 +69,9 @@ def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> Batc
     """The host's part of batch number `step`."""
     rng = np.random.default_rng([seed, step])
     side = int(recipe.sides[rng.integers(len(recipe.sides))])
-    # Larger crops in smaller batches: the time for a step stays about the same.
-    count = max(2, round(recipe.batch * (min(recipe.sides) / side) ** 2))
     size = (side, side)
     smoothed = bool(rng.random() < recipe.smoothed)
-    plans = [_plan(rng, pictures, recipe, size) for _ in range(count)]
+    plans = [_plan(rng, pictures, recipe, size) for _ in range(recipe.pictures(side))]
     return BatchPlan(size, smoothed, plans)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.batches import batches
+from ..data.batches import batches, make_batch, plan_batch
 from ..data.pictures import Pictures, picture_files
 from .errors import CheckpointError
 from .snapshots import write_atomically
@@ -46,8 +46,11 @@ def train(
     report_every_s: float = 10,
     workers: int = 1,
     say: Callable[[str], None] = print,
+    given: bool = False,
 ) -> None:
     """Trains until the budget is spent or `stop()`; a step that has begun is ended first.
+
+    `given` says that the trainer has weights to begin with.
 
     Resumes from `out`/models/last.ckpt if it is there. Writes that file and best.ckpt beside it
     every `save_every_s` seconds, and at the end.
@@ -71,10 +74,13 @@ def train(
         write_atomically(last, trainer.snapshot())
         say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
 
+    pictures, recipe = Pictures(files), trainer.settings.recipe
     if trainer.step == 0:
+        if not given:
+            first = plan_batch(pictures, recipe, trainer.seed, 0)
+            trainer.begin(*make_batch(first, trainer.device))
         save()
     report = _Report(say)
-    pictures, recipe = Pictures(files), trainer.settings.recipe
     source = batches(pictures, recipe, trainer.seed, trainer.step, trainer.device, workers)
     saved = reported = time.monotonic()
     try:

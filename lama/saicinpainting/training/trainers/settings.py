@@ -22,6 +22,11 @@ class LossWeights:
 
     #: `losses.l1.weight_known`: the network's output outside the hole.
     known: float = 10.0
+    #: `losses.decibels.weight`: of the hole's mean squared error, in bel …
+    decibels: float = 0.0
+    #: `losses.decibels.floor`, `.final`: … down to this many dB at the start, and at the end.
+    floor: float = 35.0
+    floor_final: float = 50.0
     #: `losses.hole_l1.weight`: the hole at the start of the schedule …
     hole: float = 10.0
     #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
@@ -48,8 +53,15 @@ class Settings:
 
     recipe: Recipe
     losses: LossWeights = field(default_factory=LossWeights)
-    #: `optimizers.generator.lr`: Adam's, at its highest. Large batches bear twice that.
+    #: `initialisation.kind: wavelet`: see `modules/wavelet.py`; otherwise random.
+    wavelet: bool = False
+    #: `optimizers.generator.kind: muon`, for the convolutions; otherwise Adam for all.
+    muon: bool = False
+    #: `optimizers.generator.lr`: at its highest. Large batches bear twice that.
     lr: float = 5e-4
+    #: `optimizers.generator.outer`: share of it for what lies around the residual blocks. What
+    #: begins as a wavelet transform passes pictures on already, and is soon spoilt.
+    outer: float = 1.0
     #: `optimizers.discriminator.lr`
     discriminator_lr: float = 1e-4
     #: `discriminator.ndf` and `discriminator.n_layers`
@@ -69,9 +81,9 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
 
     `given` says that training begins with weights that have been trained before.
 
-    A batch of four pictures is too few for batch norms: their mean colour is taken out of all that
-    the network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known
-    part 0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
+    A few pictures are too few for batch norms: their mean colour is taken out of all that the
+    network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known part
+    0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
 
     The published weights of `adversarial` (10) and `feature_matching` (100) belong to the
     published mix with its perceptual terms; they are scaled by 0.03 and 0.01 where `losses` has no
@@ -83,6 +95,10 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
     published = "hole_l1" not in losses
     base = LossWeights()
     hole = losses.get("hole_l1") or {}
+    decibels = losses.get("decibels") or {}
+    begins = str(_section(config, "initialisation").get("kind", "random"))
+    if begins not in ("random", "wavelet"):
+        raise ConfigError(f"initialisation.kind = {begins!r}: 'random' or 'wavelet' is needed")
     adversarial = losses.get("adversarial") or {}
     matching = losses.get("feature_matching") or {}
     if adversarial.get("kind", "r1") != "r1":
@@ -94,6 +110,9 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         known=_number(losses, "l1", "weight_known", base.known),
         hole=_number(losses, "hole_l1", "weight", base.hole),
         hole_final=float(hole.get("final", min(base.hole_final, hole.get("weight", 1e9)))),
+        decibels=float(decibels.get("weight", base.decibels)),
+        floor=float(decibels.get("floor", base.floor)),
+        floor_final=float(decibels.get("final", base.floor_final)),
         gradient=_number(losses, "gradient", "weight", base.gradient),
         spectrum=_number(losses, "spectrum", "weight", base.spectrum),
         chroma=_number(losses, "chroma", "weight", base.chroma),
@@ -105,7 +124,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         * (0.01 if published else 1.0),
     )
     sides = (data.get("train") or {}).get("out_size") or data.get("sides")
-    sides = sides or ([256, 256, 256, 384] if cuda else [128])
+    sides = sides or ([256, 256, 256, 384] if cuda else [96, 128, 160, 256])
     sides = [sides] if isinstance(sides, int) else list(sides)
     if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
         raise ConfigError(f"data.sides = {sides}: multiples of 8, at least 32, are needed")
@@ -119,11 +138,14 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         masks=tuple(shares.items()),
         smoothed=float(data.get("smoothed", Recipe.smoothed)),
     )
-    large = recipe.batch >= _LARGE_BATCH
+    large = recipe.pictures(max(sides)) >= _LARGE_BATCH
     return Settings(
         recipe=recipe,
         losses=weights,
+        wavelet=begins == "wavelet",
+        muon=(optimizers.get("generator") or {}).get("kind") == "muon",
         lr=_optimizer(optimizers, "generator", 1e-3 if large else Settings.lr),
+        outer=_number(optimizers, "generator", "outer", 0.2 if begins == "wavelet" else 1.0),
         discriminator_lr=_optimizer(optimizers, "discriminator", Settings.discriminator_lr),
         ndf=int(discriminator.get("ndf", Settings.ndf)),
         n_layers=int(discriminator.get("n_layers", Settings.n_layers)),
@@ -132,7 +154,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
             {"normalisation": _section(config, "normalisation")},
             "normalisation",
             "batch_until",
-            1.0 if large else 0.0 if given else 0.1,
+            0.0 if begins == "wavelet" else 1.0 if large else 0.0 if given else 0.1,
         ),
         validation_side=512 if cuda else 256,
     )
@@ -163,16 +185,17 @@ def _number(sections: Mapping[str, Any], section: str, name: str, default: float
 
 
 def _optimizer(optimizers: Mapping[str, Any], name: str, default: float) -> float:
-    section = optimizers.get(name) or {}
-    if section.get("kind", "adam") != "adam":
-        raise ConfigError(f"optimizers.{name}.kind = {section['kind']!r}: only 'adam' is there")
+    kind = (optimizers.get(name) or {}).get("kind", "adam")
+    known = ("adam", "muon") if name == "generator" else ("adam",)
+    if kind not in known:
+        raise ConfigError(f"optimizers.{name}.kind = {kind!r}: {' or '.join(known)} is needed")
     return _number(optimizers, name, "lr", default)
 
 
 def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
-    """Pictures that fit: on CUDA by its free memory, on a CPU four."""
+    """Pictures that fit: on CUDA by its free memory; on a CPU 16, which takes about a second."""
     if device.type != "cuda":
-        return 4
+        return 16
     free, _ = torch.cuda.mem_get_info(device)
     generator = _section(config, "generator")
     blocks, ngf = int(generator.get("n_blocks", 9)), int(generator.get("ngf", 64))

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from ..losses import adversarial, reconstruction
 from ..modules.discriminator import NLayerDiscriminator
 from ..modules.ffc import FFCResNetGenerator, FourierUnit
 from ..modules.precision import half_dtype
+from ..modules.wavelet import begin_as_wavelet
 from .checkpoints import read_generator_state
 from .config import generator_config
 from .errors import MismatchError
+from .optimizer import GeneratorOptimizer
 from .settings import LossWeights, Settings
 from .snapshots import PREFIX, container
 
@@ -72,10 +75,16 @@ class Trainer:
         self.discriminator = NLayerDiscriminator(ndf=settings.ndf, n_layers=settings.n_layers)
         self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         _keep_fourier_exact(self.generator, device)
-        self._optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.lr)
+        self._optimizer = GeneratorOptimizer(self.generator, settings.muon, settings.outer)
         self._opponent = torch.optim.Adam(
             self.discriminator.parameters(), lr=settings.discriminator_lr
         )
+
+    def begin(self, images: Tensor, masks: Tensor) -> None:
+        """Sets the weights of a new run where they aren't to be random; a batch calibrates them."""
+        if self.settings.wavelet:
+            begin_as_wavelet(self.generator, images, masks)
+            self.average.load_state_dict(self.generator.state_dict())
 
     def start_from(self, path: str) -> None:
         """Takes the generator's weights from any container that the loader reads."""
@@ -102,8 +111,6 @@ class Trainer:
         """
         weights = self.settings.losses
         rate = learning_rate(progress, self.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.lr * rate
         self._set_modes(progress)
         masked = torch.cat([images * (1 - masks), masks], dim=1)
         masked = masked.contiguous(memory_format=torch.channels_last)
@@ -124,10 +131,10 @@ class Trainer:
             self._skip()
         else:
             self._broken = 0
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
-            self._optimizer.step()
+            self._optimizer.step(self.settings.lr * rate)
             self._update_average()
             if strength:
                 losses |= {name: value.detach() for name, value in against.items()}
@@ -151,10 +158,14 @@ class Trainer:
     ) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of each term that has a weight."""
         weights = self.settings.losses
-        hole = weights.hole + (weights.hole_final - weights.hole) * min(1.0, progress)
+        share = min(1.0, progress)
+        hole = weights.hole + (weights.hole_final - weights.hole) * share
+        floor = weights.floor + (weights.floor_final - weights.floor) * share
+        decibels = partial(reconstruction.decibels, floor=floor)
         table: list[tuple[str, float, Callable[[Tensor, Tensor, Tensor], Tensor], Tensor]] = [
             ("known", weights.known, reconstruction.known_l1, predicted),
             ("hole", hole, reconstruction.hole_l1, filled),
+            ("bel", weights.decibels, decibels, filled),
             ("grad", weights.gradient, reconstruction.gradients, filled),
             ("spec", weights.spectrum, reconstruction.spectra, filled),
             ("chroma", weights.chroma, reconstruction.chroma, filled),
@@ -260,10 +271,9 @@ class Trainer:
                 }
             )
         self.average.load_state_dict(content["ema"])
-        for optimizer, state in zip(
-            (self._optimizer, self._opponent), content["optimizer_states"], strict=True
-        ):
-            optimizer.load_state_dict(state)
+        generator_state, opponent_state = content["optimizer_states"]
+        self._optimizer.load_state_dict(generator_state)
+        self._opponent.load_state_dict(opponent_state)
         training = content["training"]
         self.seed, self.step = int(training["seed"]), int(training["step"])
         self.elapsed_s, self.best = float(training["elapsed_s"]), float(training["best"])

@@ -27,17 +27,22 @@ def hold_out(files: list[Path]) -> tuple[list[Path], list[Path]]:
     return (rest if len(files) >= _EVERY else files), held
 
 
+#: Kinds of hole; each picture has one crop for each.
+_KINDS = ("lines", "glyphs", "paragraphs")
+
+
 class Validation:
-    """PSNR over the hole, mean over crops; lines and glyphs in turn. The same at each call."""
+    """PSNR over the hole, mean over crops. The same at each call."""
 
     def __init__(self, files: list[Path], side: int, device: torch.device) -> None:
         plans = []
         for index in range(len(files)):
-            rng = np.random.default_rng([0, index])
-            kind = ("lines", "glyphs", "paragraphs")[index % 3]
-            crop = Pictures([files[index]]).crop(rng, (side, side))
-            hole = KINDS[kind](rng, (side, side))
-            plans.append(PicturePlan(crop, hole, Tint.none(), (False, False)))
+            picture = Pictures([files[index]])
+            for number, kind in enumerate(_KINDS):
+                rng = np.random.default_rng([number, index])
+                crop = picture.crop(rng, (side, side))
+                hole = KINDS[kind](rng, (side, side))
+                plans.append(PicturePlan(crop, hole, Tint.none(), (False, False)))
         self._images, self._masks = make_batch(BatchPlan((side, side), False, plans), device)
 
     @torch.no_grad()

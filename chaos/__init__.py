@@ -1,0 +1,1 @@
+"""Breaks everything around the worker at random and accounts for every job afterwards."""

@@ -1,0 +1,103 @@
+"""The program that takes results; it may be killed at any moment and goes on where it was.
+
+A result is taken over in one script, which leaves a note in Redis: what was fetched and not yet
+looked at. Its verdict is there before the segment is unlinked, and the note until after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import redis
+
+from chaos.jobs import DEV_SHM, Jobs
+
+#: list: results that were taken over and not finished with.
+FETCHED = "chaos:fetched"
+
+#: hash: name of a result segment → its request and what was wrong with it, if anything.
+VERDICTS = "chaos:verdicts"
+
+TAKE_OVER = """
+local info = redis.call('HGET', KEYS[1], 'inpaint_shm_info')
+if not info then
+  return 0
+end
+redis.call('RPUSH', KEYS[2], cjson.encode({KEYS[1], info}))
+redis.call('DEL', KEYS[1])
+return 1
+"""
+
+
+class Consumer:
+    """Takes results over and checks their pixels until SIGTERM."""
+
+    def __init__(self, client: Any, jobs: Jobs) -> None:
+        self._redis = client
+        self._jobs = jobs
+        self._take_over = client.register_script(TAKE_OVER)
+        self._stopped = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def run(self) -> None:
+        """Consume until stopped, through all outages."""
+        while not self._stopped:
+            try:
+                self._round()
+            except redis.RedisError:
+                time.sleep(0.1)
+
+    def _round(self) -> None:
+        while entry := self._redis.lindex(FETCHED, 0):
+            self._finish(entry)
+        for key in self._redis.scan_iter("inpainting_result:*", 1000):
+            self._take_over([key, FETCHED])
+        # Results are left lying for a while now and then, so that newer ones replace them.
+        time.sleep(random.choice([0.01, 0.05, 0.5]))  # noqa: S311 - nothing is secret here
+
+    def _finish(self, entry: bytes) -> None:
+        key, description = json.loads(entry)
+        info = json.loads(description)
+        request, name = key.partition(":")[2], info["shm_name"]
+        if not self._redis.hexists(VERDICTS, name):
+            verdict = json.dumps([request, self._examine(request, info)])
+            self._redis.hset(VERDICTS, name, verdict)
+        (DEV_SHM / name).unlink(missing_ok=True)
+        self._redis.lrem(FETCHED, 1, entry)
+
+    def _examine(self, request: str, info: dict[str, Any]) -> str:
+        """What is wrong with a result; nothing, as a rule."""
+        try:
+            content = (DEV_SHM / info["shm_name"]).read_bytes()
+        except FileNotFoundError:
+            return "the segment is missing"
+        picture = np.frombuffer(content, info["dtype"]).reshape(info["shape"])
+        number = self._jobs.number(request)
+        wanted = [self._jobs.expected(number, edition) for edition in (0, 1)]
+        return "" if any(np.array_equal(picture, one) for one in wanted) else "other pixels"
+
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
+
+
+def main() -> int:
+    """Take results until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("tag")
+    parser.add_argument("seed", type=int)
+    options = parser.parse_args()
+    with redis.Redis.from_url(options.url, protocol=2, socket_timeout=5, retry=None) as client:
+        Consumer(client, Jobs(options.tag, options.seed)).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""What is sent: job number `n` of a run is the same whoever asks, so that all can check it.
+
+Most jobs are good ones. The others test what a promise says about them (see `Case`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from core import shm
+
+Picture = npt.NDArray[np.uint8]
+
+QUEUES: Final = ("lama_inference:longtasks", "lama_inference:shorttasks")
+DEV_SHM: Final = Path(shm.SHM_FOLDER)
+POISON: Final = "kill.jpg"
+
+
+class Case(StrEnum):
+    """What is special about a job."""
+
+    GOOD = "good"
+    AGAIN = "again"  # the request is sent twice, with another picture the second time
+    TWICE = "twice"  # the very same message is sent twice
+    LATE = "late"  # the segments come after the message
+    POISON = "poison"  # kills every worker that tries it
+    NO_JSON = "no json"
+    NO_SEGMENT = "no segment"
+    BAD_PADDING = "bad padding"
+
+
+#: Jobs that can have no result, and their reason on the dead list.
+HOPELESS: Final = {
+    Case.POISON: "crashed",
+    Case.NO_JSON: "bad_json",
+    Case.NO_SEGMENT: "segment_missing",
+    Case.BAD_PADDING: "bad_padding",
+}
+
+#: Out of 10,000 jobs; the rest are good. A poisonous one costs seconds, as it kills in a row.
+SHARE: Final = {
+    Case.AGAIN: 200,
+    Case.TWICE: 100,
+    Case.LATE: 200,
+    Case.POISON: 6,
+    Case.NO_JSON: 100,
+    Case.NO_SEGMENT: 60,
+    Case.BAD_PADDING: 100,
+}
+
+
+def fill(image: Picture, mask: Picture) -> Picture:
+    """The tiny network: holes get the mean of the known pixels. H×W×3 and H×W, uint8."""
+    hole = mask > 0
+    mean = image[~hole].mean(axis=0) if not hole.all() else np.full(3, 128.0)
+    filled = image.copy()
+    filled[hole] = mean.astype(np.uint8)
+    return filled
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """All jobs of a run. `tag` is part of the names of all its segments."""
+
+    tag: str
+    seed: int
+
+    def case(self, number: int) -> Case:
+        """What is special about job `number`."""
+        drawn = self._rng(number).integers(10_000)
+        for case, share in SHARE.items():
+            if drawn < share:
+                return case
+            drawn -= share
+        return Case.GOOD
+
+    def queue(self, number: int) -> str:
+        """Where the job is sent."""
+        return QUEUES[number % 2]
+
+    def request(self, number: int) -> str:
+        """The job's request id."""
+        return f"{self.tag}{number}"
+
+    def number(self, request: str) -> int:
+        """The job of a request."""
+        return int(request.removeprefix(self.tag))
+
+    def names(self, number: int, edition: int = 0) -> tuple[str, str]:
+        """The segments of picture and mask; `edition` is 1 in the second message of a request."""
+        return f"img_shm_{self.tag}{number}_{edition}", f"mask_shm_{self.tag}{number}_{edition}"
+
+    def payload(self, number: int, edition: int = 0) -> bytes:
+        """The message."""
+        case = self.case(number)
+        if case is Case.NO_JSON:
+            return f"{self.request(number)} is no JSON".encode()
+        image, mask, padding = self._pixels(number, edition)
+        top, right, bottom, left = padding
+        height, width = mask.shape
+        names = self.names(number, edition)
+        message: dict[str, Any] = {
+            "request_id": self.request(number),
+            "image_id": POISON if case is Case.POISON else f"{number}.jpg",
+            "original_size": [height - top - bottom, width - left - right],
+            "padding_info": [height, 0, 0, 0] if case is Case.BAD_PADDING else list(padding),
+            "preprocessed_img_shm_info": _info(names[0], image),
+            "preprocessed_mask_shm_info": _info(names[1], mask),
+            "is_long": number % 2 == 0,
+        }
+        return json.dumps(message).encode()
+
+    def put(self, number: int, edition: int = 0) -> None:
+        """Write the job's segments, as far as it has any."""
+        case = self.case(number)
+        if case is Case.NO_JSON:
+            return
+        image, mask, _ = self._pixels(number, edition)
+        for name, array in zip(self.names(number, edition), (image, mask), strict=True):
+            if case is not Case.NO_SEGMENT:
+                shm.write(name, array, 0o600)
+
+    def expected(self, number: int, edition: int = 0) -> Picture:
+        """The result: BGR, of the original size."""
+        image, mask, (top, right, bottom, left) = self._pixels(number, edition)
+        height, width = mask.shape
+        filled = fill(image, mask)[top : height - bottom, left : width - right]
+        return filled[..., ::-1]
+
+    def segments(self) -> set[str]:
+        """All segments of the run that exist, inputs and results."""
+        return {path.name for path in DEV_SHM.iterdir() if self.tag in path.name}
+
+    def remove(self, number: int) -> int:
+        """Unlink what a producer left that died before it had sent the job; how many there were."""
+        removed = 0
+        for edition in (0, 1):
+            for name in self.names(number, edition):
+                with contextlib.suppress(FileNotFoundError):
+                    (DEV_SHM / name).unlink()
+                    removed += 1
+        return removed
+
+    def _rng(self, number: int, edition: int = 0) -> np.random.Generator:
+        return np.random.default_rng((self.seed, number, edition))
+
+    def _pixels(
+        self, number: int, edition: int
+    ) -> tuple[Picture, Picture, tuple[int, int, int, int]]:
+        """RGB picture, mask, and padding: top, right, bottom, left."""
+        rng = self._rng(number, edition)
+        height, width = (int(side) for side in rng.integers(16, 160, 2))
+        top, right, bottom, left = (int(side) for side in rng.integers(0, 8, 4))
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        mask = np.zeros((height, width), np.uint8)
+        rows, columns = rng.integers(0, height), rng.integers(0, width)
+        mask[rows : rows + 20, columns : columns + 30] = 255
+        return image, mask, (top, right, bottom, left)
+
+
+def _info(name: str, array: Picture) -> dict[str, Any]:
+    return {
+        "shm_name": name,
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "size": array.nbytes,
+    }

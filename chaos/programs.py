@@ -1,0 +1,115 @@
+"""Processes that are killed and started again, and what is known of their ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 20.0
+
+#: Exit statuses of a worker that was asked to stop: without Redis, and asked twice.
+UNCLEAN = (1, 128 + signal.SIGTERM)
+
+
+@dataclass
+class Tally:
+    """What was done to whom. `kills` are all by SIGKILL; `wrong` is what must not happen."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    restarts: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Program:
+    """A program of the run that is started again whenever it has ended, until it is not."""
+
+    def __init__(
+        self,
+        kind: str,
+        arguments: list[str],
+        tally: Tally,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.log = log
+        self._arguments = arguments
+        self._environment = environment or {}
+        self._tally = tally
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sent: set[int] = set()
+
+    def start(self, **extra: str) -> None:
+        """Start the program, with more environment variables."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._arguments],
+                cwd=ROOT,
+                env={**inherited, **self._environment, **extra},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self._sent = set()
+
+    def send(self, number: int) -> None:
+        """Send a signal, if the program runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._sent.add(number)
+            self._process.send_signal(number)
+
+    def has_ended(self) -> bool:
+        """Whether it must be started again; its end is put down."""
+        if self._process is None:
+            return False
+        status = self._process.poll()
+        if status is None:
+            return False
+        self._process = None
+        self._note(status)
+        return True
+
+    def stop(self) -> None:
+        """Thaw it, SIGTERM, wait; it must end cleanly now that nothing disturbs it."""
+        if self._process is None:
+            return
+        self.send(signal.SIGCONT)
+        self.send(signal.SIGTERM)
+        try:
+            status = self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            status = None
+        if status not in (0, -signal.SIGTERM):
+            self._tally.wrong.append(f"{self.kind} did not stop cleanly: {status} ({self.log})")
+        self.kill_for_good()
+
+    def kill_for_good(self) -> None:
+        """End it whatever it does; not put down."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _note(self, status: int) -> None:
+        if status == -signal.SIGKILL:
+            by_itself = signal.SIGKILL not in self._sent
+            self._tally.kills[f"{self.kind}, by itself" if by_itself else self.kind] += 1
+        elif status in (0, -signal.SIGTERM) and signal.SIGTERM in self._sent:
+            # The latter before it had a handler, and so before it had done anything.
+            self._tally.others[f"{self.kind} stopped"] += 1
+        elif status in UNCLEAN and signal.SIGTERM in self._sent and self.kind == "worker":
+            self._tally.others["worker stopped uncleanly"] += 1
+        else:
+            self._tally.wrong.append(f"{self.kind} ended with {status} ({self.log})")

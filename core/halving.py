@@ -1,0 +1,102 @@
+"""What is done about a batch that the network fails at: less at a time, and clear words."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from core.contract import Job
+from core.errors import DeviceFault, TransientFailure
+from core.telemetry import about
+
+log = logging.getLogger(__name__)
+
+Picture = npt.NDArray[np.uint8]
+
+#: What torch says when an allocation fails, on a GPU and on a CPU; the size that it asked for.
+_TRIED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMG]iB)", re.IGNORECASE)
+_IN_USE = re.compile(r"([\d.]+) ([KMG]iB) is allocated by PyTorch")
+_MIB: Final = {"bytes": 2**-20, "KiB": 2**-10, "MiB": 1.0, "GiB": 2.0**10}
+
+
+class WithPicture(Protocol):
+    """As much of a loaded job as is needed here; `image` is H×W×3."""
+
+    @property
+    def job(self) -> Job: ...
+    @property
+    def image(self) -> Picture: ...
+
+
+Item = TypeVar("Item", bound=WithPicture)
+
+
+def halving(
+    infer: Callable[[Sequence[Item]], list[Picture]],
+    batch: Sequence[Item],
+    check_device: Callable[[], None] = lambda: None,
+) -> list[Picture | TransientFailure]:
+    """The results of a batch, which is halved when it fails until what fails is one picture.
+
+    After a failure `check_device` gives memory back and raises DeviceFault if nothing can be
+    computed any more: then the jobs are not to blame.
+    """
+    try:
+        return list(infer(batch))
+    except DeviceFault:
+        raise
+    except Exception as error:
+        if len(batch) > 1:
+            requests = [one.job.request_id for one in batch]
+            log.warning(
+                "inference failed for a batch of %d (%s): halved: %s",
+                len(batch), str(error), ", ".join(requests), extra=about(*requests),
+            )  # fmt: skip
+            failure = None
+        else:
+            failure = _failure(batch[0], error)
+    # Only here is the error gone, and with it the memory of all that its frames hold. (For the
+    # same reason the log gets its text only: a handler may keep what it is given.)
+    check_device()
+    if failure is not None:
+        return [failure]
+    middle = len(batch) // 2
+    return halving(infer, batch[:middle], check_device) + halving(
+        infer, batch[middle:], check_device
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is Python's, or torch's for a CPU or a GPU, that there is no memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+        or "ALLOC_FAILED" in str(error)  # cuBLAS and cuDNN
+    )
+
+
+def _failure(loaded: WithPicture, error: Exception) -> TransientFailure:
+    if not is_out_of_memory(error):
+        request_id = loaded.job.request_id
+        extra = about(request_id)
+        log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
+        return TransientFailure("inference_failed", f"the network failed: {error}")
+    height, width = loaded.image.shape[:2]
+    said = re.split(r"\. (?!\d)|\n", str(error) or "no memory")[0]
+    return TransientFailure(
+        "out_of_memory",
+        f"a picture of {height}×{width} pixels does not fit into memory{_needed(error)}: {said}",
+    )
+
+
+def _needed(error: Exception) -> str:
+    """What the failed allocation and those before it come to, as far as the error says."""
+    sizes = [pattern.search(str(error)) for pattern in (_TRIED, _IN_USE)]
+    total = sum(float(size[1]) * _MIB[size[2]] for size in sizes if size)
+    return f", it needs at least {total:.0f} MiB" if total else ""

@@ -1,0 +1,75 @@
+"""Holes in grounds of one plane of colour: filled with it, without the network."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .boxes import Box, bounds_of
+
+#: Pixels: how far from a hole its ground is looked at. Holes that are closer to each other than
+#: twice that share a ring and are taken for one.
+RING = 8
+
+#: Levels of 255 by which every pixel of the ring may differ from the plane.
+TOLERANCE = 2.0
+
+#: More holes than this aren't text, and looking at each takes longer than the network does. They
+#: are taken for one where they are closer than twice FAR pixels.
+MOST_HOLES, FAR = 4096, 64
+
+
+def fill_planes(picture: np.ndarray, hole: np.ndarray) -> list[Box]:
+    """Fills each hole whose ring is one plane of colour and takes it out of `hole`.
+
+    `picture`: uint8 H×W×3, `hole`: bool H×W; both are changed in place. Returns the bounds of each
+    hole that is left.
+    """
+    labels, reaches = _neighbourhoods(hole, RING)
+    few = len(reaches) <= MOST_HOLES
+    if not few:
+        labels, reaches = _neighbourhoods(hole, FAR)
+    left = []
+    for label, reach in enumerate(reaches, 1):
+        near = labels[reach.slices] == label
+        own = near & hole[reach.slices]
+        patch = picture[reach.slices]
+        plane = _plane(patch, near & ~own, own) if few else None
+        if plane is None:
+            left.append(bounds_of(own).moved(reach.top, reach.left))
+        else:
+            patch[own] = plane
+            hole[reach.slices][own] = False
+    return left
+
+
+def _neighbourhoods(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Box]]:
+    """int32 H×W: n for what is within `reach` pixels of the nth hole; and the box of each n.
+
+    0 is what is far from every hole, which has no box.
+    """
+    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    near = cv2.dilate(hole.view(np.uint8), square)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
+    boxes = [Box(y, x, y + height, x + width) for x, y, width, height, _ in statistics[1:].tolist()]
+    return labels, boxes
+
+
+def _plane(patch: np.ndarray, ring: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
+    """uint8 N×3 for the N pixels of `hole`; None if `ring` isn't one plane, or doesn't tell."""
+    if not ring.any():
+        return None
+    # A ring on one side only says nothing of what would be on the other.
+    around = bounds_of(ring)
+    if around.around(bounds_of(hole)) != around:
+        return None
+    places = np.argwhere(ring)
+    middle = places.mean(axis=0)
+    known = np.column_stack([places - middle, np.ones(len(places))])  # N, (y, x, 1)
+    colours = patch[ring].astype(np.float64)  # N, 3
+    slopes = np.linalg.lstsq(known, colours, rcond=None)[0]  # (y, x, 1), 3
+    if np.abs(known @ slopes - colours).max() > TOLERANCE:
+        return None
+    filled = (np.argwhere(hole) - middle) @ slopes[:2] + slopes[2]
+    plane: np.ndarray = np.clip(np.rint(filled), 0, 255).astype(np.uint8)
+    return plane

@@ -1,0 +1,120 @@
+"""Which windows of a picture the network is shown, so that every hole is in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from .boxes import Box, frame
+
+#: Pixels about a hole that the network sees at least, as far as the picture reaches.
+CONTEXT = 64
+
+#: Pixels: no side of a window is longer. A hole that is gets several windows, one after another.
+LONGEST_SIDE = 1536
+
+#: What a window costs beside its pixels, in pixels.
+OVERHEAD = 64 * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """`frame` is what the network sees, `core` where its fill is used.
+
+    Windows of one `turn` don't depend on each other; a later one sees what earlier ones filled.
+    """
+
+    frame: Box
+    core: Box
+    turn: int = 0
+
+    @property
+    def cost(self) -> int:
+        height, width = self.frame.size
+        return height * width + OVERHEAD
+
+    @property
+    def fits(self) -> bool:
+        return max(self.frame.size) <= LONGEST_SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where windows lie: within `content` as far as they fit, else within `canvas` around it."""
+
+    content: Box
+    canvas: Box
+
+    def window(self, core: Box, turn: int = 0) -> Window:
+        needed = core.grown(CONTEXT, within=self.content)
+        return Window(frame(needed, self.content, self.canvas), core, turn)
+
+
+def plan(holes: Sequence[Box], ground: Ground) -> list[Window]:
+    """Windows whose cores hold all `holes`.
+
+    Two become one where that costs no more, as it does where they overlap much. Where two still
+    overlap it does no harm: each has the holes of the other masked.
+    """
+    windows, tiles = [], []
+    for hole in holes:
+        if (window := ground.window(hole)).fits:
+            windows.append(window)
+        else:
+            tiles += [ground.window(tile, turn) for turn, tile in enumerate(_tiles(hole, window))]
+    windows = _merged(windows, ground)
+    if len(windows) > 1:
+        cores = [window.core for window in windows]
+        everything = ground.window(_around(cores))
+        if everything.fits and everything.cost <= sum(window.cost for window in windows):
+            windows = [everything]
+    return windows + tiles
+
+
+def _merged(windows: list[Window], ground: Ground) -> list[Window]:
+    """Merges pairs for as long as that saves something."""
+    while True:
+        done: list[Window] = []
+        active: list[Window] = []
+        for window in sorted(windows, key=lambda one: (one.frame.top, one.frame.left)):
+            # What ends above this one is of no use to it, nor to those that follow.
+            done += [one for one in active if one.frame.bottom < window.frame.top]
+            active = [one for one in active if one.frame.bottom >= window.frame.top]
+            for index, other in enumerate(active):
+                both = ground.window(window.core.around(other.core))
+                if both.fits and both.cost <= window.cost + other.cost:
+                    active[index] = both
+                    break
+            else:
+                active.append(window)
+        merged = done + active
+        if len(merged) == len(windows):
+            return merged
+        windows = merged
+
+
+def _tiles(hole: Box, window: Window) -> list[Box]:
+    """A hole that is too long for one window, in parts that aren't, from the top left on."""
+    longest = LONGEST_SIDE - 2 * CONTEXT
+    ends = []
+    for start, end, side in zip(
+        (hole.top, hole.left), (hole.bottom, hole.right), window.frame.size, strict=True
+    ):
+        parts = -(-(end - start) // longest) if side > LONGEST_SIDE else 1
+        ends.append(np.linspace(start, end, parts + 1).astype(int).tolist())
+    rows, columns = ends
+    return [
+        Box(top, left, bottom, right)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
+    ]
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    every = boxes[0]
+    for box in boxes[1:]:
+        every = every.around(box)
+    return every
