@@ -20,6 +20,7 @@ import torch
 from benchmarks import competitors, machine, subjects
 from benchmarks.report import RESULTS, Report
 from benchmarks.timing import alternate
+from core.memory import keep_freed_memory
 from lama.saicinpainting.training.modules.precision import half_dtype
 
 KEYS = ("network", "mask", "batch", "size", "threads", "device", "competitor")
@@ -34,6 +35,7 @@ _SIDE = 2048
 def main() -> None:
     """Measure, print, write."""
     options = _parse()
+    keep_freed_memory()  # as the worker does; all competitors gain by it
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.peak_of:
@@ -51,6 +53,7 @@ def main() -> None:
             _measure_memory(report, about, options)
         else:
             _measure_time(report, about, options, height, width)
+        report.write()
     report.finish()
 
 
