@@ -23,7 +23,7 @@ from benchmarks.timing import alternate
 from core.memory import keep_freed_memory
 from lama.saicinpainting.training.modules.precision import half_dtype
 
-KEYS = ("network", "mask", "batch", "size", "threads", "device", "competitor")
+KEYS = ("network", "mask", "batch", "size", "threads", "device", "keep_memory", "competitor")
 
 #: Which competitors compute in half precision and thus have the higher limit.
 _HALF = ("engine half", "OpenVINO bfloat16", "reference autocast")
@@ -35,7 +35,8 @@ _SIDE = 2048
 def main() -> None:
     """Measure, print, write."""
     options = _parse()
-    keep_freed_memory()  # as the worker does; all competitors gain by it
+    if options.keep_memory:
+        keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.peak_of:
@@ -48,6 +49,7 @@ def main() -> None:
         about = {
             "network": options.network, "mask": options.mask, "batch": options.batch,
             "size": size, "threads": torch.get_num_threads(), "device": options.device,
+            "keep_memory": options.keep_memory,
         }  # fmt: skip
         if options.memory:
             _measure_memory(report, about, options)
@@ -153,6 +155,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep-memory", action="store_true",
+                        help="malloc keeps what is freed, as in the worker")  # fmt: skip
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
     parser.add_argument("--competitors", nargs="+", default=list(competitors.NAMES[:3]),
                         choices=competitors.NAMES, metavar="NAME",

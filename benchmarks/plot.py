@@ -29,7 +29,7 @@ def main() -> None:
     rows = [
         row
         for row in json.loads(options.json.read_text())["rows"]
-        if row["network"] == options.network and row["mask"] == "blocks"
+        if row["network"] == options.network and row["mask"] == "blocks" and row["keep_memory"]
     ]
     folder = options.json.parent
     sizes = _points([row for row in rows if row["batch"] == 1], megapixels, lambda r: r["seconds"])

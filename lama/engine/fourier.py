@@ -32,8 +32,9 @@ from .layers import Conv
 #: a power of two nothing is rounded by it, and ReLU doesn't mind a factor. The bias is scaled too.
 _SCALE = 1 / 16
 
-#: Sizes that are kept: with all that ever came along, a worker's memory would grow for good.
-_MOST_SIZES = 8
+#: Sizes whose matrices are kept: with all that ever came along, a worker's memory would grow for
+#: good. What was measured is kept longer, as it is small and takes longer.
+_MOST_SIZES, _MOST_CHOICES = 16, 4096
 
 #: The way that isn't expected to win must be this much faster to be taken.
 _MARGIN = 1.15
@@ -170,6 +171,7 @@ class Spectra:
         # Most networks need one of them only.
         self._convs: dict[bool, list[Conv]] = {}
         self._units: OrderedDict[tuple[int, ...], list[Unit]] = OrderedDict()
+        self._choices: dict[tuple[int, ...], int] = {}
 
     def units(self, shape: tuple[int, int, int]) -> list[Unit]:
         """For maps of `shape` (batch, height, width), in the network's order."""
@@ -189,9 +191,14 @@ class Spectra:
         sample = torch.zeros(
             batch, height, width, channels, device=self._device, dtype=self._dtype
         ).permute(0, 3, 1, 2)
+        shape = batch, height, width
         matrices = Transforms(height, width, self._device, self._dtype)
-        chosen = _faster([partial(way, matrices, slice(0, 1)) for way in ways], sample)
-        return ways[chosen](matrices, slice(None))
+        if shape not in self._choices:
+            if len(self._choices) >= _MOST_CHOICES:
+                self._choices.clear()
+            first = [partial(way, matrices, slice(0, 1)) for way in ways]
+            self._choices[shape] = _faster(first, sample)
+        return ways[self._choices[shape]](matrices, slice(None))
 
     def _by_products(self, matrices: Transforms, which: slice) -> list[Unit]:
         return [ByProducts(conv, matrices) for conv in self._convs_for(products=True)[which]]
