@@ -86,13 +86,14 @@ def test_the_port_answers_while_the_model_is_loaded(
 
 
 def test_a_stopping_worker_is_live_but_not_ready(
-    start_worker: StartWorker, pipeline: Pipeline, make_hold: object
+    start_worker: StartWorker, pipeline: Pipeline, make_hold: object, tmp_path: Path
 ) -> None:
-    hold = make_hold()  # type: ignore[operator]
-    worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold)
+    hold, trace = make_hold(), tmp_path / "trace"  # type: ignore[operator]
+    worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold, STUB_TRACE=trace)
     admin = Admin(worker)
     request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
-    wait_until(lambda: admin.status["worker"]["in_flight"] == 1, "the job is in hand")
+    wait_until(trace.exists, "the network has the job: one not begun would be put back")
+    assert admin.status["worker"]["in_flight"] == 1
     worker.process.terminate()
     reply = admin.wait_for("/readyz", 503)
     assert reply.text == "stopping\n"
