@@ -22,6 +22,7 @@ from benchmarks.report import Report, add_output_argument, table
 from benchmarks.timing import alternate
 from core.config import load_settings
 from core.keys import Kind
+from core.memory import keep_freed_memory
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.regions import Region, inpaint
 from lama.regions.windows import LONGEST_SIDE
@@ -159,6 +160,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sections) - {*Kind, "strip"}:
         parser.error(f"no such section: {', '.join(unknown)}")
+    if "strip" not in options.sections:  # whose memory would not be told from what was freed
+        keep_freed_memory()
     filler = Filler()
     report = Report("region", ("canvas", "region", "what"), options.json)
     for section in options.sections:

@@ -27,6 +27,7 @@ from core.client import CANVAS
 from core.config import load_settings
 from core.contract import parse_job
 from core.keys import Kind
+from core.memory import keep_freed_memory
 from core.stages import LaMa, Loaded
 from demo.redis_server import RedisServer
 
@@ -176,6 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(unknown)}")
+    keep_freed_memory()  # as the worker does, so that the network alone is no worse off
     report = Report("worker", ("section", "what", "flooded", "workers"), options.json)
     with RedisServer() as server, Traffic(server.url, _pictures()) as traffic:
         bench = Bench(server.url, traffic, report, options.rounds)

@@ -20,8 +20,8 @@ from core.telemetry import about, watch
 log = logging.getLogger(__name__)
 
 #: Part of the wait for more jobs that may pass without one arriving. A lone job on an idle
-#: worker so waits for a quarter of BATCH_MAX_WAIT_MS, one of a burst for the whole of it.
-QUIET_PART = 0.25
+#: worker so waits for a fifth of BATCH_MAX_WAIT_MS, one of a burst for the whole of it.
+QUIET_PART = 0.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import numpy as np
 from core import shm, transitions
 from core.batches import Batch, BatchSource
 from core.config import Settings
-from core.connection import Backoff
+from core.connection import REDIS_ERRORS, Backoff
 from core.contract import Segment, request_of, result_fields, result_name_start
 from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
@@ -98,7 +98,9 @@ class BatchPipeline:
         if self._delayed:
             await asyncio.wait(self._delayed)
         reach(Fault.STOPPED)
-        unheard = await self._queues.link.insist(self._queues.reconcile)
+        unheard: list[Claim] = []
+        with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
+            unheard = await self._queues.reconcile()
         await self._queues.release(self._unstarted + self._source.unstarted() + unheard)
         reach(Fault.RELEASED)
 

@@ -23,7 +23,7 @@ from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, Tra
 from core.halving import halving, is_out_of_memory
 from core.queues import Claim
 from core.telemetry import about
-from lama.padding import restore_from_padding
+from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
 
@@ -226,22 +226,23 @@ class Finisher:
     def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
-        restored = restore_from_padding(picture, job.padding, job.original_size)
-        # NumPy takes forty times as long to turn channels around.
-        result: Picture = np.asarray(cv2.cvtColor(restored, cv2.COLOR_RGB2BGR), np.uint8)
+        result = _restored(job, picture)
         if loaded.original is not None:
-            mask = restore_from_padding(loaded.mask, job.padding, job.original_size)
+            mask = without_padding(loaded.mask, job.padding, job.original_size)
             kept = (mask <= self._threshold).view(np.uint8)
             cv2.copyTo(loaded.original, kept, result)
         return result
 
     def before(self, loaded: Loaded) -> Picture:
         """The same picture as it came: BGR, `original_size` × 3."""
-        if loaded.original is not None:
-            return loaded.original
-        job = loaded.job
-        restored = restore_from_padding(loaded.image, job.padding, job.original_size)
-        return np.ascontiguousarray(restored[..., ::-1])
+        return _restored(loaded.job, loaded.image) if loaded.original is None else loaded.original
+
+
+def _restored(job: Job, picture: Picture) -> Picture:
+    """RGB on the canvas to BGR, `original_size` × 3."""
+    content = without_padding(picture, job.padding, job.original_size)
+    # NumPy takes forty times as long to turn channels around.
+    return np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:

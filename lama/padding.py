@@ -36,6 +36,14 @@ def restore_from_padding(
     [height, width], pixels. Returns a new array of `img`'s dtype. Raises ValueError where the
     numbers don't fit together.
     """
+    restored = without_padding(img, padding_info, original_size)
+    return restored.copy() if np.may_share_memory(restored, img) else restored
+
+
+def without_padding(
+    img: np.ndarray, padding_info: Sequence[int], original_size: Sequence[int]
+) -> np.ndarray:
+    """Like `restore_from_padding`, but where nothing has to be resized a view of `img`."""
     if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
         raise ValueError(f"img has shape {getattr(img, 'shape', None)}: H×W or H×W×C is needed")
     top, right, bottom, left = _numbers("padding_info", padding_info, 4, lowest=0)
@@ -46,7 +54,7 @@ def restore_from_padding(
     if 0 in cut.shape:
         raise ValueError(f"padding_info {list(padding_info)} leaves nothing of {img.shape}")
     if cut.shape[:2] == (height, width):
-        return cut.copy()
+        return cut
     resized = cv2.resize(np.ascontiguousarray(cut), (width, height), interpolation=cv2.INTER_LINEAR)
     # OpenCV drops an axis of length one.
     return np.asarray(resized).reshape(height, width, *cut.shape[2:])
