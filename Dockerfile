@@ -39,11 +39,15 @@ COPY worker.py workers/inpainting_worker/
 # and not the first start, where the base lacks a library or this file a COPY.
 RUN find /app /model \( -type d ! -perm -555 -o -type f ! -perm -444 \) -exec chmod a+rX {} + \
     && python -m compileall -q /app \
-    && python -c 'import core.client, core.service, lama.bin.inference'
+    && python -c 'import core.admin.metrics, core.client, core.commands, core.service, lama.bin.inference'
 
 # There is no USER: segments have mode 0600 and open only for the uid that made them, and the
 # programs of the pipeline run as root. Where yours run under another uid, start the worker under
 # the same one (--user 1234).
 STOPSIGNAL SIGTERM
+# Metrics, health and the status page; loading a model from a cold disk takes a while.
+EXPOSE 9090
+HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 \
+    CMD ["python", "/app/worker.py", "health"]
 ENTRYPOINT []
 CMD ["python", "worker.py"]

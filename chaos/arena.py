@@ -107,7 +107,7 @@ class Arena:
     # -- disturbing -----------------------------------------------------------------------------
 
     def disturb(self, seconds: float) -> None:
-        """Do something to somebody every second or so."""
+        """Do something to somebody every second or so; first of all, kill a worker."""
         deadline = time.monotonic() + seconds
         deeds = {
             self._kill_worker: 5,
@@ -118,6 +118,8 @@ class Arena:
             self._restart_redis: 1,
             self._harm_network: 8,
         }
+        self._look_after(1.0)
+        self._kill_worker()
         while time.monotonic() < deadline:
             self._look_after(self._random.uniform(0.2, 2.2))
             (deed,) = self._random.choices(list(deeds), list(deeds.values()))

@@ -177,7 +177,7 @@ def main() -> int:
         with redis.Redis.from_url(server.url, protocol=2) as client:
             worker.start()
             try:
-                pid = _wait_for(client)
+                pid = _wait_for(client, worker)
                 soak = Soak(client, tag, options.seed)
                 began = time.monotonic()
                 soak.run(options.jobs, pid)
@@ -195,14 +195,14 @@ def main() -> int:
     return min(len(wrong), 1)
 
 
-def _wait_for(client: Any) -> int:
+def _wait_for(client: Any, worker: Program) -> int:
     """The worker's process id, once it is ready."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not worker.has_ended():
         for key in client.scan_iter("inpainting:worker:*"):
             return int(json.loads(client.get(key))["pid"])
         time.sleep(0.05)
-    raise TimeoutError(f"the worker is not ready after {START_TIMEOUT_S:g} s")
+    raise TimeoutError(f"the worker is not ready: {worker.log.read_text()[-2000:]}")
 
 
 def _print(jobs: int, elapsed: float, soak: Soak) -> None:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Backoff
+from core.contract import request_of
 from core.faults import Fault, reach
 from core.keys import Kind
 from core.queues import Claim, Queues
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class BatchSource:
         """
         backoff = Backoff()
         while not self._stopping:
+            watch.turned()
             try:
                 batch = await self._fill()
             except REDIS_ERRORS as error:
@@ -87,7 +90,11 @@ class BatchSource:
         if time.monotonic() >= self._reconcile_at:
             found = await self._queues.reconcile()
             if found:
-                log.warning("took up %d jobs that were claimed without a reply", len(found))
+                requests = [one[0] for claim in found if (one := request_of(claim.payload))]
+                log.warning(
+                    "took up %d jobs that were claimed without a reply: %s",
+                    len(found), ", ".join(requests), extra=about(*requests),
+                )  # fmt: skip
                 self._claimed += found
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
         if not self._claimed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -126,11 +127,13 @@ class Client:
             self._redis.rpush(self._settings.queue(kind), payload)
         return Submission(request_id, kind, payload, tuple(written), written[-1])
 
-    def wait(self, submission: Submission, timeout_s: float) -> Picture:
+    def wait(
+        self, submission: Submission, timeout_s: float, given_up: threading.Event | None = None
+    ) -> Picture:
         """The result as a BGR picture; its segment and its hash are removed.
 
-        Raises SubmitError if the worker refuses the job, or if nobody has done it in time: then
-        the job is taken back from the queue.
+        Raises SubmitError if the worker refuses the job, or if nobody has done it in time or
+        before `given_up` is set: then the job is taken back from the queue.
         """
         deadline = time.monotonic() + timeout_s
         key = keys.result(submission.request_id)
@@ -141,6 +144,9 @@ class Client:
                     f"no result after {timeout_s:g} s: is a worker running on this Redis, in the "
                     f"same IPC namespace? The queue is {self._settings.queue(submission.kind)}"
                 )
+            if given_up is not None and given_up.is_set():
+                self._take_back(submission)
+                raise SubmitError("given up: this worker is stopping")
             time.sleep(POLL_S)
         self._redis.delete(key)
         if b"inpaint_shm_info" not in fields:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -77,12 +78,24 @@ def _level(value: str) -> str:
     return value.upper()
 
 
+def _log_format(value: str) -> str:
+    if value.lower() not in ("text", "json"):
+        raise ValueError("text or json is needed")
+    return value.lower()
+
+
+def _with_host(value: str) -> str:
+    return value.replace("{host}", socket.gethostname())
+
+
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 NamePrefix = Annotated[str, AfterValidator(_name_prefix)]
 NamePrefixes = Annotated[tuple[NamePrefix, ...], NoDecode, BeforeValidator(_commas)]
 Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_commas)]
 FileMode = Annotated[int, BeforeValidator(_octal)]
 LogLevel = Annotated[str, AfterValidator(_level)]
+LogFormat = Annotated[str, AfterValidator(_log_format)]
+QueueName = Annotated[str, Field(min_length=1), AfterValidator(_with_host)]
 Number = Annotated[float, AllowInfNan(False)]
 
 
@@ -98,11 +111,13 @@ class Settings(BaseSettings):
         "redis://localhost:6379",
         description="Redis server: redis://, rediss:// (TLS), unix:// or redis+sentinel://",
     )
-    lama_inference_long_tasks_queue: str = Field(
-        "lama_inference:longtasks", min_length=1, description="list of jobs with long pictures"
+    lama_inference_long_tasks_queue: QueueName = Field(
+        "lama_inference:longtasks",
+        description="list of jobs with long pictures; {host} in it stands for the host's name",
     )
-    lama_inference_short_tasks_queue: str = Field(
-        "lama_inference:shorttasks", min_length=1, description="list of jobs with short pictures"
+    lama_inference_short_tasks_queue: QueueName = Field(
+        "lama_inference:shorttasks",
+        description="list of jobs with short pictures; {host} in it stands for the host's name",
     )
     delivery: Delivery = Field(
         Delivery.AT_LEAST_ONCE,
@@ -194,7 +209,30 @@ class Settings(BaseSettings):
         30, ge=0, description="seconds that a stopping worker has to finish the batch in hand"
     )
 
+    # What the worker tells.
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    log_format: LogFormat = Field(
+        "text", description="text, or json: one object per line, with the request's id"
+    )
+    admin_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - what changes anything needs the token or loopback
+        min_length=1,
+        description="address that the admin port listens on; 127.0.0.1 keeps it to this host",
+    )
+    admin_port: int = Field(
+        9090,
+        ge=0,
+        le=65_535,
+        description="port of metrics, health and status page; if taken, the next free one; 0: none",
+    )
+    admin_token: str = Field(
+        "",
+        repr=False,
+        description="password of the status page for what changes anything; unset: nothing can",
+    )
+    status_previews: bool = Field(
+        False, description="show the last few pictures, before and after, on the status page"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -26,6 +26,7 @@ from redis.sentinel import Sentinel
 
 from core.config import Settings
 from core.redis_url import SentinelUrl, is_sentinel, parse_sentinel_url, without_password
+from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +125,14 @@ class Link:
     def up(self) -> None:
         """Note that an operation succeeded."""
         if self._down_since is not None:
+            watch.redis_back()
             log.info("redis is back after %.1f s", time.monotonic() - self._down_since)
             self._down_since = None
             self._complaint = ""
 
     def down(self, error: BaseException) -> None:
         """Note that an operation failed."""
+        watch.redis_failed()
         complaint = f"{type(error).__name__}: {error}"
         if complaint != self._complaint:
             log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from core.contract import Job
 from core.errors import DeviceFault, TransientFailure
+from core.telemetry import about
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,11 @@ def halving(
         raise
     except Exception as error:
         if len(batch) > 1:
-            log.warning("inference failed for a batch of %d (%s): halved", len(batch), str(error))
+            requests = [one.job.request_id for one in batch]
+            log.warning(
+                "inference failed for a batch of %d (%s): halved: %s",
+                len(batch), str(error), ", ".join(requests), extra=about(*requests),
+            )  # fmt: skip
             failure = None
         else:
             failure = _failure(batch[0], error)
@@ -78,7 +83,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _failure(loaded: WithPicture, error: Exception) -> TransientFailure:
     if not is_out_of_memory(error):
-        log.error("inference failed for request %s", loaded.job.request_id, exc_info=error)
+        request_id = loaded.job.request_id
+        extra = about(request_id)
+        log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
         return TransientFailure("inference_failed", f"the network failed: {error}")
     height, width = loaded.image.shape[:2]
     said = re.split(r"\. (?!\d)|\n", str(error) or "no memory")[0]

@@ -40,11 +40,12 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         ttl_ms = int(self._settings.heartbeat_ttl_s * 1000)
         interval_s = self._settings.heartbeat_interval_s
-        key, value = keys.heartbeat(self._identity.worker), heartbeat_value(self._identity)
+        key = keys.heartbeat(self._identity.worker)
         members = keys.workers(self._identity.namespace)
         with sync_client(self._settings, timeout_s=min(interval_s, 5.0)) as redis:
             while not self._stopped.wait(interval_s):
                 try:
+                    value = heartbeat_value(self._identity)
                     if redis.set(key, value, px=ttl_ms, xx=True):
                         continue
                     with redis.pipeline(transaction=True) as transaction:

@@ -35,13 +35,21 @@ class Identity:
 
 def current_identity(settings: Settings) -> Identity:
     """A new identity for this process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return identity_in(settings, f"{boot}-{os.stat(SHM_FOLDER).st_dev}")
+
+
+def identity_in(settings: Settings, namespace: str) -> Identity:
+    """A new identity for this process, as one that sees this shared memory."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:40] or "host"
     pid = os.getpid()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    device = os.stat(SHM_FOLDER).st_dev
-    namespace = f"{boot}-{device}"
     worker = f"{host}-{pid}-{kinship(settings, namespace)}{secrets.token_hex(4)}"
     return Identity(worker, namespace, host, pid, int(time.time()))
+
+
+def process_name() -> str:
+    """`{pid namespace}:{pid}`: tells processes of different containers apart."""
+    return f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpid()}"
 
 
 def is_kin(worker: str, settings: Settings, namespace: str) -> bool:

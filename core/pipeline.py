@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,25 +18,24 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from core import shm
+from core import shm, transitions
 from core.batches import Batch, BatchSource
 from core.config import Settings
-from core.connection import Backoff
-from core.contract import Job, Segment, request_of, result_fields, result_name_start
+from core.connection import REDIS_ERRORS, Backoff
+from core.contract import Segment, request_of, result_fields, result_name_start
 from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
 from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Finisher, Loaded, Loader, Network, Picture
-
-log = logging.getLogger(__name__)
+from core.telemetry import tracing, watch
 
 #: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
 #: (a wrong IPC namespace, say) is not mended by trying the rest.
 MAX_DELAYED: Final = 256
 
 #: A job whose result is in shared memory and not committed.
-Stored = tuple[Claim, Job, Segment]
+Stored = tuple[Claim, Loaded, Segment]
 
 Outcome = TypeVar("Outcome")
 
@@ -49,6 +47,7 @@ class Work:
     batch: Batch
     jobs: list[tuple[Claim, Loaded]]
     claimed_at: float
+    load_s: float = 0.0
     infer_s: float = 0.0
     pictures: list[Picture | TransientFailure] = field(default_factory=list)
 
@@ -99,7 +98,9 @@ class BatchPipeline:
         if self._delayed:
             await asyncio.wait(self._delayed)
         reach(Fault.STOPPED)
-        unheard = await self._queues.link.insist(self._queues.reconcile)
+        unheard: list[Claim] = []
+        with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
+            unheard = await self._queues.reconcile()
         await self._queues.release(self._unstarted + self._source.unstarted() + unheard)
         reach(Fault.RELEASED)
 
@@ -112,8 +113,9 @@ class BatchPipeline:
     async def _claim_loop(self) -> None:
         while True:
             await self._room.acquire()
-            if len(self._delayed) >= MAX_DELAYED:
-                await asyncio.wait(self._delayed, return_when=asyncio.FIRST_COMPLETED)
+            while len(self._delayed) >= MAX_DELAYED:
+                watch.turned()
+                await asyncio.wait(self._delayed, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             batch = await self._source.next_batch()
             if batch is None:
                 break
@@ -147,11 +149,10 @@ class BatchPipeline:
             delivered = await self._deliver(work)
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
-            log.info(
-                "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, "
-                "post-processing %.3f s",
-                len(work.batch.claims), work.batch.kind, delivered,
-                now - work.claimed_at, work.infer_s, now - began,
+            transitions.batch_done(
+                work.batch.kind, [loaded.job for _, loaded in work.jobs], delivered,
+                load_s=work.load_s, infer_s=work.infer_s, store_s=now - began,
+                total_s=now - work.claimed_at,
             )  # fmt: skip
 
     # -- one batch, one job -------------------------------------------------------------------
@@ -168,8 +169,9 @@ class BatchPipeline:
             if isinstance(outcome, Exception):
                 await self._failed(claim, batch.attempts, outcome)
             else:
-                log.debug("request %s taken from the %s queue", outcome.job.request_id, claim.kind)
+                transitions.taken(claim, outcome.job)
                 work.jobs.append((claim, outcome))
+        work.load_s = time.monotonic() - work.claimed_at
         return work
 
     def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
@@ -177,6 +179,7 @@ class BatchPipeline:
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
+        watch.batch_started()
         inference = asyncio.get_running_loop().run_in_executor(
             self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
         )
@@ -201,9 +204,9 @@ class BatchPipeline:
             waiting = []
             for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
                 if isinstance(outcome, Segment):
-                    stored.append((claim, loaded.job, outcome))
+                    stored.append((claim, loaded, outcome))
                 elif isinstance(outcome, OutOfSharedMemory):
-                    log.warning("request %s waits: %s", loaded.job.request_id, outcome)
+                    transitions.waits(loaded.job, outcome)
                     waiting.append((claim, loaded, picture))
                 else:
                     await self._failed(claim, work.batch.attempts, outcome)
@@ -230,6 +233,7 @@ class BatchPipeline:
         result = self._finisher(loaded, picture)
         shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
         reach(Fault.SEGMENT_WRITTEN)
+        watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
         return Segment(name, result.shape, np.dtype(np.uint8))
 
     async def _commit_all(self, stored: Sequence[Stored]) -> int:
@@ -241,12 +245,12 @@ class BatchPipeline:
         if stored:
             reach(Fault.COMMITTED)
         replaced, useless, done = [], [], []
-        for (claim, job, segment), (owned, old) in zip(stored, outcomes, strict=True):
+        for (claim, loaded, segment), (owned, old) in zip(stored, outcomes, strict=True):
             if owned:
-                done.append((claim, job, segment))
-                replaced += [(job.request_id, old)] * bool(old)
+                done.append((claim, loaded.job, segment))
+                replaced += [(loaded.job.request_id, old)] * bool(old)
             else:
-                log.warning("request %s was taken over by another worker", job.request_id)
+                transitions.lost(claim, loaded.job)
                 useless.append(segment.name)
         if replaced:
             await self._unlink(*(name for _, name in replaced))
@@ -259,11 +263,13 @@ class BatchPipeline:
         await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
         for _, job, segment in done:
             reach(Fault.CLEANED)
-            log.debug("request %s done: %s", job.request_id, segment.name)
+            transitions.done(job, segment.name)
         return len(done)
 
-    async def _commit(self, claim: Claim, job: Job, segment: Segment) -> tuple[bool, str]:
+    async def _commit(self, claim: Claim, loaded: Loaded, segment: Segment) -> tuple[bool, str]:
+        job = loaded.job
         fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
         return await self._queues.commit(claim, job.request_id, segment.name, fields)
 
     async def _unlink(self, *names: str) -> None:
@@ -273,25 +279,20 @@ class BatchPipeline:
     async def _failed(self, claim: Claim, attempts: int, error: Exception) -> None:
         """Have a job tried again later, or give it up."""
         if not isinstance(error, JobError):
-            log.error("a job failed unexpectedly", exc_info=error)
+            transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
-        request = request_of(claim.payload)
-        name = f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
         allowed = self._settings.max_attempts
         tried = min(attempts + 1, allowed)
         if isinstance(error, TransientFailure) and tried < allowed:
             delay_s = self._settings.retry_delay_s * 2**attempts
-            log.warning(
-                "%s failed and is tried again in %g s (try %d of %d): %s",
-                name, delay_s, tried, allowed, error,
-            )  # fmt: skip
+            transitions.failed(claim, error, tried, allowed, delay_s)
             task = asyncio.create_task(self._retry_after(claim, delay_s))
             self._delayed.add(task)
             task.add_done_callback(self._delayed.discard)
         else:
             reach(Fault.FAILING)
-            if await self._queues.fail(claim, error, tried, request):
-                log.error("%s is dead (%s, try %d): %s", name, error.reason, tried, error)
+            if await self._queues.fail(claim, error, tried, request_of(claim.payload)):
+                transitions.failed(claim, error, tried, allowed, None)
             reach(Fault.FAILED)
 
     async def _retry_after(self, claim: Claim, delay_s: float) -> None:

@@ -29,6 +29,7 @@ from core.faults import Fault, reach
 from core.identity import Identity
 from core.keys import Kind
 from core.pipelining import Pipelined
+from core.telemetry import watch
 from core.waiter import SHORT_BLOCK_S, Waiter
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Queues:
                 "this Redis is a cluster, and the worker's keys do not share a slot: point "
                 "REDIS_URL at a server that is not in cluster mode"
             )
-        if _parts(version) < self.oldest_server:
+        if version_parts(version) < self.oldest_server:
             oldest = ".".join(map(str, self.oldest_server))
             raise RedisUnsuitable(
                 f"this Redis is {version}, DELIVERY={self.settings.delivery} needs {oldest} or "
@@ -127,6 +128,10 @@ class Queues:
         for client in (self._redis, *(waiter.client for waiter in self._waiters.values())):
             with contextlib.suppress(*REDIS_ERRORS):
                 await client.aclose()
+
+    def in_flight(self) -> int:
+        """How many jobs this worker has claimed and not finished."""
+        return sum(list(self._held.values()))
 
     # -- claiming ---------------------------------------------------------------------------
 
@@ -368,9 +373,12 @@ class AtMostOnceQueues(Queues):
 
 def open_queues(settings: Settings, identity: Identity) -> Queues:
     """The queues with the configured delivery."""
-    if settings.delivery is Delivery.AT_MOST_ONCE:
-        return AtMostOnceQueues(settings, identity)
-    return Queues(settings, identity)
+    return queues_class(settings)(settings, identity)
+
+
+def queues_class(settings: Settings) -> type[Queues]:
+    """The queues' class for the configured delivery."""
+    return AtMostOnceQueues if settings.delivery is Delivery.AT_MOST_ONCE else Queues
 
 
 def condemned_until(settings: Settings) -> int:
@@ -390,6 +398,7 @@ def heartbeat_value(identity: Identity) -> str:
             "namespace": identity.namespace,
             "version": __version__,
             "started": identity.started,
+            **watch.in_brief(),
         }
     )
 
@@ -408,5 +417,6 @@ def dead_entry(payload: bytes, **about: str | int) -> str:
     return json.dumps(entry)
 
 
-def _parts(version: str) -> tuple[int, ...]:
+def version_parts(version: str) -> tuple[int, ...]:
+    """A version for comparison: `7.2.4` is (7, 2, 4)."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())

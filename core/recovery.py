@@ -28,6 +28,7 @@ from core.faults import Fault, reach
 from core.identity import Identity, is_kin
 from core.keys import Kind
 from core.queues import condemned_until
+from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,12 @@ class Recovery:
             [lost, self._settings.queue(kind), keys.ATTEMPTS], payloads
         )
         reach(Fault.REQUEUED)
-        log.warning("recovered %d %s jobs of the dead worker %s", count, kind, owner)
+        watch.jobs_recovered(kind, count)
+        requests = [request[0] for payload in payloads if (request := request_of(payload))]
+        log.warning(
+            "recovered %d %s jobs of the dead worker %s: %s",
+            count, kind, owner, ", ".join(requests), extra=about(*requests),
+        )  # fmt: skip
 
     async def _condemn(self, name: str, request_id: str) -> bool:
         """Have a segment never be committed; False if it was. Or mark the start of its name."""
@@ -202,7 +208,11 @@ class Recovery:
             await self._unlink(input_names(payload, self._settings))
             reach(Fault.CLEANUP_UNLINKED)
             await self._redis.lrem(key, 1, cast(str, payload))
-            log.info("cleaned up after the dead worker %s", worker)
+            request = request_of(payload) or ("unknown", "")
+            log.info(
+                "cleaned up after the dead worker %s: request %s",
+                worker, request[0], extra=about(request[0]),
+            )  # fmt: skip
 
     async def _expire_results(self) -> None:
         now = int(time.time())
@@ -217,23 +227,27 @@ class Recovery:
                 await self._unlink([segment])
                 score = condemned_until(self._settings)
                 await self._redis.zadd(self._segments, {member: score}, xx=True)
-                log.info("segment %s of request %s: nobody fetched it", segment, request_id)
+                log.info(
+                    "segment %s of request %s: nobody fetched it",
+                    segment, request_id, extra=about(request_id),
+                )  # fmt: skip
 
     async def _expire_dead(self) -> None:
         """Drop dead jobs of this namespace whose time is over, with their inputs."""
         latest = time.time() - self._settings.dead_ttl_s
         for entry in cast("list[bytes]", await self._redis.lrange(keys.DEAD, 0, CHUNK - 1)):
             try:
-                about = json.loads(entry)
-                if about["namespace"] != self._identity.namespace or about["at"] > latest:
+                told = json.loads(entry)
+                if told["namespace"] != self._identity.namespace or told["at"] > latest:
                     continue
-                payload = str(about["raw"]).encode()
+                payload = str(told["raw"]).encode()
             except (ValueError, KeyError, TypeError):
                 continue  # written by somebody else
             await self._unlink(input_names(payload, self._settings))
             reach(Fault.DEAD_EXPIRED)
             await self._redis.lrem(keys.DEAD, 1, cast(str, entry))
-            log.info("the dead job of request %s is dropped", request_of(payload))
+            request = request_of(payload) or ("unknown", "")
+            log.info("the dead job of request %s is dropped", request[0], extra=about(request[0]))
 
     async def _unlink(self, names: Collection[str]) -> None:
         await asyncio.to_thread(shm.unlink_all, names, self._uids)

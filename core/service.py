@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from core.admin import start_admin
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS
 from core.errors import RedisUnsuitable, WorkerError
@@ -23,6 +24,8 @@ from core.pipeline import BatchPipeline
 from core.queues import Queues, open_queues
 from core.recovery import Recovery
 from core.stages import Network
+from core.telemetry import tracing, watch
+from core.telemetry.record import Phase
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +64,14 @@ class Service:
         )
         heartbeat.start()
         reach(Fault.REGISTERED)
-        recovery = asyncio.create_task(self._recovery.run())
+        watch.serving(self._identity.worker, self._queues.in_flight)
+        background = [asyncio.create_task(task) for task in (self._recovery.run(), _pulse())]
         try:
             return await self._serve()
         finally:
-            recovery.cancel()
+            watch.phase = Phase.STOPPING
+            for task in background:
+                task.cancel()
             # Also after an error: without a heartbeat others recover at once what is left.
             await asyncio.to_thread(heartbeat.stop)
             with contextlib.suppress(*REDIS_ERRORS):
@@ -135,6 +141,7 @@ class Service:
                 "%s again: stopped at once, what was in hand stays in the processing lists", name
             )
             leave_now(128 + number)
+        watch.phase = Phase.STOPPING
         log.info("%s: no more claims, finishing the batch in hand", name)
         self._stop.set()
 
@@ -151,12 +158,20 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
         identity = current_identity(settings)
         service = Service(settings, identity, open_queues(settings, identity), network)
         with _reported():
+            status = await service.run()
+            if admin:
+                await asyncio.to_thread(admin.stop)
+            await asyncio.to_thread(tracing.flush)
             # Left from inside the loop, whose own end would wait for what may hang.
-            leave_now(await service.run())
+            leave_now(status)
 
     with _reported():
+        tracing.start()
+        admin = start_admin(settings)  # so that probes are answered while the network is loaded
         network = load_network(settings)
         log.info("model %s: %s", settings.lama_checkpoint_path, network.describe())
+        watch.model, watch.phase = network.describe(), Phase.CONNECTING
+        watch.half_fallbacks = lambda: getattr(network, "half_fallbacks", 0)
     asyncio.run(run(network))
     raise AssertionError("run() does not return")
 
@@ -172,6 +187,13 @@ def _reported() -> Iterator[None]:
     except Exception:
         log.critical("the worker ends on an error that it does not know", exc_info=True)
         leave_now(EXIT_UNCLEAN)
+
+
+async def _pulse() -> None:
+    """Show that the loop comes round."""
+    while True:
+        watch.looped()
+        await asyncio.sleep(1)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

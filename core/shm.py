@@ -132,6 +132,17 @@ def names() -> list[str]:
     return os.listdir(SHM_FOLDER)
 
 
+def exists(name: str) -> bool:
+    """Whether there is a segment of this name, anybody's."""
+    return os.path.lexists(_path(name))
+
+
+def size_bytes() -> int:
+    """Bytes that /dev/shm can hold in all."""
+    status = os.statvfs(SHM_FOLDER)
+    return status.f_blocks * status.f_frsize
+
+
 def free_bytes() -> int:
     """Bytes that can still be written to /dev/shm."""
     status = os.statvfs(SHM_FOLDER)

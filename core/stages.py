@@ -7,6 +7,7 @@ meets the network, which is imported only when it is loaded: torch takes seconds
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
 from core.queues import Claim
+from core.telemetry import about
 from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Loaded:
 
     `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
     picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
-    picture's segment.
+    picture's segment, `began_at` when it was taken up, in unix seconds.
     """
 
     job: Job
@@ -42,6 +44,7 @@ class Loaded:
     mask: Picture
     original: Picture | None
     owner: int
+    began_at: float = 0.0
 
 
 class Loader:
@@ -53,16 +56,22 @@ class Loader:
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job; raises JobError."""
+        began_at = time.time()
         job = parse_job(claim.payload, self._settings)
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",
-                job.request_id, job.is_long, claim.kind,
+                job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
             )  # fmt: skip
         image, owner = self._read(job.image)
         mask = self._read(job.mask)[0].reshape(job.mask.shape[:2])
         return Loaded(
-            job, _picture(job.image, image), self._grey(job.mask, mask), self._original(job), owner
+            job,
+            _picture(job.image, image),
+            self._grey(job.mask, mask),
+            self._original(job),
+            owner,
+            began_at,
         )
 
     def _read(self, segment: Segment) -> tuple[npt.NDArray[Any], int]:
@@ -86,7 +95,10 @@ class Loader:
                 raise job.original
             return self._read(job.original)[0]
         except JobError as error:
-            log.warning("request %s is done without its original: %s", job.request_id, error)
+            log.warning(
+                "request %s is done without its original: %s",
+                job.request_id, error, extra=about(job.request_id),
+            )  # fmt: skip
             return None
 
 
@@ -141,8 +153,26 @@ class LaMa:
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
         return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}, {self._region}"
 
+    @property
+    def half_fallbacks(self) -> int:
+        """Pictures computed again in float32 so far, because half precision overflowed."""
+        from lama.saicinpainting.training.modules.precision import half_dtype
+
+        dtype = half_dtype(self.device, self._use_half)
+        return self._inference.engine_of(self._model, self.device, dtype).half_fallbacks
+
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
         return halving(self._inpaint, batch, self._check_device)
+
+    def layout(self) -> str:
+        """The network's size, for people."""
+        parameters = sum(one.numel() for one in self._model.parameters())
+        config = self._model.generator.config
+        return f"LaMa with {config.n_blocks} blocks, ngf {config.ngf}, {parameters:,} parameters"
+
+    def fill(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+        """Pictures (H×W×3 RGB) with their holes (H×W masks) filled; may raise anything."""
+        return self._infer(images, masks)
 
     def _check_device(self) -> None:
         """After a failure: give cached memory back; raises DeviceFault if the GPU cannot add.
@@ -196,14 +226,23 @@ class Finisher:
     def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
         job = loaded.job
-        content = without_padding(picture, job.padding, job.original_size)
-        # NumPy takes forty times as long to turn channels around.
-        result: Picture = np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
+        result = _restored(job, picture)
         if loaded.original is not None:
             mask = without_padding(loaded.mask, job.padding, job.original_size)
             kept = (mask <= self._threshold).view(np.uint8)
             cv2.copyTo(loaded.original, kept, result)
         return result
+
+    def before(self, loaded: Loaded) -> Picture:
+        """The same picture as it came: BGR, `original_size` × 3."""
+        return _restored(loaded.job, loaded.image) if loaded.original is None else loaded.original
+
+
+def _restored(job: Job, picture: Picture) -> Picture:
+    """RGB on the canvas to BGR, `original_size` × 3."""
+    content = without_padding(picture, job.padding, job.original_size)
+    # NumPy takes forty times as long to turn channels around.
+    return np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:

@@ -78,6 +78,8 @@ def _run(output: Path, console: Console) -> int:
                 worker.wait_until_registered()
             started_s = time.monotonic() - began
             console.print(f"the worker (process {worker.pid}) is ready after {started_s:.1f} s")
+            if worker.admin_port:
+                console.print(f"its status page: http://localhost:{worker.admin_port}/")
             outcomes = _erase(jobs, worker, scenes, console)
             with _waiting(console, "stopping the worker"):
                 status = worker.stop()

@@ -66,6 +66,8 @@ class WorkerProcess:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._worker: str | None = None  # the name under which it has registered
+        #: Where its status page is, once it has registered; 0 if it has none.
+        self.admin_port = 0
 
     def __enter__(self) -> WorkerProcess:
         with self._log.open("wb") as log:
@@ -138,6 +140,7 @@ class WorkerProcess:
             value = client.get(key)
             about = json.loads(value) if isinstance(value, bytes) else {}
             if (about.get("pid"), about.get("namespace")) == (self.pid, namespace):
+                self.admin_port = int(about.get("admin_port", 0))
                 return str(key.decode()).removeprefix(prefix)
         return None
 

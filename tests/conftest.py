@@ -155,6 +155,8 @@ def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
             "USE_CUDA": "0",
             "RETRY_DELAY_S": "0.05",
             "LOG_LEVEL": "DEBUG",
+            "ADMIN_PORT": "0",
+            "OTEL_SDK_DISABLED": "true",  # its import takes half a second
             "SHM_NAME_PREFIX": f"img_shm_{OWN}",
             **{name: str(value) for name, value in settings.items()},
         }

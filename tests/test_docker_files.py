@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from core.config import Settings
+from tests.deploy.tools import run
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL = ROOT / "deploy/install-dependencies.sh"
@@ -71,7 +72,7 @@ def install(tmp_path: Path, torch: str | None, **environment: str) -> tuple[int,
         metadata.write_text(f"Name: torch\nVersion: {torch}\n")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("torch==2.13.0\nredis==8.1.0\n")
-    run = subprocess.run(
+    done = subprocess.run(
         ["sh", str(INSTALL), str(requirements)],
         env={
             "PATH": f"{python.parent}:{os.environ['PATH']}",
@@ -84,8 +85,12 @@ def install(tmp_path: Path, torch: str | None, **environment: str) -> tuple[int,
         timeout=30,
     )
     marks = ("ASKED FOR", "install-dependencies.sh:")
-    printed = (run.stdout + run.stderr).splitlines()
-    return run.returncode, [line for line in printed if line.startswith(marks)]
+    printed = (done.stdout + done.stderr).splitlines()
+    return done.returncode, [line for line in printed if line.startswith(marks)]
+
+
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    assert run("hadolint", ROOT / "Dockerfile") == ""
 
 
 def test_what_the_image_copies_exists_and_gets_past_dockerignore() -> None:
@@ -146,6 +151,13 @@ def test_compose_stops_a_worker_later_than_the_worker_stops_itself(
     grace_s = Settings.model_fields["shutdown_grace_s"].default
     for name in ("worker", "worker-cpu"):
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > grace_s
+
+
+def test_compose_shows_the_admin_port_to_its_own_host_only(services: dict[str, Any]) -> None:
+    port = Settings.model_fields["admin_port"].default
+    assert services["worker"]["ports"] == [f"127.0.0.1:${{STATUS_PORT:-{port}}}:{port}"]
+    assert services["worker-cpu"]["ports"] == services["worker"]["ports"]
+    assert f"EXPOSE {port}\n" in (ROOT / "Dockerfile").read_text()
 
 
 def test_compose_gives_every_worker_the_hosts_shared_memory(services: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ branch's last convolution is scaled, and one of them carries the bias for both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,14 @@ class FoldedGenerator:
     #: Weights of transposed convolutions: in × out × 3 × 3.
     ups: list[Affine]
     last: Affine
+
+    def is_finite(self) -> bool:
+        """Whether no weight is infinite or NaN."""
+        layers = [layer for block in self.blocks for layer in block]
+        affines = [getattr(layer, field.name) for layer in layers for field in fields(layer)]
+        affines += [self.stem, *self.downs, self.to_local, self.to_global, *self.ups, self.last]
+        tensors = [t for affine in affines for t in (affine.weight, affine.bias) if t is not None]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def fold(generator: FFCResNetGenerator) -> FoldedGenerator:

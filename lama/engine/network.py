@@ -26,8 +26,12 @@ _LAST_COLUMNS = 5
 #: Reflected pixels around the picture, and around what the last convolution reads.
 _EDGE = 3
 
-#: Bytes that a band of the stem's output may have on a CPU.
-_BAND_BYTES = 4 << 20
+#: Bytes that a band of the stem's output, or of the last convolution's input, has on a CPU.
+_BAND_BYTES = 8 << 20
+
+#: Sizes of maps whose Fourier units are kept. They hold copies of weights: with every size that
+#: ever came along, a worker's memory would grow for good.
+_MOST_SHAPES = 8
 
 
 class Network:
@@ -53,8 +57,9 @@ class Network:
             _strided_columns(folded.last, _LAST_COLUMNS),
             device, dtype, (1, _LAST_COLUMNS), relu=False,
         )  # fmt: skip
-        # A fused sum with ReLU turns NaN into 0: see `Conv`.
+        # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
         self._hides_overflows = fuses(device, dtype)
+        self._broken = not folded.is_finite()
         self._units: dict[tuple[int, ...], list[Unit]] = {}
         self._spectra = [layer.spectrum for block in folded.blocks for layer in block]
         #: Pixels of the picture per pixel of the blocks' maps, in each direction.
@@ -74,17 +79,40 @@ class Network:
 
     def decode(self, features: Tensor) -> Tensor:
         """Features of the whole picture, or a window of them, to logits: B×H×W×3."""
-        x = features
-        for up in self._ups:
+        x = features.contiguous(memory_format=torch.channels_last)
+        for up in self._ups[:-1]:
             x = up(x)
-        height, width = x.shape[2:]
+        batch, _, height, width = x.shape
+        logits = torch.empty(
+            (batch, 2 * height, 2 * width, 3), dtype=self.dtype, device=self.device
+        )
+        rows = self._band_rows(2 * width) // 2
+        for start in range(0, height, rows):
+            stop = min(height, start + rows)
+            logits[:, 2 * start : 2 * stop] = self._last_rows(x, start, stop)
+        return logits
+
+    def _last_rows(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The last two layers on rows of their input: B×2·(stop - start)×2W×3 logits."""
+        height, width = x.shape[2], 2 * x.shape[3]
+        # The last convolution reads 3 rows more on both sides, whose last is a whole pair's first.
+        first, end = max(0, start - 2), min(height, stop + 2)
+        band = self._ups[-1](x[:, :, first:end])
+        top, bottom = 2 * (start - first) - _EDGE, 2 * (end - stop) - _EDGE
+        band = band[:, :, max(0, top) : band.shape[2] - max(0, bottom)]
         surplus = -width % _LAST_COLUMNS
-        take = partial(self._scratch.take, "last")
         # The surplus columns on the right only have to be some numbers.
-        x = reflected(x, (_EDGE, _EDGE + surplus, _EDGE, _EDGE), lambda s, d: take(s, d))
+        edge = (_EDGE, _EDGE + surplus, max(0, -top), max(0, -bottom))
+        band = self._last(reflected(band, edge, self._taker("last")))
         # B, columns·3, H, W/columns -> B, H, W, 3
-        x = self._last(x).permute(0, 2, 3, 1)
-        return x.reshape(len(x), height, width + surplus, 3)[:, :, :width]
+        rows = band.permute(0, 2, 3, 1).reshape(len(band), -1, width + surplus, 3)
+        return rows[:, :, :width]
+
+    def _band_rows(self, width: int) -> int:
+        """Rows that are computed at once where the picture's pixels have the stem's channels."""
+        if self.device.type != "cpu":
+            return 1 << 30
+        return max(16, _BAND_BYTES // (width * self._channels * self.dtype.itemsize) // 4 * 4)
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         height, width = pixels.shape[1:3]
@@ -102,10 +130,7 @@ class Network:
 
     def _in_bands(self, values: Tensor, level: int, height: int, width: int) -> Tensor:
         """The stem and `level` downsamplings, with a reflected row and column on top and left."""
-        row_bytes = values.shape[2] * self._channels * values.element_size()
-        rows = height
-        if self.device.type == "cpu":
-            rows = max(8, _BAND_BYTES // row_bytes >> level)
+        rows = max(4, self._band_rows(width << level) >> level)
         channels = self._channels << level
         out = self._scratch.take(
             "encoded", (len(values), height + 1, width + 1, channels), self.dtype
@@ -142,15 +167,19 @@ class Network:
             local, wide = local + out[0], wide + out[1]
             if self._hides_overflows:
                 sums += [x.sum() for x in (*inner, local, wide)]
-        if sums and not bool(torch.isfinite(torch.stack(sums)).all()):
+        if self._broken or (sums and not bool(torch.isfinite(torch.stack(sums)).all())):
             local.fill_(torch.nan)
         return local, wide
 
     def _units_for(self, shape: tuple[int, ...]) -> list[Unit]:
         key = shape[0], *shape[2:]
-        if key not in self._units:
-            self._units[key] = units(self._spectra, key, self.device, self.dtype)
-        return self._units[key]
+        found = self._units.pop(key, None)
+        if found is None:
+            found = units(self._spectra, key, self.device, self.dtype)
+        self._units[key] = found  # the last one now
+        if len(self._units) > _MOST_SHAPES:
+            del self._units[next(iter(self._units))]
+        return found
 
     def _taker(self, name: str) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
         return partial(self._scratch.take, name)

@@ -1,15 +1,28 @@
 """Which windows of the decoder reach the hole.
 
 The picture outside the hole is kept, so that the decoder, which sees little around each pixel,
-need not be computed there.
+need not be computed there. Positions and sizes are in units: pixels of the features, 8 by 8 of the
+picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+Hole = npt.NDArray[np.bool_]
+
+#: Units around what counts, unless the picture ends there. The last convolution reads 3 pixels
+#: around a pixel; a transposed one reads, for a pixel 2i + 1, the pixel i + 1 too, which over three
+#: of them is less than 8 pixels more on the right and below.
+_BEFORE, _AFTER = 1, 2
+
+#: Heights and widths that windows may have without what is around them. All windows of a picture
+#: are alike: for each new shape the convolutions have to be prepared, which takes milliseconds.
+_SHAPES = [(4, 8), (8, 8), (8, 16), (8, 32), (16, 16), (16, 32), (32, 32)]
 
 
 @dataclass(frozen=True)
@@ -24,8 +37,48 @@ class Window:
     target: tuple[slice, slice]
 
 
-def windows(hole: npt.NDArray[np.bool_], unit: int) -> list[Window]:
-    """Windows that together hold all of the hole (H×W)."""
-    height, width = hole.shape
-    whole = slice(0, height), slice(0, width)
-    return [Window(slice(0, height // unit), slice(0, width // unit), whole, whole)]
+def windows(hole: Hole, unit: int) -> list[Window]:
+    """Windows that together hold all of the hole (H×W): as little to compute as is easily found."""
+    height, width = hole.shape[0] // unit, hole.shape[1] // unit
+    # H, W -> units, pixels, units, pixels -> units
+    cells: Hole = hole.reshape(height, unit, width, unit).any(axis=(1, 3))  # type: ignore[assignment]
+    cheapest = [(0, 0, height, width)]
+    cost = height * width
+    for rows, columns in _SHAPES:
+        size = min(height, rows + _BEFORE + _AFTER), min(width, columns + _BEFORE + _AFTER)
+        found = []
+        for corner in _cover(cells.copy(), rows, columns):
+            found.append((*corner, rows, columns))
+            if len(found) * size[0] * size[1] >= cost:
+                break
+        else:
+            cheapest, cost = found, len(found) * size[0] * size[1]
+    return [_window(*part, (height, width), unit) for part in cheapest]
+
+
+def _cover(cells: Hole, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Top left corners of rectangles that cover all cells; the cells are cleared on the way."""
+    while cells.any():
+        top = int(cells.any(axis=1).argmax())
+        strip = cells[top : top + rows]
+        while strip.any():
+            left = int(strip.any(axis=0).argmax())
+            strip[:, left : left + columns] = False
+            yield top, left
+
+
+def _window(
+    top: int, left: int, rows: int, columns: int, size: tuple[int, int], unit: int
+) -> Window:
+    row, column = _along(top, rows, size[0], unit), _along(left, columns, size[1], unit)
+    return Window(row[0], column[0], (row[1], column[1]), (row[2], column[2]))
+
+
+def _along(start: int, count: int, length: int, unit: int) -> tuple[slice, slice, slice]:
+    """Along one axis: the window in the features, what counts in its outcome, and where it goes."""
+    around = min(length, count + _BEFORE + _AFTER)
+    # At the end of the picture the window moves back rather than shrink.
+    first = min(max(0, start - _BEFORE), length - around)
+    stop = min(length, start + count)
+    valid = slice((start - first) * unit, (stop - first) * unit)
+    return slice(first, first + around), valid, slice(start * unit, stop * unit)

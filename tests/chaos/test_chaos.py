@@ -25,5 +25,5 @@ def test_nothing_is_lost_whatever_is_killed(shm_baseline: None) -> None:
         name: int(count) for name, count in re.findall(r"(?m)^(\w[\w ]*?) +(\d+)", done.stdout)
     }
     assert counts["kills"] >= 1
-    assert counts["delivered"] >= 50
+    assert counts["delivered"] >= 10
     assert counts["lost"] == counts["delivered twice"] == counts["segments left"] == 0

@@ -24,7 +24,7 @@ CANVAS = (64, 96)
 TTL_S = 0.5
 SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": TTL_S, "REAP_INTERVAL_S": 0.3}
 
-#: How long after the death of a worker its jobs may take.
+#: How long the jobs of a dead worker may take another one.
 LONGEST_S = TTL_S + 10
 
 
@@ -44,7 +44,6 @@ class Stage:
         self.client = client
         self.start_worker = start_worker
         self.make_hold = make_hold
-        self.died_at = 0.0
 
     def send(self, seed: int = 1, **options: object) -> str:
         """A job that is to be done."""
@@ -58,14 +57,14 @@ class Stage:
     def see_die(self, victim: Worker) -> None:
         """Wait for its death."""
         assert victim.wait() == -signal.SIGKILL, victim.output
-        self.died_at = time.monotonic()
 
     def rescue(self, *requests: str, **settings: object) -> None:
         """Another worker delivers these requests in time and leaves nothing undone."""
         rescuer = self.start_worker(**{**SOON, **settings})
+        began = time.monotonic()  # how long a Python process takes to start is not the question
         for request in requests:
             assert self.pipeline.fetch(request).shape == (60, 90, 3)
-        assert time.monotonic() - self.died_at < LONGEST_S
+        assert time.monotonic() - began < LONGEST_S
         wait_until(self.is_idle, "nothing is in hand or to be cleaned up")
         wait_until(self.knows_one_worker, "the dead are struck off")
         assert rescuer.stop() == 0

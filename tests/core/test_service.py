@@ -339,6 +339,14 @@ def test_a_stop_puts_back_what_was_claimed_without_a_reply(
     assert list(client.scan_iter()) == [LONG.encode()]
 
 
+def test_an_idle_worker_stops_at_once_while_redis_is_away(start_worker: StartWorker) -> None:
+    with RedisServer() as server:
+        worker = start_worker(REDIS_URL=server.url)
+        server.stop()
+        worker.wait_for_line("cannot be used")
+        assert worker.stop() == 0
+
+
 def test_a_second_signal_stops_at_once_and_loses_nothing(
     start_worker: StartWorker,
     pipeline: Pipeline,

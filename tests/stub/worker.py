@@ -65,5 +65,5 @@ class StubNetwork:
 
 if __name__ == "__main__":
     settings = load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     serve(settings, StubNetwork)

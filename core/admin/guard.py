@@ -1,0 +1,135 @@
+"""Who may do what over the admin port.
+
+Anybody who reaches the port may read. That a browser on the operator's machine reaches it too is
+what the checks are for: a page of another site must neither read through a name that it has
+pointed at this host (DNS rebinding) nor send anything in the operator's name (CSRF).
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from http import HTTPStatus
+from typing import Final
+
+from core.admin.http import HttpError, Request
+from core.config import Settings
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the answer to a wrong token takes.
+WRONG_TOKEN_S: Final = 0.5
+
+FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+
+class Guard:
+    """Checks requests; each check raises HttpError with what is missing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._token = settings.admin_token
+
+    def anybody(self, request: Request) -> None:
+        """For what tells nothing about pictures and may be asked for under any name."""
+
+    def reader(self, request: Request) -> None:
+        """For what may be seen: under a name that only its owner can have chosen."""
+        if not self._host_is_ours(request.headers) and not self._has_token(request):
+            raise HttpError(
+                HTTPStatus.FORBIDDEN,
+                f"reached as {request.headers.get('host', 'nobody')!r}, which is neither an "
+                "address nor this host's name: ADMIN_TOKEN is needed",
+            )
+
+    def trier(self, request: Request) -> None:
+        """For sending a picture: from this host itself, or with the token."""
+        self._own_page(request)
+        if not self._is_local(request) and not self._has_token(request):
+            raise HttpError(
+                HTTPStatus.FORBIDDEN,
+                "pictures are taken from this host (http://localhost) or with ADMIN_TOKEN",
+            )
+
+    def changer(self, request: Request) -> None:
+        """For what changes jobs: with the token, wherever from."""
+        self._own_page(request)
+        if not self._token:
+            raise HttpError(HTTPStatus.FORBIDDEN, "ADMIN_TOKEN is not set: nothing can be changed")
+        if not self._has_token(request):
+            raise HttpError(HTTPStatus.UNAUTHORIZED, "ADMIN_TOKEN is needed, and was not given")
+
+    def may_try(self, request: Request) -> bool:
+        """Whether this caller could send a picture."""
+        return self._is_local(request) or self._has_token(request)
+
+    def may_change(self, request: Request) -> bool:
+        """Whether this caller could change jobs."""
+        return bool(self._token) and self._has_token(request)
+
+    # -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _own_names(self) -> set[str]:
+        # Only where it is needed: it asks a DNS server, which may take seconds not to answer.
+        return {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    def _own_page(self, request: Request) -> None:
+        headers = request.headers
+        origin = headers.get("origin")
+        foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
+        if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise HttpError(HTTPStatus.FORBIDDEN, "this must come from the status page itself")
+        # No form can send this type, and no script of another site without asking first.
+        if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "application/json is needed")
+        self.reader(request)
+
+    def _has_token(self, request: Request) -> bool:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if not given or scheme.lower() != "bearer":
+            return False
+        if self._token and hmac.compare_digest(given.strip().encode(), self._token.encode()):
+            return True
+        log.warning("%s gave a wrong ADMIN_TOKEN", request.peer)
+        time.sleep(WRONG_TOKEN_S)
+        raise HttpError(HTTPStatus.UNAUTHORIZED, "this is not ADMIN_TOKEN")
+
+    def _is_local(self, request: Request) -> bool:
+        """Whether the caller is on this host, and no proxy that speaks for others."""
+        headers = request.headers
+        return (
+            _is_loopback(request.peer)
+            and _is_loopback(_name(headers))
+            and not any(name in headers for name in FORWARDED)
+        )
+
+    def _host_is_ours(self, headers: Mapping[str, str]) -> bool:
+        name = _name(headers)
+        return "." not in name or _address(name) is not None or name in self._own_names
+
+
+def _name(headers: Mapping[str, str]) -> str:
+    """The name or address under which the caller reached this port."""
+    host = headers.get("host", "").lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _is_loopback(name: str) -> bool:
+    address = _address(name)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return name == "localhost" or (address is not None and address.is_loopback)

@@ -1,0 +1,168 @@
+"""The worker's record as Prometheus metrics, made anew at each scrape.
+
+Conventions: the prefix `inpainting_`, base units (seconds, bytes), counters end in `_total`. The
+label `queue` is the kind of the queue, long or short, whatever the list is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from core import __version__
+from core.admin.device import DEVICE_MEMORY, device_memory
+from core.admin.sampler import Sampler
+from core.config import Settings
+from core.keys import Kind
+from core.overview import shm_use
+from core.telemetry import Watch
+from core.telemetry.record import Phase
+from core.telemetry.tallies import DURATIONS, SIZES, Histogram
+
+OUTCOMES: Final = ("done", "retried", "dead", "lost")
+
+
+class Metrics:
+    """Renders everything for a scrape."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, settings: Settings, watch: Watch, sampler: Sampler) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_WorkerCollector(settings, watch, sampler))
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """The text format, as Prometheus reads it."""
+        return generate_latest(self._registry)
+
+
+class _WorkerCollector(Collector):
+    def __init__(self, settings: Settings, watch: Watch, sampler: Sampler) -> None:
+        self._settings = settings
+        self._watch = watch
+        self._sampler = sampler
+
+    def collect(self) -> Iterator[Metric]:
+        with self._watch.lock:
+            yield from list(self._counted())
+        yield from self._present()
+        yield from self._redis()
+        yield from self._memory()
+
+    def _counted(self) -> Iterator[Metric]:
+        watch = self._watch
+        yield _counter(
+            "inpainting_jobs", "Jobs by what became of a try: done, retried, dead or lost.",
+            ("queue", "outcome"),
+            {(kind, outcome): watch.jobs[kind, outcome] for kind in Kind for outcome in OUTCOMES},
+        )  # fmt: skip
+        yield _counter(
+            "inpainting_failed_attempts", "Failed tries of jobs by reason.",
+            ("queue", "reason"), dict(watch.failures),
+        )  # fmt: skip
+        yield _counter(
+            "inpainting_jobs_recovered", "Jobs of dead workers that this one put back.",
+            ("queue",), {(kind,): watch.recovered[kind] for kind in Kind},
+        )  # fmt: skip
+        yield _counter(
+            "inpainting_redis_reconnections", "Times that Redis came back after an outage.",
+            (), {(): watch.reconnections},
+        )  # fmt: skip
+        yield _counter(
+            "inpainting_half_precision_fallbacks",
+            "Pictures computed again in float32 because half precision overflowed.",
+            (), {(): watch.half_fallbacks()},
+        )  # fmt: skip
+        yield _histogram(
+            "inpainting_batch_size_jobs", "Jobs in a batch.", "queue", SIZES,
+            Kind, watch.batch_sizes,
+        )  # fmt: skip
+        yield _histogram(
+            "inpainting_stage_duration_seconds", "Time that a batch spends in a stage.",
+            "stage", DURATIONS, ("load", "infer", "store"), watch.stages,
+        )  # fmt: skip
+        yield _histogram(
+            "inpainting_job_duration_seconds", "Time from a job's claim to its committed result.",
+            "queue", DURATIONS, Kind, watch.job_durations,
+        )  # fmt: skip
+
+    def _present(self) -> Iterator[Metric]:
+        watch = self._watch
+        yield InfoMetricFamily(
+            "inpainting_worker", "Who this is.",
+            {"version": __version__, "worker": watch.worker, "model": watch.model},
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "inpainting_jobs_in_flight", "Jobs that this worker has claimed and not finished.",
+            watch.in_flight(),
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "inpainting_serving", "1 while the worker takes jobs, 0 before and while it stops.",
+            int(watch.phase is Phase.SERVING),
+        )  # fmt: skip
+
+    def _redis(self) -> Iterator[Metric]:
+        overview = self._sampler.overview()
+        yield GaugeMetricFamily(
+            "inpainting_redis_up", "1 if Redis answers.", int(overview is not None)
+        )
+        if overview is None:
+            return  # no value is better than an old one
+        backlog = GaugeMetricFamily(
+            "inpainting_queue_backlog_jobs", "Jobs waiting in a queue.", labels=["queue"]
+        )
+        for kind, length in overview.backlog.items():
+            backlog.add_metric([kind], length)
+        yield backlog
+        for name, meaning, value in (
+            ("inpainting_dead_jobs", "Jobs on the dead list.", overview.dead),
+            ("inpainting_attempted_jobs", "Jobs with a failed try behind them, not yet done.",
+             overview.attempts),
+            ("inpainting_processing_jobs", "Jobs in the hands of all workers of these queues.",
+             overview.processing),
+            ("inpainting_workers", "Workers alive on this shared memory.", len(overview.workers)),
+        ):  # fmt: skip
+            yield GaugeMetricFamily(name, meaning, value)
+
+    def _memory(self) -> Iterator[Metric]:
+        use = shm_use(self._settings)
+        values = [
+            ("inpainting_shm_size_bytes", "Room in /dev/shm in all.", use.size),
+            ("inpainting_shm_free_bytes", "Free room in /dev/shm.", use.free),
+            ("inpainting_result_segments", "Results in /dev/shm not yet fetched.", use.results),
+            ("inpainting_result_segments_bytes", "Their size in all.", use.result_bytes),
+        ]
+        for name, value in device_memory().items():
+            values.append((f"inpainting_device_memory_{name}_bytes", DEVICE_MEMORY[name], value))
+        for name, meaning, value in values:
+            yield GaugeMetricFamily(name, meaning, value)
+
+
+def _counter(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family
+
+
+def _histogram(
+    name: str, meaning: str, label: str, bounds: tuple[float, ...], known: Iterable[str],
+    values: Mapping[str, Histogram],
+) -> Metric:  # fmt: skip
+    family = HistogramMetricFamily(name, meaning, labels=[label])
+    for key in known:
+        histogram = values.get(key) or Histogram(bounds)
+        family.add_metric([str(key)], histogram.cumulative(), histogram.sum)
+    return family

@@ -1,0 +1,195 @@
+"""What the admin port serves, put together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from core.admin.guard import Guard
+from core.admin.http import (
+    HttpError,
+    HttpServer,
+    Request,
+    Response,
+    Route,
+    json_response,
+    listen,
+    text_response,
+)
+from core.admin.report import Report
+from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
+from core.config import Settings
+from core.connection import REDIS_ERRORS, sync_client
+from core.dead import DeadJob, DeadList, Filter
+from core.identity import process_name
+from core.telemetry import watch
+
+log = logging.getLogger(__name__)
+
+STATIC: Final = Path(__file__).parent / "static"
+
+TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+#: Which process answers: health checks of several containers may share a network.
+NAME: Final = {"Inpainting-Process": process_name()}
+
+#: The longest picture with its mask, as PNG in base64.
+MOST_TRIED_BYTES: Final = 64 << 20
+
+#: Seconds within which the server notices that it shall stop.
+POLL_S: Final = 0.1
+
+#: Dead jobs that one request may name.
+MOST_DEAD: Final = 200
+
+
+class AdminServer:
+    """Threads that serve the admin port from `start` to `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._guard = Guard(settings)
+        self._sampler = Sampler(settings, watch)
+        self._dead = DeadList(settings, sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
+        self._report = Report(settings, watch, self._sampler, self._dead, self._guard)
+        self._metrics: Any = None
+        self._tries: Any = None
+        self._http = self._listen()
+        watch.previews.wanted = settings.status_previews
+
+    def start(self) -> None:
+        """Serve, in threads that end with the process."""
+        self._sampler.start()
+        threading.Thread(
+            target=self._http.serve_forever, args=(POLL_S,), name="admin", daemon=True
+        ).start()
+        watch.admin_port = port = self._http.server_port
+        asked = self._settings.admin_port
+        log.info(
+            "metrics, health and status page on http://%s:%d/%s",
+            _reachable_as(self._settings.admin_host), port,
+            "" if port == asked else f" (ADMIN_PORT={asked} is taken)",
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Take no more requests."""
+        self._sampler.stop()
+        if self._tries is not None:
+            self._tries.stop()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def _listen(self) -> HttpServer:
+        guard = self._guard
+        routes = {
+            ("GET", "/livez"): Route(self._livez, guard.anybody),
+            ("GET", "/readyz"): Route(self._readyz, guard.anybody),
+            ("GET", "/metrics"): Route(self._scraped, guard.anybody),
+            ("GET", "/api/status"): Route(self._report, guard.reader),
+            ("GET", "/api/preview"): Route(self._preview, guard.reader),
+            ("POST", "/api/try"): Route(self._try, guard.trier, MOST_TRIED_BYTES),
+            ("POST", "/api/dead/retry"): Route(self._retry, guard.changer, 64 << 10),
+            ("POST", "/api/dead/discard"): Route(self._discard, guard.changer, 64 << 10),
+        }
+        for path in sorted(STATIC.iterdir()):
+            route = Route(_file(path), guard.anybody)
+            routes["GET", "/" if path.name == "index.html" else f"/{path.name}"] = route
+        return listen(self._settings.admin_host, self._settings.admin_port, routes)
+
+    # -- answers --------------------------------------------------------------------------------
+
+    def _livez(self, _: Request) -> Response:
+        return _verdict(watch.trouble())
+
+    def _readyz(self, _: Request) -> Response:
+        return _verdict(self._report.unreadiness())
+
+    def _scraped(self, _: Request) -> Response:
+        if self._metrics is None:  # not imported before somebody asks: start-up time counts
+            from core.admin.metrics import Metrics
+
+            self._metrics = Metrics(self._settings, watch, self._sampler)
+        return Response(HTTPStatus.OK, self._metrics.render(), self._metrics.content_type)
+
+    def _preview(self, request: Request) -> Response:
+        preview = watch.previews.find(request.number("number"))
+        if preview is None:
+            raise HttpError(HTTPStatus.NOT_FOUND, "there is no such picture any more")
+        after = request.query.get("side") == "after"
+        return Response(HTTPStatus.OK, preview.after if after else preview.before, "image/jpeg")
+
+    def _try(self, request: Request) -> Response:
+        if self._tries is None:  # OpenCV is not imported before somebody needs it
+            from core.admin.tries import Tries
+
+            self._tries = Tries(self._settings, watch)
+        answer: Response = self._tries(request)
+        return answer
+
+    def _retry(self, request: Request) -> Response:
+        return self._change(request, "retried", self._dead.retry)
+
+    def _discard(self, request: Request) -> Response:
+        return self._change(request, "discarded", self._dead.discard)
+
+    def _change(self, request: Request, verb: str, change: Callable[[DeadJob], bool]) -> Response:
+        ids = _ids(request.body)
+        done, problems = 0, []
+        try:
+            for job in list(self._dead.matching(Filter(ids=ids))):
+                try:
+                    done += change(job)
+                except ValueError as error:
+                    problems.append(str(error))
+        except REDIS_ERRORS as error:
+            raise HttpError(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"Redis does not answer: {error}"
+            ) from error
+        log.info("%d dead jobs %s from the status page by %s", done, verb, request.peer)
+        return json_response({verb: done, "problems": problems})
+
+
+def _verdict(problem: str) -> Response:
+    if problem:
+        refused = text_response(f"{problem}\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        return replace(refused, headers=NAME)
+    return replace(text_response("ok\n"), headers=NAME)
+
+
+def _file(path: Path) -> Callable[[Request], Response]:
+    content, content_type = path.read_bytes(), TYPES[path.suffix]
+    return lambda _: Response(HTTPStatus.OK, content, content_type)
+
+
+def _ids(body: bytes) -> tuple[str, ...]:
+    try:
+        ids = json.loads(body)["ids"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        ids = None
+    if (
+        not isinstance(ids, list)
+        or not 0 < len(ids) <= MOST_DEAD
+        or not all(isinstance(one, str) and len(one) == 12 and one.isalnum() for one in ids)
+    ):
+        raise HttpError(
+            HTTPStatus.BAD_REQUEST, f'{{"ids": […]}} with 1 to {MOST_DEAD} ids is needed'
+        )
+    return tuple(ids)
+
+
+def _reachable_as(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,69 @@
+// Asks the worker every two seconds, and shows what it says.
+
+import { ask, attempt, complain, keepToken } from "./api.js";
+import { append, draw, lastRow } from "./charts.js";
+import { $ } from "./dom.js";
+import { lost, show } from "./sections.js";
+import { allow } from "./try.js";
+
+const PAUSE_MS = 2000;
+const HIDDEN_PAUSE_MS = 10_000;
+
+let timer = 0;
+let asking = 0;
+
+/** Asks now, and from now on again and again. */
+async function refresh() {
+  clearTimeout(timer);
+  const turn = ++asking;
+  try {
+    const status = await ask(`api/status?after=${lastRow()}`);
+    if (turn !== asking) return; // a later request has overtaken this one
+    append(status.history);
+    draw();
+    show(status);
+    allow(status.may);
+    $("unlock").hidden = !status.may.token_is_set;
+    unlocked(status.may.change);
+    complain("");
+  } catch (error) {
+    if (turn !== asking) return;
+    lost();
+    $("unlock").hidden = error.status === undefined;
+    unlocked(false);
+    complain(error.status ? error.message : "The worker does not answer. Trying again…");
+  }
+  timer = setTimeout(refresh, document.hidden ? HIDDEN_PAUSE_MS : PAUSE_MS);
+}
+
+function unlocked(yes) {
+  $("unlock").textContent = yes ? "Lock" : "Unlock";
+  $("unlock").dataset.unlocked = yes ? "yes" : "";
+}
+
+$("unlock").addEventListener("click", () => {
+  if ($("unlock").dataset.unlocked) {
+    keepToken("");
+    refresh();
+    return;
+  }
+  $("token").value = "";
+  $("token-dialog").showModal();
+});
+
+// Enter in the field counts as the first button, which is Cancel.
+$("token").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  $("token-dialog").close("ok");
+});
+
+$("token-dialog").addEventListener("close", () => {
+  if ($("token-dialog").returnValue !== "ok" || !$("token").value) return;
+  keepToken($("token").value);
+  attempt(() => ask("api/status?after=0"));
+});
+
+document.addEventListener("worker-changed", refresh);
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
+refresh();

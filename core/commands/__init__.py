@@ -1,0 +1,46 @@
+"""The commands of worker.py. Each module has `add`, which describes it, and what it does.
+
+What takes long to import (torch, OpenCV) is imported by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from core.commands import dead, demo, doctor, health, run, status, submit
+from core.errors import WorkerError
+from core.telemetry.logs import printable
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except WorkerError as error:
+        if getattr(options, "json", False):
+            print(json.dumps({"error": str(error)}))
+        print(f"worker.py: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="worker.py",
+        description="Erases text from pictures: takes jobs from Redis, fills the holes with LaMa.",
+        epilog="Settings are environment variables, also read from .env; the README lists them. "
+        "COMMAND --help has examples.",
+    )
+    parser.set_defaults(command=run.command)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for module in (run, status, dead, submit, health, doctor, demo):
+        module.add(commands)
+    return parser

@@ -1,0 +1,92 @@
+"""What the commands have in common: options, tables, a connection to Redis."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import redis
+
+from core.config import Settings
+from core.connection import REDIS_ERRORS, sync_client
+from core.errors import WorkerError
+from core.redis_url import without_password
+from core.telemetry.logs import printable
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class RedisUnavailable(WorkerError):
+    """A command cannot reach Redis."""
+
+
+def add_command(
+    commands: Any, name: str, summary: str, examples: str, command: Callable[..., int]
+) -> argparse.ArgumentParser:
+    """A command with `--json`, and with examples at the end of its help, one a line."""
+    lines = "\n".join(f"  python worker.py {line.strip()}" for line in examples.strip().split("\n"))
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(command=command)
+    return parser
+
+
+@contextlib.contextmanager
+def connected(settings: Settings) -> Iterator[redis.Redis]:
+    """A client; what Redis cannot do ends the command with one line."""
+    try:
+        with sync_client(settings) as client:
+            yield client
+    except REDIS_ERRORS as error:
+        raise RedisUnavailable(
+            f"redis at {without_password(settings.redis_url)} cannot be used: {error} "
+            "(REDIS_URL says where it is)"
+        ) from error
+
+
+def print_json(content: Any) -> None:
+    """Print an object for programs, in ASCII."""
+    print(json.dumps(content))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned columns, one line per row whatever the values contain."""
+    cells = [[printable(str(cell)) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `10m`, `2h` or `7d`; for argparse."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 10m, 2h or 7d")
+    return float(match[1]) * UNITS[match[2] or "s"]
+
+
+def ago(at: float, now: float | None = None) -> str:
+    """How long ago a moment (unix seconds) was: `12s`, `5m`, `3h`, `2d`."""
+    seconds = max(0.0, (time.time() if now is None else now) - at)
+    for unit, size in reversed(UNITS.items()):
+        if seconds >= size or unit == "s":
+            return f"{seconds / size:.0f}{unit}"
+    raise AssertionError("there are seconds")
+
+
+def shortened(text: str, most: int) -> str:
+    """A text cut to a length."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,211 @@
+"""`dead`: the list of jobs that were given up."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from core.commands.common import (
+    add_command,
+    ago,
+    connected,
+    duration,
+    print_json,
+    shortened,
+    table,
+)
+from core.config import Settings, load_settings
+from core.dead import DeadJob, DeadList, Filter
+from core.errors import WorkerError
+from core.keys import Kind
+from core.telemetry.logs import printable
+
+
+class NothingNamed(WorkerError):
+    """A command that changes jobs was not told which."""
+
+
+def add(commands: Any) -> None:
+    """Describe the command and those below it."""
+    parser = commands.add_parser(
+        "dead",
+        help="list, show, retry or discard jobs that were given up",
+        description="The dead list: jobs that were given up. COMMAND --help has examples.",
+    )
+    parser.set_defaults(command=lambda _: parser.print_help() or 2)
+    below = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    listing = add_command(
+        below, "list", "list dead jobs, the oldest first",
+        "dead list\ndead list --reason segment_missing --newer-than 1h\n"
+        "dead list --text banner.jpg --json",
+        _list,
+    )  # fmt: skip
+    _add_filters(listing)
+    listing.add_argument("--limit", type=int, default=0, metavar="N", help="the last N only")
+
+    show = add_command(
+        below, "show", "show everything about a dead job", "dead show 3f2a9c01d4e5", _show
+    )
+    show.add_argument("ids", nargs="+", metavar="ID", help="start of an id, or a request's id")
+
+    retry = add_command(
+        below, "retry", "put dead jobs back to the tail of their queues, with all their tries",
+        "dead retry 3f2a9c01d4e5\ndead retry --reason crashed --newer-than 1d\ndead retry --all",
+        _retry,
+    )  # fmt: skip
+    _add_filters(retry)
+    retry.add_argument("--all", action="store_true", help="every dead job")
+    retry.add_argument("--force", action="store_true", help="also those whose inputs are gone")
+    retry.add_argument("--dry-run", action="store_true", help="only say which")
+
+    discard = add_command(
+        below, "discard", "drop dead jobs for good, with their inputs in shared memory",
+        "dead discard 3f2a9c01d4e5\ndead discard --reason bad_json\ndead discard --older-than 2d",
+        _discard,
+    )  # fmt: skip
+    _add_filters(discard)
+    discard.add_argument("--all", action="store_true", help="every dead job")
+    discard.add_argument("--dry-run", action="store_true", help="only say which")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="start of an id, or a request's id")
+    parser.add_argument("--reason", default="", help="such as crashed or segment_missing")
+    parser.add_argument("--queue", choices=list(map(str, Kind)), help="the kind of its queue")
+    parser.add_argument("--text", default="", help="found in the error, request or image id")
+    parser.add_argument("--older-than", type=duration, metavar="TIME", help="such as 10m, 2h, 7d")
+    parser.add_argument("--newer-than", type=duration, metavar="TIME")
+
+
+def _filter(options: argparse.Namespace, settings: Settings) -> Filter:
+    return Filter(
+        tuple(options.ids),
+        options.reason,
+        settings.queue(Kind(options.queue)) if options.queue else "",
+        options.text,
+        options.older_than,
+        options.newer_than,
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    with connected(settings) as client:
+        dead = DeadList(settings, client)
+        jobs = list(dead.matching(_filter(options, settings)))
+        if options.limit > 0:
+            jobs = jobs[-options.limit :]
+        if options.json:
+            print_json([_described(dead, job) for job in jobs])
+            return 0
+        rows = [
+            (
+                job.id,
+                ago(job.at),
+                job.reason,
+                job.attempts,
+                job.queue,
+                shortened(job.request_id, 40) or "none",
+                _inputs(dead, job),
+                shortened(job.error, 100),
+            )
+            for job in jobs
+        ]
+    head = ("id", "ago", "reason", "tries", "queue", "request", "inputs", "error")
+    print(table(head, rows) if rows else "no dead jobs")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    with connected(settings) as client:
+        dead = DeadList(settings, client)
+        jobs = list(dead.matching(Filter(ids=tuple(options.ids))))
+        described = [_described(dead, job) for job in jobs]
+    if not jobs:
+        raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
+    if options.json:
+        print_json(described)
+        return 0
+    for about in described:
+        for name, value in about.items():
+            print(f"{name:<11}{printable(str(value))}")
+        print()
+    return 0
+
+
+def _retry(options: argparse.Namespace) -> int:
+    def refusal(dead: DeadList, job: DeadJob) -> str:
+        reason = dead.refusal(job)
+        forced = options.force and dead.is_ours(job)
+        return "" if forced else reason
+
+    return _change(options, "retried", refusal, DeadList.retry)
+
+
+def _discard(options: argparse.Namespace) -> int:
+    def refusal(dead: DeadList, job: DeadJob) -> str:
+        return "" if dead.is_ours(job) else dead.refusal(job)
+
+    return _change(options, "discarded", refusal, DeadList.discard)
+
+
+def _change(
+    options: argparse.Namespace,
+    verb: str,
+    refusal: Callable[[DeadList, DeadJob], str],
+    change: Callable[[DeadList, DeadJob], bool],
+) -> int:
+    settings = load_settings()
+    wanted = _filter(options, settings)
+    if wanted == Filter() and not options.all:
+        raise NothingNamed("name dead jobs, give a filter, or --all")
+    outcomes = []
+    with connected(settings) as client:
+        dead = DeadList(settings, client)
+        for job in list(dead.matching(wanted)):
+            if reason := refusal(dead, job):
+                outcome = f"left alone: {reason}"
+            elif options.dry_run:
+                outcome = f"would be {verb}"
+            else:
+                outcome = verb if change(dead, job) else "left alone: no longer on the list"
+            outcomes.append({"id": job.id, "request_id": job.request_id, "outcome": outcome})
+    if options.json:
+        print_json(outcomes)
+    else:
+        for one in outcomes:
+            print(printable(f"{one['id']}  {one['request_id'] or 'no request'}  {one['outcome']}"))
+        done = sum(one["outcome"] == verb for one in outcomes)
+        print(f"{done} of {len(outcomes)} {verb}")
+    if not outcomes and options.ids:
+        raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
+    return 0
+
+
+def _inputs(dead: DeadList, job: DeadJob) -> str:
+    return {True: "here", False: "gone", None: "elsewhere"}[dead.inputs_here(job)]
+
+
+def _described(dead: DeadList, job: DeadJob) -> dict[str, Any]:
+    message: Any = job.payload.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):  # else as it is
+        message = json.loads(message)
+    return {
+        "id": job.id,
+        "at": job.at,
+        "reason": job.reason,
+        "error": job.error,
+        "attempts": job.attempts,
+        "queue": job.queue,
+        "worker": job.worker,
+        "namespace": job.namespace,
+        "request_id": job.request_id,
+        "image_id": job.image_id,
+        "inputs": _inputs(dead, job),
+        "message": message,
+    }

@@ -1,0 +1,48 @@
+"""`run`: serve the queues."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from core.commands.common import add_command
+from core.config import load_settings
+from core.errors import WorkerError
+
+
+class ImportsDisagree(WorkerError):
+    """The packages that Python finds do not belong together."""
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "run",
+        "serve the queues until SIGTERM (the default)",
+        "run\nrun --json 2> worker.log",
+        command,
+    )
+    for action in parser._actions:
+        if action.dest == "json":
+            action.help = "log lines of JSON, as LOG_FORMAT=json"
+
+
+def command(options: argparse.Namespace) -> int:
+    """Serve; does not return."""
+    from core.telemetry import configure_logging
+
+    settings = load_settings()
+    form = "json" if getattr(options, "json", False) else settings.log_format
+    configure_logging(settings.log_level, form)
+
+    # Only now, so that a wrong setting is told at once.
+    try:
+        from core.service import serve
+        from core.stages import LaMa
+    except ImportError as error:
+        raise ImportsDisagree(
+            f"core/, lama/ and what is installed do not go together: {error}"
+        ) from error
+
+    return serve(settings, LaMa)

@@ -1,0 +1,54 @@
+"""`submit`: a picture of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from core.commands.common import add_command, print_json
+from core.config import load_settings
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "submit",
+        "send a picture of your own to a running worker",
+        "submit page.jpg page-mask.png -o clean.png\n"
+        "submit page.jpg page-mask.png --kind long --json",
+        command,
+    )
+    parser.add_argument("image", type=Path, help="the picture")
+    parser.add_argument("mask", type=Path, help="its mask: of the same size, not black = hole")
+    parser.add_argument("-o", "--output", type=Path, default=Path("inpainted.png"))
+    parser.add_argument(
+        "--kind",
+        choices=("long", "short", "auto"),
+        default="auto",
+        help="the queue; auto takes the one whose canvas shrinks the picture least",
+    )
+    parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Send the picture and wait for its result."""
+    import cv2
+
+    from core.client import submit_file, suitable_kind
+    from core.keys import Kind
+
+    if options.kind == "auto":
+        image = cv2.imread(str(options.image))
+        kind = Kind.SHORT if image is None else suitable_kind(*image.shape[:2])
+    else:
+        kind = Kind(options.kind)
+    elapsed_s = submit_file(
+        load_settings(), options.image, options.mask, options.output, kind, options.timeout
+    )
+    if options.json:
+        print_json({"output": str(options.output), "kind": kind, "seconds": round(elapsed_s, 3)})
+    else:
+        print(f"{options.output} written after {elapsed_s:.2f} s")
+    return 0

@@ -1,0 +1,168 @@
+"""OpenTelemetry: a span for each try of a job, in its sender's trace.
+
+A message may carry a trace context in the extra fields `traceparent`, `tracestate` and `baggage`
+(W3C). The span becomes its child, and the result's hash carries the span's own context in fields
+of the same names, for whoever does the next step. Without OpenTelemetry's SDK nothing of this
+happens, and nothing is imported.
+
+Whatever fails in here is a line in the log: a span is not worth a job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from core import __version__
+
+log = logging.getLogger(__name__)
+
+FIELDS: Final = ("traceparent", "tracestate", "baggage")
+
+#: Longest field that is taken from a message, in characters.
+LONGEST: Final = 8192
+
+FLUSH_MS: Final = 2000
+
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+class Tracing:
+    """The spans of this process; none until `start` has found the SDK."""
+
+    def __init__(self) -> None:
+        self._tracer: Any = None
+
+    def start(self) -> None:
+        """Use the SDK if it is installed, as its own environment variables (OTEL_…) say.
+
+        A provider that is there already (from opentelemetry-instrument, say) is used as it is.
+        """
+        if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+            return
+        try:
+            if importlib.util.find_spec("opentelemetry.sdk") is None:
+                return
+        except ModuleNotFoundError:  # not even opentelemetry
+            return
+        try:
+            from opentelemetry import trace
+            from opentelemetry.sdk.trace import TracerProvider
+
+            if not isinstance(trace.get_tracer_provider(), TracerProvider):
+                trace.set_tracer_provider(_provider())
+            self._tracer = trace.get_tracer("inpainting-worker", __version__)
+        except Exception:
+            log.exception("no traces: OpenTelemetry cannot be used")
+
+    def flush(self) -> None:
+        """Export what has not been exported, for a moment at most."""
+        if self._tracer is not None:
+            from opentelemetry import trace
+
+            provider: Any = trace.get_tracer_provider()
+            _without_fail(lambda: provider.force_flush(FLUSH_MS))
+
+    def done(
+        self, payload: bytes, began_at: float, attributes: Mapping[str, str | int]
+    ) -> dict[str, str]:
+        """A job is about to be committed; the fields to add to its result.
+
+        `began_at` is in unix seconds.
+        """
+        fields: dict[str, str] = {}
+        if self._tracer is not None:
+            _without_fail(lambda: self._span(payload, began_at, attributes, "", fields))
+        return fields
+
+    def failed(self, payload: bytes, reason: str, error: str, tries: int) -> None:
+        """A try of a job has failed."""
+        if self._tracer is not None:
+            attributes: dict[str, str | int] = {
+                "inpainting.reason": reason,
+                "inpainting.tries": tries,
+            }
+            _without_fail(lambda: self._span(payload, time.time(), attributes, error, {}))
+
+    def _span(
+        self,
+        payload: bytes,
+        began_at: float,
+        attributes: Mapping[str, str | int],
+        error: str,
+        fields: dict[str, str],
+    ) -> None:
+        from opentelemetry import propagate, trace
+
+        sent = _message(payload)
+        carrier = {
+            name: value
+            for name in FIELDS
+            if isinstance(value := sent.get(name), str) and len(value) <= LONGEST
+        }
+        context = propagate.extract(carrier)
+        named = {"messaging.system": "redis", "messaging.operation.name": "process"}
+        for name, attribute in (("request_id", "messaging.message.id"), ("image_id", "image.id")):
+            if isinstance(value := sent.get(name), str):
+                named[attribute] = value[:LONGEST]
+        span = self._tracer.start_span(
+            "inpaint",
+            context,
+            kind=trace.SpanKind.CONSUMER,
+            start_time=int(began_at * 1e9),
+            attributes={**named, **attributes},
+        )
+        if error:
+            span.set_status(trace.Status(trace.StatusCode.ERROR, error))
+        propagate.inject(fields, trace.set_span_in_context(span, context))
+        for name in set(fields) - set(FIELDS):  # of other propagators
+            del fields[name]
+        span.end()
+
+
+def _provider() -> Any:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "inpainting-worker"}
+    provider = TracerProvider(resource=Resource.create(named))
+    wanted = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
+    if "console" in wanted:
+        provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
+    if "otlp" in wanted and any(os.environ.get(name) for name in ENDPOINTS):
+        try:
+            exporter = importlib.import_module(
+                "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+            )
+            provider.add_span_processor(BatchSpanProcessor(exporter.OTLPSpanExporter()))
+        except ImportError:
+            log.warning(
+                "traces are exported nowhere: pip install opentelemetry-exporter-otlp-proto-http"
+            )
+    return provider
+
+
+def _message(payload: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _without_fail(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except Exception:
+        log.exception("a span is lost")
+
+
+#: The spans of this process.
+tracing = Tracing()

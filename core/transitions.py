@@ -1,0 +1,88 @@
+"""What becomes of jobs, told: a line in the log for each step, and a note in the record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from core.contract import Job, request_of
+from core.errors import JobError
+from core.queues import Claim
+from core.telemetry import about, tracing, watch
+
+log = logging.getLogger(__name__)
+
+
+def taken(claim: Claim, job: Job) -> None:
+    """A job was claimed and loaded."""
+    request_id = job.request_id
+    log.debug("request %s taken from the %s queue", request_id, claim.kind, extra=about(request_id))
+
+
+def waits(job: Job, error: Exception) -> None:
+    """A finished job cannot be stored at present."""
+    log.warning("request %s waits: %s", job.request_id, error, extra=about(job.request_id))
+
+
+def lost(claim: Claim, job: Job) -> None:
+    """A finished job was another worker's."""
+    watch.job_lost(claim.kind)
+    request_id = job.request_id
+    log.warning("request %s was taken over by another worker", request_id, extra=about(request_id))
+
+
+def done(job: Job, segment: str) -> None:
+    """A job's result is out and its inputs are gone."""
+    log.debug("request %s done: %s", job.request_id, segment, extra=about(job.request_id))
+
+
+def batch_done(
+    kind: str,
+    jobs: Sequence[Job],
+    delivered: int,
+    *,
+    load_s: float,
+    infer_s: float,
+    store_s: float,
+    total_s: float,
+) -> None:
+    """A batch has gone through all stages; `jobs` are those that could be loaded."""
+    requests = [job.request_id for job in jobs]
+    log.info(
+        "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, post-processing %.3f s: %s",
+        len(jobs), kind, delivered, total_s, infer_s, store_s,
+        ", ".join(requests), extra=about(*requests),
+    )  # fmt: skip
+    watch.batch_done(
+        kind, requests, delivered, load_s=load_s, infer_s=infer_s, store_s=store_s, total_s=total_s
+    )
+
+
+def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
+    """A try has failed: the job is tried again after a delay or, without one, dead."""
+    request = request_of(claim.payload)
+    extra = about(request[0]) if request else None
+    if delay_s is None:
+        log.error(
+            "%s is dead (%s, try %d): %s",
+            _name(claim), error.reason, tried, error, extra=extra,
+        )  # fmt: skip
+    else:
+        log.warning(
+            "%s failed and is tried again in %g s (try %d of %d): %s",
+            _name(claim), delay_s, tried, allowed, error, extra=extra,
+        )  # fmt: skip
+    watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=delay_s is None)
+    tracing.failed(claim.payload, error.reason, str(error), tried)
+
+
+def failed_unexpectedly(claim: Claim, error: Exception) -> None:
+    """Something failed that no line of the program expects."""
+    request = request_of(claim.payload)
+    extra = about(request[0]) if request else None
+    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=extra)
+
+
+def _name(claim: Claim) -> str:
+    request = request_of(claim.payload)
+    return f"request {request[0]}" if request else f"a message on the {claim.kind} queue"

@@ -1,0 +1,123 @@
+"""How programs of a run end is put down; producer and consumer survive their own deaths."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from chaos.consumer import FETCHED, VERDICTS, Consumer
+from chaos.jobs import Case, Jobs
+from chaos.producer import Journal, Producer
+from chaos.programs import Program, Tally
+from core import shm
+from tests.conftest import OWN, segments, wait_until
+
+
+@pytest.fixture(autouse=True)
+def own_handler() -> Iterator[None]:
+    """Producer and consumer are programs: they set a handler for SIGTERM."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(tmp_path: Path, script: str, *numbers: int, kind: str = "worker") -> Tally:
+    """What is put down of a program that gets some signals once it is ready."""
+    tally, log = Tally(), tmp_path / "log"
+    program = Program(kind, ["-c", f"import os, signal, time; {script}"], tally, log)
+    program.start()
+    if numbers:
+        wait_until(lambda: "ready" in log.read_text(), "the program is ready")
+    for number in numbers:
+        program.send(number)
+    wait_until(program.has_ended, "the program has ended")
+    return tally
+
+
+WAIT = "print('ready', flush=True); time.sleep(60)"
+SIGTERM_MEANS = "signal.signal(signal.SIGTERM, lambda *_: os._exit({}));" + WAIT
+
+
+def test_a_kill_is_told_from_a_death_at_a_fault_point(tmp_path: Path) -> None:
+    assert run(tmp_path, WAIT, signal.SIGKILL).kills == {"worker": 1}
+    tally = run(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert tally.kills == {"worker, by itself": 1}
+    assert not tally.wrong
+
+
+@pytest.mark.parametrize(("status", "is_fine"), [(0, True), (1, True), (143, True), (3, False)])
+def test_a_stop_may_be_unclean_without_redis_and_nothing_else(
+    tmp_path: Path, status: int, is_fine: bool
+) -> None:
+    tally = run(tmp_path, SIGTERM_MEANS.format(status), signal.SIGTERM)
+    assert tally.wrong == [] if is_fine else "ended with 3" in tally.wrong[0]
+    assert not tally.kills
+
+
+def test_an_end_that_nobody_asked_for_is_a_deviation(tmp_path: Path) -> None:
+    for script in ("os._exit(1)", "os._exit(0)", "os.kill(os.getpid(), signal.SIGSEGV)"):
+        assert "ended with" in run(tmp_path, script).wrong[0]
+
+
+def test_a_producer_goes_on_after_the_last_job_that_was_begun(
+    client: redis.Redis, tmp_path: Path, shm_baseline: None
+) -> None:
+    jobs = Jobs(f"shm_{OWN}x", seed=1)
+    journal = Journal(tmp_path / "journal")
+    for word, number in (("begun", 0), ("sent", 0), ("begun", 1)):
+        journal.write(word, number)
+    number = next(number for number in range(2, 1000) if jobs.case(number) is Case.GOOD)
+    journal.write("begun", number - 1)
+
+    class Once(Producer):
+        def _wait_for_room(self) -> bool:
+            return not self._stopped
+
+        def _push(self, number: int, edition: int = 0) -> None:
+            self._stopped = True
+            super()._push(number, edition)
+
+    Once(client, jobs, journal, rate=1000).run()
+    begun, sent = journal.read()
+    assert sent == {0, number}
+    assert begun == {0, 1, number - 1, number}
+    assert client.lpop(jobs.queue(number)) == jobs.payload(number)
+    assert jobs.remove(number) == 2
+
+
+def test_a_consumer_finishes_what_it_had_fetched_before_it_died(
+    client: redis.Redis, shm_baseline: None
+) -> None:
+    jobs = Jobs(f"shm_{OWN}x", seed=1)
+
+    def fetched(number: int, name: str) -> None:
+        picture = jobs.expected(number)
+        info = {"shm_name": name, "shape": list(picture.shape), "dtype": "uint8"}
+        entry = [f"inpainting_result:{jobs.request(number)}", json.dumps(info)]
+        client.rpush(FETCHED, json.dumps(entry))
+
+    right, other = (f"img_{jobs.tag}{name}" for name in ("right", "other"))
+    shm.write(right, np.ascontiguousarray(jobs.expected(5)), 0o600)
+    fetched(5, right)
+    shm.write(other, np.zeros_like(jobs.expected(6)), 0o600)
+    fetched(6, other)
+    fetched(7, "gone")
+    client.hset(VERDICTS, "judged", json.dumps([jobs.request(8), ""]))
+    fetched(8, "judged")  # and unlinked; only the note was left
+    consumer = Consumer(client, jobs)
+    consumer._round()
+    verdicts = {name.decode(): json.loads(text) for name, text in client.hgetall(VERDICTS).items()}
+    assert verdicts == {
+        right: [jobs.request(5), ""],
+        other: [jobs.request(6), "other pixels"],
+        "gone": [jobs.request(7), "the segment is missing"],
+        "judged": [jobs.request(8), ""],
+    }
+    assert not client.exists(FETCHED)
+    assert not segments()

@@ -1,0 +1,200 @@
+"""Who may do what over the admin port, and that nobody wears it down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from core.admin import http as admin_http
+from core.admin.guard import Guard
+from core.admin.http import HttpError, Request, Route, listen, text_response
+from core.config import Settings
+from tests.admin import Admin
+from tests.conftest import StartWorker
+from tests.core.admin.test_health import PORT
+
+SECRET = "correct horse"
+LOCAL = {"host": "localhost:9090", "content-type": "application/json"}
+REMOTE = {"host": "10.0.0.7:9090", "content-type": "application/json"}
+WITH_TOKEN = {"authorization": f"Bearer {SECRET}"}
+
+try_it, change, read = Guard.trier, Guard.changer, Guard.reader
+
+
+def request(headers: dict[str, str], peer: str = "127.0.0.1") -> Request:
+    return Request("POST", "/", {}, headers, peer)
+
+
+@pytest.fixture
+def guard() -> Guard:
+    return Guard(Settings(admin_token=SECRET))
+
+
+@pytest.mark.parametrize(
+    ("check", "headers", "peer"),
+    [
+        (read, {"host": "10.0.0.7:9090"}, "10.0.0.9"),
+        (read, {"host": "[fd00::7]:9090"}, "fd00::9"),
+        (read, {"host": "worker:9090"}, "10.0.0.9"),
+        (read, {"host": socket.gethostname()}, "10.0.0.9"),
+        (read, {"host": "status.example.com", **WITH_TOKEN}, "10.0.0.9"),
+        (try_it, LOCAL, "127.0.0.1"),
+        (try_it, LOCAL, "::1"),
+        (try_it, LOCAL, "::ffff:127.0.0.1"),
+        (try_it, {**LOCAL, "host": "[::1]:9090"}, "::1"),
+        (try_it, {**LOCAL, "origin": "http://localhost:9090"}, "127.0.0.1"),
+        (try_it, {**LOCAL, "sec-fetch-site": "same-origin"}, "127.0.0.1"),
+        (try_it, {**REMOTE, **WITH_TOKEN}, "10.0.0.9"),
+        (change, {**LOCAL, **WITH_TOKEN}, "127.0.0.1"),
+        (change, {**REMOTE, **WITH_TOKEN}, "10.0.0.9"),
+    ],
+)
+def test_these_may(guard: Guard, check: object, headers: dict[str, str], peer: str) -> None:
+    check(guard, request(headers, peer))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("check", "headers", "peer", "status"),
+    [
+        # A name that somebody else has pointed at this address.
+        (read, {"host": "evil.example.com"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "host": "evil.example.com:9090"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "host": "127.0.0.1.evil.example.com"}, "127.0.0.1", 403),
+        # A page of another site.
+        (try_it, {**LOCAL, "origin": "http://evil.example.com"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "origin": "null"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "sec-fetch-site": "cross-site"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "content-type": "text/plain"}, "127.0.0.1", 415),
+        (try_it, {"host": "localhost"}, "127.0.0.1", 415),
+        (change, {**LOCAL, **WITH_TOKEN, "origin": "http://localhost:1"}, "127.0.0.1", 403),
+        # Another host, or a proxy that speaks for one.
+        (try_it, REMOTE, "10.0.0.9", 403),
+        (try_it, LOCAL, "10.0.0.9", 403),
+        (try_it, {**LOCAL, "x-forwarded-for": "10.0.0.9"}, "127.0.0.1", 403),
+        # No token, or a wrong one.
+        (change, LOCAL, "127.0.0.1", 401),
+        (change, {**LOCAL, "authorization": "Bearer wrong"}, "127.0.0.1", 401),
+        (change, {**LOCAL, "authorization": "Bearer "}, "127.0.0.1", 401),
+        (change, {**LOCAL, "authorization": f"Basic {SECRET}"}, "127.0.0.1", 401),
+    ],
+)
+def test_these_may_not(
+    guard: Guard, check: object, headers: dict[str, str], peer: str, status: int
+) -> None:
+    with pytest.raises(HttpError) as caught:
+        check(guard, request(headers, peer))  # type: ignore[operator]
+    assert caught.value.status == status
+
+
+def test_without_a_token_in_the_settings_no_token_is_right() -> None:
+    open_guard = Guard(Settings(admin_token=""))
+    for given in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer None"}):
+        with pytest.raises(HttpError):
+            open_guard.changer(request({**LOCAL, **given}))
+
+
+def test_over_the_wire_nothing_is_changed_without_the_token(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
+    client.rpush("inpainting:dead", json.dumps({"raw": "x", "queue": "lama_inference:longtasks"}))
+    (entry,) = admin.status["dead"]
+    for path in ("/api/dead/retry", "/api/dead/discard"):
+        assert admin.ask(path, {"ids": [entry["id"]]}).status == 401
+        wrong = admin.ask(path, {"ids": [entry["id"]]}, Authorization="Bearer wrong")
+        assert wrong.json == {"error": "this is not ADMIN_TOKEN"}
+        assert admin.ask(path).status == 405
+    assert client.llen("inpainting:dead") == 1
+    assert SECRET not in admin.ask("/api/status").text
+
+
+def test_answers_carry_what_keeps_a_browser_safe(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
+    for path in ("/", "/main.js", "/api/status", "/metrics", "/nothing"):
+        headers = admin.ask(path).headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in headers
+    for path in ("/../config.py", "/..%2fconfig.py", "//etc/passwd", "/static/main.js", "/%00"):
+        assert admin.ask(path).status == 404
+
+
+def test_bodies_that_are_too_long_or_of_unknown_length_are_not_read(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
+    key = {"Authorization": f"Bearer {SECRET}"}
+    too_long = admin.ask("/api/dead/retry", b" " * (1 << 17), **key)
+    assert too_long.status == 413
+    for length in ("-1", "+5", "0x10", "9" * 30, "ten", "1_0"):
+        reply = admin.ask("/api/dead/retry", method="POST", Content_Length=length, **key)
+        assert reply.status in (411, 413, 415), length
+    for body in (
+        b"",
+        b"[]",
+        b"{}",
+        b'{"ids": []}',
+        b'{"ids": [1]}',
+        b'{"ids": ["x"]}',
+        b"[" * 9999,
+    ):
+        assert admin.ask("/api/dead/retry", body, **key).status == 400, body[:20]
+
+
+@contextlib.contextmanager
+def serving(port: int) -> Iterator[int]:
+    import threading
+
+    routes = {("GET", "/"): Route(lambda _: text_response("hello"), lambda _: None)}
+    server = listen("127.0.0.1", port, routes)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_caller_that_dawdles_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_http, "HEAD_TIMEOUT_S", 0.3)
+    with serving(PORT + 60) as port, socket.create_connection(("127.0.0.1", port)) as slow:
+        began = time.monotonic()
+        slow.sendall(b"GET / HTTP/1.0\r\n")
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < 10:  # a byte now and then resets no clock
+                slow.sendall(b"X")
+                time.sleep(0.05)
+        assert time.monotonic() - began < 5
+
+
+def test_callers_beyond_the_limit_are_turned_away_and_the_others_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admin_http, "MOST_THREADS", 2)
+    with serving(PORT + 70) as port, contextlib.ExitStack() as open_ones:
+        for _ in range(2):
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
+        time.sleep(0.2)  # until both have their threads
+        third = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
+        third.settimeout(5)
+        assert third.recv(100) == b""
+        open_ones.close()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with (
+                socket.create_connection(("127.0.0.1", port)) as fourth,
+                contextlib.suppress(OSError),
+            ):
+                fourth.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                if fourth.recv(100).startswith(b"HTTP/1.0 200"):
+                    return
+        pytest.fail("places were not given back")

@@ -1,0 +1,169 @@
+"""/livez and /readyz, and that the admin port never stops a worker from serving."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from core.admin.sampler import REDIS_TIMEOUT_S
+from core.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
+from core.telemetry.record import STALE_S, Phase, Watch
+from demo.redis_server import RedisServer
+from tests.admin import Admin
+from tests.conftest import ROOT, StartWorker, wait_until
+from tests.pipeline import Pipeline, page
+
+PORT = 19_100
+STALLED_WORKER = ROOT / "tests/stub/stalled.py"
+
+
+def test_a_worker_at_rest_is_live_and_ready(start_worker: StartWorker, client: redis.Redis) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
+    assert admin.ask("/livez").text == "ok\n"
+    assert admin.ask("/readyz").text == "ok\n"
+
+
+def test_a_worker_whose_claiming_loop_stops_is_no_longer_live(
+    start_worker: StartWorker, client: redis.Redis, tmp_path: Path
+) -> None:
+    stall = tmp_path / "stall"
+    settings = {"STUB_STALL": stall, "STUB_STALE_S": 5}
+    admin = Admin(start_worker(STALLED_WORKER, ADMIN_PORT=PORT, **settings))
+    assert admin.ask("/livez").status == 200
+    stall.touch()
+    reply = admin.wait_for("/livez", 503)
+    assert "the claiming loop has not turned over" in reply.text
+    assert admin.ask("/readyz").status == 503
+    stall.unlink()
+    admin.wait_for("/livez", 200)
+
+
+def test_a_worker_without_redis_is_live_but_not_ready_until_it_is_back(
+    start_worker: StartWorker,
+) -> None:
+    with RedisServer() as own:
+        admin = Admin(start_worker(ADMIN_PORT=PORT, REDIS_URL=own.url))
+        admin.wait_for("/readyz", 200)
+        own.stop()
+        reply = admin.wait_for("/readyz", 503)
+        assert "Redis does not answer" in reply.text
+        assert admin.ask("/livez").status == 200
+        assert admin.metrics()["inpainting_redis_up",] == 0
+        own.start()
+        admin.wait_for("/readyz", 200)
+        wait_until(
+            lambda: admin.metrics()["inpainting_redis_reconnections_total",] > 0,
+            "the reconnection is counted",
+        )
+
+
+def test_the_port_answers_while_the_model_is_loaded(
+    start_worker: StartWorker, client: redis.Redis, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        (ROOT / "tests/stub/worker.py").read_text().replace(
+            "serve(settings, StubNetwork)",
+            "go = Path(os.environ['STUB_GO'])\n"
+            "    def load(settings):\n"
+            "        while not go.exists():\n"
+            "            time.sleep(0.01)\n"
+            "        return StubNetwork(settings)\n"
+            "    serve(settings, load)",
+        )
+    )  # fmt: skip
+    go = tmp_path / "go"
+    admin = Admin(start_worker(slow, ready=False, ADMIN_PORT=PORT, STUB_GO=go))
+    assert admin.ask("/livez").status == 200
+    assert admin.ask("/readyz").text == "loading the model\n"
+    assert admin.status["health"] == {"live": True, "ready": False, "why": "loading the model"}
+    go.touch()
+    admin.wait_for("/readyz", 200)
+
+
+def test_a_stopping_worker_is_live_but_not_ready(
+    start_worker: StartWorker, pipeline: Pipeline, make_hold: object
+) -> None:
+    hold = make_hold()  # type: ignore[operator]
+    worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold)
+    admin = Admin(worker)
+    request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
+    wait_until(lambda: admin.status["worker"]["in_flight"] == 1, "the job is in hand")
+    worker.process.terminate()
+    reply = admin.wait_for("/readyz", 503)
+    assert reply.text == "stopping\n"
+    assert admin.ask("/livez").status == 200
+    hold.unlink()
+    assert pipeline.fetch(request).shape == (60, 90, 3)
+    assert worker.wait() == 0
+
+
+def test_workers_on_one_host_take_the_next_free_port_and_say_so(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    with socket.create_server(("0.0.0.0", PORT + 50)):
+        workers = [start_worker(ADMIN_PORT=PORT + 50) for _ in range(2)]
+        ports = [Admin(worker).port for worker in workers]
+        assert len({PORT + 50, *ports}) == 3
+        assert all(f"(ADMIN_PORT={PORT + 50} is taken)" in worker.output for worker in workers)
+        known = Admin(workers[0]).status["overview"]["workers"]
+        assert sorted(worker["admin_port"] for worker in known) == sorted(ports)
+
+
+@pytest.mark.parametrize("settings", [{"ADMIN_HOST": "203.0.113.7"}, {"ADMIN_HOST": "no such"}])
+def test_a_worker_that_cannot_listen_serves_all_the_same(
+    start_worker: StartWorker, pipeline: Pipeline, settings: dict[str, str]
+) -> None:
+    worker = start_worker(ADMIN_PORT=PORT, **settings)
+    assert "no metrics, health and status page: " in worker.output
+    request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
+    assert pipeline.fetch(request).shape == (60, 90, 3)
+
+
+def test_port_0_turns_everything_off(start_worker: StartWorker, client: redis.Redis) -> None:
+    assert "status page" not in start_worker(ADMIN_PORT=0).output
+
+
+def aged(watch: Watch, seconds: float, *names: str) -> Watch:
+    """The watch, with some of its signs of life so much older."""
+    for name in names:
+        setattr(watch, name, time.monotonic() - seconds)
+    return watch
+
+
+def serving() -> Watch:
+    watch = Watch()
+    watch.serving("w", lambda: 0)
+    return watch
+
+
+def test_a_loop_counts_as_dead_within_half_a_minute() -> None:
+    slowest_turn_s = COMMAND_TIMEOUT_S + LONGEST_DELAY_S + REDIS_TIMEOUT_S
+    assert 1.5 * slowest_turn_s < STALE_S < 28
+
+
+def test_what_counts_as_a_sign_of_life() -> None:
+    old = STALE_S + 1
+    assert serving().trouble() == ""
+    assert "event loop" in aged(serving(), old, "_looped_at").trouble()
+    assert "claiming loop" in aged(serving(), old, "_claimed_at").trouble()
+    # Claiming may rest while a batch is in hand, which has a time-out of its own.
+    busy = aged(serving(), old, "_claimed_at")
+    busy.batch_started()
+    assert busy.trouble() == ""
+    busy.batch_done("long", ["a"], 1, load_s=0, infer_s=0, store_s=0, total_s=0)
+    assert busy.trouble() == ""
+    assert "claiming loop" in aged(busy, old, "_claimed_at").trouble()
+    # And while Redis is away, as long as it is asked again and again.
+    away = aged(serving(), old, "_claimed_at")
+    away.redis_failed()
+    assert away.trouble() == ""
+    assert "claiming loop" in aged(away, old, "_redis_failed_at").trouble()
+    stopping = aged(serving(), old, "_claimed_at")
+    stopping.phase = Phase.STOPPING
+    assert stopping.trouble() == ""
+    assert aged(Watch(), old, "_claimed_at", "_looped_at").trouble() == ""  # still loading

@@ -1,0 +1,274 @@
+"""`python worker.py COMMAND`, as it is typed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import redis
+
+from core.commands import main
+from demo.redis_server import RedisServer
+from tests.admin import Admin
+from tests.conftest import ROOT, StartWorker, segments, wait_until
+from tests.pipeline import Pipeline, page
+
+PORT = 19_500
+
+Run = Callable[..., "Done"]
+
+
+@dataclass
+class Done:
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*words: object, **environment: object) -> Done:
+    """Run a command of worker.py, in this process: a new one takes a second to start."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, str(value))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(list(map(str, words)))
+            except SystemExit as ended:
+                status = int(str(ended.code))
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def run(server: RedisServer) -> Run:
+    def run(*words: object, **environment: object) -> Done:
+        return command(*words, **{"REDIS_URL": server.url, **environment})
+
+    return run
+
+
+def printed(done: Done) -> Any:
+    """The JSON that a command printed, if it succeeded."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+EVERY = (
+    *("run", "status", "dead list", "dead show", "dead retry", "dead discard"),
+    *("submit", "health", "doctor"),
+)
+
+
+@pytest.mark.parametrize("words", EVERY)
+def test_help_explains_json_and_has_examples(words: str) -> None:
+    done = command(*words.split(), "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+    examples = done.stdout.partition("examples:\n")[2].splitlines()
+    assert all("python worker.py " in line for line in examples)
+    assert any(f"python worker.py {words}" in line for line in examples)
+
+
+def test_status_shows_queues_and_workers(
+    run: Run, start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+) -> None:
+    hold = make_hold()
+    beat = {"HEARTBEAT_INTERVAL_S": 0.2, "HEARTBEAT_TTL_S": 5}
+    start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1, ADMIN_PORT=PORT, **beat)
+    for _ in range(4):
+        pipeline.submit(*page(60, 90, 1), "long", canvas=(64, 96))
+    wait_until(lambda: client.llen(pipeline.queues["long"]) == 2, "two wait and two are in hand")
+    client.rpush("inpainting:dead", "{}")
+    told = printed(run("status", "--json"))
+    assert told["backlog"] == {"long": 2, "short": 0}
+    assert told["processing"] == 2
+    assert told["dead"] == 1
+    (worker,) = told["workers"]
+    assert worker["here"]
+    assert worker["model"] == "a stub"
+    text = run("status").stdout
+    assert re.search(r"waiting, long +2 +lama_inference:longtasks", text)
+    assert re.search(r"dead +1 +see: python worker.py dead list", text)
+    assert worker["worker"] in text
+    hold.unlink()
+    wait_until(lambda: printed(run("status", "--json"))["workers"][0]["done"] == 4, "4 are done")
+    assert printed(run("status", "--json"))["per_minute"] == 4
+    for key in client.keys("inpainting_result:*"):
+        pipeline.fetch(key.decode().partition(":")[2])
+
+
+def test_status_without_a_worker_says_so(run: Run, client: redis.Redis) -> None:
+    assert "no worker is alive on this Redis" in run("status").stdout
+
+
+def test_status_watches_until_ctrl_c(server: RedisServer, client: redis.Redis) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, str(ROOT / "worker.py"), "status", "--watch", "0.1", "--json"],
+        env={**os.environ, "REDIS_URL": server.url},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    first = json.loads(watching.stdout.readline())
+    client.rpush("lama_inference:longtasks", "x")
+    for line in watching.stdout:
+        if json.loads(line)["backlog"]["long"] == 1:
+            break
+    assert first["backlog"]["long"] == 0
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=20)
+    assert watching.returncode == 0
+
+
+@pytest.mark.parametrize("words", ["status", "dead list", "dead retry --all"])
+def test_without_redis_a_command_ends_with_one_line(words: str) -> None:
+    done = command(*words.split(), "--json", REDIS_URL="redis://:secret@127.0.0.1:9")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "redis at redis://***@127.0.0.1:9 cannot be used" in line
+    assert json.loads(done.stdout)["error"] in line
+    assert "secret" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def two_dead(start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis) -> str:
+    """A job that the network could not do, and a message with escapes; the former's request."""
+    start_worker(MAX_ATTEMPTS=1)
+    request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96), image_id="explode.jpg")
+    pipeline.push(json.dumps({"request_id": "\x1b[31mred\nforged"}).encode(), "long")
+    wait_until(lambda: client.llen("inpainting:dead") == 2, "both are dead")
+    return request
+
+
+def test_dead_jobs_are_listed_shown_retried_and_discarded(
+    run: Run, two_dead: str, client: redis.Redis
+) -> None:
+    listed = run("dead", "list").stdout
+    assert len(listed.splitlines()) == 3
+    assert "\x1b" not in listed
+    one = printed(run("dead", "list", "--reason", "inference_failed", "--json"))
+    assert [job["request_id"] for job in one] == [two_dead]
+    assert one[0]["inputs"] == "here"
+    shown = run("dead", "show", one[0]["id"][:8]).stdout
+    assert f"request_id {two_dead}" in shown
+    assert "preprocessed_img_shm_info" in shown
+    assert printed(run("dead", "show", two_dead, "--json"))[0]["message"]["is_long"] is False
+
+    tried = run("dead", "retry", "--reason", "inference_failed", "--dry-run")
+    assert "would be retried" in tried.stdout
+    assert client.llen("inpainting:dead") == 2
+    (outcome,) = printed(run("dead", "retry", two_dead, "--json"))
+    assert outcome["outcome"] == "retried"
+    wait_until(lambda: client.llen("inpainting:dead") == 2, "it has died again")
+
+    (outcome,) = printed(run("dead", "retry", "--reason", "bad_field", "--json"))
+    assert outcome["outcome"].startswith("left alone: its inputs are gone, or it names none")
+    forced = run("dead", "retry", "--reason", "bad_field", "--force")
+    assert "1 of 1 retried" in forced.stdout
+    wait_until(lambda: client.llen("inpainting:dead") == 2, "it has died again")
+
+    assert "1 of 1 discarded" in run("dead", "discard", two_dead).stdout
+    assert not segments()
+    assert "1 of 1 discarded" in run("dead", "discard", "--all").stdout
+    assert run("dead", "list").stdout == "no dead jobs\n"
+    assert printed(run("dead", "list", "--json")) == []
+
+
+@pytest.mark.parametrize("words", ["dead retry", "dead discard", "dead discard --dry-run"])
+def test_nothing_is_changed_unless_it_is_named(run: Run, client: redis.Redis, words: str) -> None:
+    client.rpush("inpainting:dead", json.dumps({"raw": "x", "queue": "lama_inference:longtasks"}))
+    done = run(*words.split())
+    assert done.returncode == 1
+    assert done.stderr == "worker.py: name dead jobs, give a filter, or --all\n"
+    unknown = run(*words.split(), "0123456789ab")
+    assert "no dead job is named by 0123456789ab" in unknown.stderr
+    assert run(*words.split(), "--older-than", "soon").returncode == 2
+    assert client.llen("inpainting:dead") == 1
+
+
+def test_submit_tells_programs_what_it_did(
+    run: Run, start_worker: StartWorker, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    start_worker()
+    image, mask = page(120, 200, 4)
+    cv2.imwrite(str(tmp_path / "page.png"), image)
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    told = printed(
+        run("submit", tmp_path / "page.png", tmp_path / "mask.png", "-o", tmp_path / "o.png",
+            "--kind", "short", "--json")
+    )  # fmt: skip
+    assert told["kind"] == "short"
+    assert 0 < told["seconds"] < 50
+    assert cv2.imread(told["output"]).shape == image.shape
+    wait_until(lambda: not segments(), "the result's segment is gone")
+
+
+def test_health_asks_the_workers_of_this_host(
+    run: Run, start_worker: StartWorker, client: redis.Redis
+) -> None:
+    with socket.create_server(("127.0.0.1", PORT + 20)):  # somebody else's, and mute
+        nobody = run("health", ADMIN_PORT=PORT + 40)
+        assert nobody.returncode == 1
+        assert "no worker of this host answers on port" in nobody.stderr
+    ports = [Admin(start_worker(ADMIN_PORT=PORT + 40)).port for _ in range(2)]
+    answers = printed(run("health", "--json", ADMIN_PORT=PORT + 40))
+    assert [answer["port"] for answer in answers] == ports
+    assert run("health", "--ready", ADMIN_PORT=PORT + 40).returncode == 0
+    one = printed(run("health", "--port", ports[1], "--json"))
+    assert one == [{"port": ports[1], "healthy": True, "says": "ok"}]
+
+
+def test_health_without_an_admin_port_goes_by_the_heartbeat(
+    run: Run, start_worker: StartWorker, client: redis.Redis
+) -> None:
+    nobody = run("health", ADMIN_PORT=0)
+    assert nobody.returncode == 1
+    assert "no worker of this host has a heartbeat" in nobody.stderr
+    worker = start_worker(ADMIN_PORT=0)
+    assert "has a heartbeat in Redis" in run("health", ADMIN_PORT=0).stdout
+    worker.stop(signal.SIGKILL)  # its heartbeat stays for a while
+    assert run("health", ADMIN_PORT=0).returncode == 1
+
+
+def test_health_fails_if_one_worker_is_not_well(run: Run, start_worker: StartWorker) -> None:
+    with RedisServer() as own:
+        admin = Admin(start_worker(ADMIN_PORT=PORT + 60, REDIS_URL=own.url))
+        admin.wait_for("/readyz", 200)
+        own.stop()
+        admin.wait_for("/readyz", 503)
+        done = run("health", "--ready", ADMIN_PORT=PORT + 60)
+        assert done.returncode == 1
+        assert "Redis does not answer" in done.stderr
+        assert run("health", ADMIN_PORT=PORT + 60).returncode == 0  # alive it is
+
+
+def test_each_host_has_queues_of_its_own_where_their_names_say_so(
+    run: Run, start_worker: StartWorker, server: RedisServer, client: redis.Redis
+) -> None:
+    names = {
+        "LAMA_INFERENCE_LONG_TASKS_QUEUE": "long@{host}",
+        "LAMA_INFERENCE_SHORT_TASKS_QUEUE": "short@{host}",
+    }
+    host = socket.gethostname()
+    worker = start_worker(**names)
+    assert f"takes jobs from long@{host} and short@{host}" in worker.output
+    told = printed(run("status", "--json", **names))
+    assert told["queues"] == {"long": f"long@{host}", "short": f"short@{host}"}
+    with Pipeline(server.url, f"long@{host}", f"short@{host}") as own:
+        request = own.submit(*page(60, 90, 1), "short", canvas=(64, 96))
+        assert own.fetch(request).shape == (60, 90, 3)

@@ -1,0 +1,153 @@
+"""`python worker.py doctor`: each ailment is named, with its mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from core.config import Settings
+from core.identity import identity_in
+from demo.redis_server import RedisServer
+from tests.conftest import ROOT, StartWorker, segments
+from tests.core.commands.test_commands import command
+from tests.core.test_worker import MODEL
+from tests.pipeline import Pipeline, page
+
+
+def findings(*checks: str, **environment: object) -> tuple[int, list[dict[str, str]]]:
+    """The exit status and what was found."""
+    done = command("doctor", *checks, "--json", **{"USE_CUDA": 0, **environment})
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def only(found: list[dict[str, str]], level: str) -> dict[str, str]:
+    """The one finding of a level."""
+    (one,) = [finding for finding in found if finding["level"] == level]
+    return one
+
+
+def test_all_is_well(client: redis.Redis, shm_baseline: None) -> None:
+    with RedisServer(append_only=True) as durable:
+        done = command("doctor", REDIS_URL=durable.url, USE_CUDA=0, **MODEL)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("0 problems, 0 warnings\n")
+    assert "LaMa with 2 blocks, ngf 16, " in done.stdout
+    assert " parameters" in done.stdout
+    assert "sha256 " in done.stdout
+    assert "a picture of 128×128 was filled" in done.stdout
+    assert all(line.startswith("ok ") for line in done.stdout.splitlines()[:-2])
+
+
+def test_a_wrong_redis_url_is_named_without_its_password() -> None:
+    status, found = findings("redis", REDIS_URL="redis://:secret@127.0.0.1:9")
+    assert status == 1
+    problem = only(found, "problem")
+    assert "redis://***@127.0.0.1:9 cannot be reached" in problem["message"]
+    assert "set REDIS_URL" in problem["mend"]
+    assert "secret" not in str(found)
+
+
+def test_a_redis_that_refuses_the_user_is_told_apart(server: RedisServer) -> None:
+    url = server.url.replace("//", "//nobody:x@")
+    status, found = findings("redis", REDIS_URL=url)
+    assert status == 1
+    assert "refuses this user" in only(found, "problem")["message"]
+    assert "redis://user:password@host" in only(found, "problem")["mend"]
+
+
+def test_a_redis_that_forgets_or_evicts_is_a_warning(server: RedisServer, client: Any) -> None:
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        status, found = findings("redis", REDIS_URL=server.url)
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+    assert status == 0
+    mends = [finding["mend"] for finding in found if finding["level"] == "warning"]
+    assert mends == ["CONFIG SET maxmemory-policy noeviction", "start it with --appendonly yes"]
+
+
+def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: redis.Redis) -> None:
+    client.set("lama_inference:longtasks", "mine")
+    _, found = findings("redis", REDIS_URL=server.url)
+    assert "lama_inference:longtasks is a string" in only(found, "problem")["message"]
+
+
+def test_missing_or_damaged_weights_are_a_problem(tmp_path: Path) -> None:
+    missing = tmp_path / "best.ckpt"
+    status, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
+    assert status == 1
+    assert str(missing) in only(found, "problem")["message"]
+    assert "set LAMA_CHECKPOINT_PATH" in only(found, "problem")["mend"]
+    missing.write_bytes(b"no checkpoint")
+    status, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
+    assert status == 1
+    assert "the model cannot be loaded" in only(found, "problem")["message"]
+
+
+def test_a_wrong_setting_is_a_problem_and_a_misspelt_one_a_warning() -> None:
+    status, found = findings("settings", INPAINTING_BATCH_SIZE_LONG="many")
+    assert status == 1
+    assert "INPAINTING_BATCH_SIZE_LONG='many'" in only(found, "problem")["message"]
+    status, found = findings("settings", LAMA_CHECKPOINT_PAHT="/x")
+    assert status == 0
+    assert only(found, "warning")["mend"] == "is LAMA_CHECKPOINT_PATH meant?"
+    assert command("doctor", "stars").returncode == 1
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount a small /dev/shm"
+)
+def test_a_full_shared_memory_is_a_problem(server: RedisServer) -> None:
+    mount = 'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, "sh",
+         sys.executable, str(ROOT / "worker.py"), "doctor", "shm", "--json"],
+        env={**os.environ, "REDIS_URL": server.url}, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    if "permission denied" in done.stderr.lower() or "not permitted" in done.stderr.lower():
+        pytest.skip("this container's root may not mount")
+    found = json.loads(done.stdout)
+    problems = [finding for finding in found if finding["level"] == "problem"]
+    assert done.returncode == 1
+    assert "too little for a result" in problems[0]["message"]
+    assert "/dev/shm has no room" in problems[1]["message"]
+    assert all("shm_size" in problem["mend"] for problem in problems)
+
+
+def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
+    server: RedisServer, pipeline: Pipeline, client: redis.Redis
+) -> None:
+    message = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))
+    pipeline.push(message, "long")
+    _, found = findings("shm", REDIS_URL=server.url)
+    assert any("all 2 input segments" in finding["message"] for finding in found)
+    foreign = json.dumps(message).replace('"img_shm_', '"img_shm_elsewhere')
+    client.delete("lama_inference:longtasks")
+    client.rpush("lama_inference:longtasks", foreign)
+    status, found = findings("shm", REDIS_URL=server.url)
+    assert status == 1
+    assert "of 2 input segments of the next waiting jobs 0 are here" in str(found)
+    assert "ipc: host" in only(found, "problem")["mend"]
+    assert len(segments()) == 2
+
+
+def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(
+    start_worker: StartWorker, server: RedisServer, client: redis.Redis
+) -> None:
+    start_worker()
+    (key,) = client.keys("inpainting:worker:*")
+    beat = json.loads(client.get(key)) | {"namespace": "elsewhere"}
+    far = identity_in(Settings(redis_url=server.url), "elsewhere").worker
+    client.set(f"inpainting:worker:{far}", json.dumps(beat))
+    _, found = findings("shm", REDIS_URL=server.url)
+    assert "see another shared memory" in only(found, "warning")["message"]
+    assert "{host}" in only(found, "warning")["mend"]
