@@ -16,8 +16,8 @@ import numpy as np
 import redis
 
 from core import keys
-from core.client import CANVAS
 from core.config import PROJECT_ROOT
+from core.contract import CANVAS
 from core.keys import Kind
 from core.shm import SHM_FOLDER
 

@@ -23,9 +23,8 @@ from benchmarks.networks import VARIABLE
 from benchmarks.report import Report, add_output_argument, table
 from benchmarks.timing import Timings
 from benchmarks.traffic import DEV_SHM, PREFIX, Consumer, Job, Traffic, put
-from core.client import CANVAS
 from core.config import load_settings
-from core.contract import parse_job
+from core.contract import CANVAS, parse_job
 from core.keys import Kind
 from core.memory import keep_freed_memory
 from core.stages import LaMa, Loaded

@@ -24,14 +24,11 @@ import redis
 from core import keys, shm
 from core.config import Settings
 from core.connection import sync_client
-from core.contract import Segment
+from core.contract import CANVAS, Segment
 from core.errors import WorkerError
 from core.keys import Kind
 
 Picture = npt.NDArray[np.uint8]
-
-#: Size of the network's canvas per kind: (height, width) in pixels.
-CANVAS: Final = {Kind.LONG: (864, 1504), Kind.SHORT: (1024, 1024)}
 
 POLL_S: Final = 0.02
 

@@ -19,6 +19,9 @@ from core.config import SEGMENT_NAME, Settings
 from core.errors import BadMessage
 from core.keys import Kind, sha1
 
+#: Size of the network's canvas per kind: (height, width) in pixels.
+CANVAS: Final = {Kind.LONG: (864, 1504), Kind.SHORT: (1024, 1024)}
+
 #: dtypes that a segment may have. Floating-point values are on the scale of uint8: 0 to 255.
 DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
     name: np.dtype(name) for name in ("uint8", "bool", "float16", "float32", "float64")

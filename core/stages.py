@@ -7,6 +7,7 @@ meets the network, which is imported only when it is loaded: torch takes seconds
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import numpy.typing as npt
 
 from core import shm
 from core.config import Settings
-from core.contract import Job, Segment, parse_job
+from core.contract import CANVAS, Job, Segment, parse_job
 from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
+from core.keys import Kind
 from core.queues import Claim
 from core.telemetry import about
 from lama.padding import without_padding
@@ -139,11 +141,23 @@ class LaMa:
             # A first picture finds a broken device, and pays for what the first one always costs.
             picture = np.zeros((64, 64, 3), np.uint8)
             self._infer([picture], [np.full((64, 64), 255, np.uint8)])
+            self._prepare(settings)
         except Exception as error:
             raise ModelUnavailable(
                 f"the model cannot be loaded: {error} (LAMA_CONFIG_PATH and LAMA_CHECKPOINT_PATH "
                 "name its files)"
             ) from error
+
+    def _prepare(self, settings: Settings) -> None:
+        """On a GPU, make ready for full canvases while the first jobs are already claimed."""
+        if self.device == "cpu" or self._region != "full":
+            return
+        threading.Thread(
+            target=self._inference.prepare,
+            args=(self._model, self.device, self._use_half, full_batches(settings)),
+            name="prepare",
+            daemon=True,
+        ).start()
 
     def describe(self) -> str:
         """Device, precision and what the network is shown, for the log."""
@@ -215,6 +229,16 @@ class LaMa:
             mask_threshold=self._threshold,
         )
         return pictures
+
+
+def full_batches(settings: Settings) -> list[tuple[int, int, int]]:
+    """All batches (count, height, width) of whole canvases that may come, the largest first."""
+    largest = {
+        Kind.SHORT: settings.inpainting_batch_size_short,
+        Kind.LONG: settings.inpainting_batch_size_long,
+    }
+    counts = range(max(largest.values()), 0, -1)
+    return [(n, *CANVAS[kind]) for n in counts for kind in Kind if n <= largest[kind]]
 
 
 class Finisher:

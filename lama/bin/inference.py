@@ -100,6 +100,21 @@ def engine_of(model: InpaintingModel, device: str | torch.device, dtype: torch.d
         return engines[key]
 
 
+def prepare(
+    model: InpaintingModel,
+    device: str | torch.device,
+    use_fp16: bool,
+    batches: Sequence[tuple[int, int, int]],
+) -> None:
+    """Does now what the first of `batches` (count, height, width) of pictures would wait for.
+
+    On a GPU each takes seconds; other calls get through in between.
+    """
+    engine = engine_of(model, device, half_dtype(device, use_fp16))
+    for batch in batches:
+        engine.prepare(*batch)
+
+
 def _checked_holes(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: int
 ) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -15,6 +16,7 @@ from lama.saicinpainting.training.modules.precision import exact_float32
 
 from .folding import fold
 from .network import Network
+from .replay import GraphRecorder, Replayed, run_again
 from .windows import windows
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,8 @@ Hole = npt.NDArray[np.bool_]
 class Engine:
     """A generator made ready for one device and dtype.
 
-    Weights are copied: the generator can change or go, but for the float32 ones that an overflow
-    needs, which are made when it happens. One call at a time; others wait.
+    One call at a time; others wait. The generator is kept for the float32 weights, which are made
+    when a picture overflows.
     """
 
     def __init__(
@@ -40,8 +42,24 @@ class Engine:
         self._lock = threading.Lock()
         # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
         self._by_windows = device.type == "cpu"
+        self._paint = Replayed(
+            self._painted, GraphRecorder() if device.type == "cuda" else run_again
+        )
+        self._kept: list[object] = []
         #: Pictures computed again in float32 because half precision gave no finite output.
         self.half_fallbacks = 0
+
+    @torch.no_grad()
+    def prepare(self, batch: int, height: int, width: int) -> None:
+        """On a GPU, records what batches of this size run, which takes seconds; else nothing."""
+        with self._lock:
+            if self._by_windows:
+                return
+            self._paint.prepare(
+                torch.zeros((batch, height, width, 4), dtype=torch.uint8, device=self._device)
+            )
+            # A recording uses them where they are.
+            self._kept.append(self.network.units(batch, height, width))
 
     @torch.no_grad()
     def fill(self, pictures: Picture, holes: Hole) -> list[Picture | None]:
@@ -50,37 +68,37 @@ class Engine:
         H and W are multiples of 8 and at least 16. A result differs from its picture in the hole
         only, is a new array and, on a CPU, does not depend on the other pictures.
         """
-        pixels = as_pixels(pictures, holes)
         with self._lock:
-            if self._by_windows:
-                pairs = zip(torch.split(pixels, 1), holes, strict=True)
-                fills = [self._fill_windows(one, hole) for one, hole in pairs]
-            else:
-                fills = self._fill_whole(pixels)
-        return [
-            None if fill is None else np.where(hole[..., None], fill, picture)
-            for picture, hole, fill in zip(pictures, holes, fills, strict=True)
-        ]
+            if not self._by_windows:
+                return self._fill_batch(as_pixels(pictures, holes, self._device.type == "cuda"))
+            return [
+                self._fill_windows(picture, hole)
+                for picture, hole in zip(pictures, holes, strict=True)
+            ]
 
-    def _fill_windows(self, pixels: Tensor, hole: Hole) -> Picture | None:
+    def _fill_windows(self, picture: Picture, hole: Hole) -> Picture | None:
         """One picture, whose decoder runs on what reaches the hole only."""
+        pixels = as_pixels(picture[None], hole[None])
         fill = _decoded(self.network, pixels, hole)
         if fill is None and self._dtype != torch.float32:
             self._note_overflow(1, 1)
-            return _decoded(self._exactly(), pixels, hole)
-        return fill
+            fill = _decoded(self._exactly(), pixels, hole)
+        return None if fill is None else np.where(hole[..., None], fill, picture)
 
-    def _fill_whole(self, pixels: Tensor) -> list[Picture | None]:
-        logits = self.network.logits(pixels.to(self._device))
-        finite = torch.isfinite(logits).flatten(1).all(dim=1)
-        if not bool(finite.all()) and self._dtype != torch.float32:
-            self._note_overflow(int((~finite).sum()), len(pixels))
-            with exact_float32():
-                logits = logits.float()
-                logits[~finite] = self._exactly().logits(pixels[~finite.cpu()].to(self._device))
-            finite = torch.isfinite(logits).flatten(1).all(dim=1)
-        fills = _bytes(logits)
-        return [fill if ok else None for fill, ok in zip(fills, finite.tolist(), strict=True)]
+    def _fill_batch(self, pixels: Tensor) -> list[Picture | None]:
+        """A batch as a whole; the composite is made on the device."""
+        device = self._device
+        filled, finite = _on_host(*self._paint(pixels, device))
+        broken = ~finite
+        if bool(broken.any()) and self._dtype != torch.float32:
+            self._note_overflow(int(broken.sum()), len(pixels))
+            again = _composite(self._exactly(), pixels[broken].to(device))
+            filled[broken], finite[broken] = _on_host(*again)
+        results = filled.numpy()
+        return [results[i] if ok else None for i, ok in enumerate(finite.tolist())]
+
+    def _painted(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return _composite(self.network, pixels)
 
     def _exactly(self) -> Network:
         if self._exact is None:
@@ -105,21 +123,42 @@ def _decoded(network: Network, pixels: Tensor, hole: Hole) -> Picture | None:
         logits = network.decode(features[:, :, window.rows, window.columns])
         if not bool(torch.isfinite(logits).all()):
             return None
-        (part,) = _bytes(logits)
-        fill[window.target] = part[window.valid]
+        fill[window.target] = _scaled(logits)[0].numpy()[window.valid]
     return fill
 
 
-def as_pixels(pictures: Picture, holes: Hole) -> Tensor:
+def _composite(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """B×H×W×4 pixels to the filled pictures, B×H×W×3, and whether each is finite; on the device."""
+    exact = network.dtype == torch.float32 and network.device.type == "cuda"
+    with exact_float32() if exact else contextlib.nullcontext():
+        logits = network.logits(pixels)
+    finite = torch.isfinite(logits).flatten(1).all(dim=1)
+    # Outside the hole the pixels are the picture's own.
+    return torch.where(pixels[..., 3:] > 0, _scaled(logits), pixels[..., :3]), finite
+
+
+def _on_host(*tensors: Tensor) -> list[Tensor]:
+    """Copies, which from a GPU go through pinned memory, all at once."""
+    found = [
+        torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        for tensor in tensors
+    ]
+    for place, tensor in zip(found, tensors, strict=True):
+        place.copy_(tensor, non_blocking=True)
+    if tensors[0].is_cuda:
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return found
+
+
+def as_pixels(pictures: Picture, holes: Hole, pinned: bool = False) -> Tensor:
     """What the network takes: B×H×W×4, black in the hole, and the mask as the fourth channel."""
-    pixels = np.empty((*holes.shape, 4), np.uint8)
-    np.multiply(pictures, ~holes[..., None], out=pixels[..., :3])
-    np.multiply(holes, np.uint8(255), out=pixels[..., 3])
-    return torch.from_numpy(pixels)
+    pixels = torch.empty((*holes.shape, 4), dtype=torch.uint8, pin_memory=pinned)
+    array = pixels.numpy()
+    np.multiply(pictures, ~holes[..., None], out=array[..., :3])
+    np.multiply(holes, np.uint8(255), out=array[..., 3])
+    return pixels
 
 
-def _bytes(logits: Tensor) -> npt.NDArray[np.uint8]:
-    """Logits of any shape to 0…255."""
-    scaled = torch.sigmoid(logits.float()).mul_(255).round_()
-    fills: npt.NDArray[np.uint8] = scaled.to(torch.uint8).cpu().numpy()
-    return fills
+def _scaled(logits: Tensor) -> Tensor:
+    """Logits of any shape to 0…255, uint8."""
+    return torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -26,8 +28,12 @@ from torch import Tensor
 from .folding import Affine
 from .layers import Conv
 
-#: Spectra leave float16's range; scaled like this they stay below 8 times the map's values.
-_HEADROOM = 8.0
+#: Spectra leave float16's range: the lowest frequency is sqrt(H·W) times the map's mean. Scaled by
+#: a power of two nothing is rounded by it, and ReLU doesn't mind a factor. The bias is scaled too.
+_SCALE = 1 / 16
+
+#: Sizes that are kept: with all that ever came along, a worker's memory would grow for good.
+_MOST_SIZES = 8
 
 #: The way that isn't expected to win must be this much faster to be taken.
 _MARGIN = 1.15
@@ -42,8 +48,8 @@ class Unit(Protocol):
 class ByFFT:
     """Through torch.fft, in float32."""
 
-    def __init__(self, affine: Affine, device: torch.device) -> None:
-        self._conv = Conv(affine, device, torch.float32)
+    def __init__(self, conv: Conv) -> None:
+        self._conv = conv
 
     def __call__(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -63,11 +69,8 @@ class ByFFT:
 class ByProducts:
     """Through matrix products, in the dtype of the rest."""
 
-    def __init__(
-        self, affine: Affine, matrices: Transforms, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self._matrices = matrices
-        self._conv = Conv(_planar(affine, matrices.scale), device, dtype)
+    def __init__(self, conv: Conv, matrices: Transforms) -> None:
+        self._conv, self._matrices = conv, matrices
 
     def __call__(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -102,8 +105,6 @@ class Transforms:
     """The matrices of one size, which all units of a network share."""
 
     def __init__(self, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
-        #: A power of two, beside the "ortho" norm, on the way there; divided by on the way back.
-        self.scale = 2.0 ** -max(0, round(math.log2(math.sqrt(height * width) / _HEADROOM)))
         rows, columns = height // 2 + 1, width // 2 + 1
 
         def place(matrix: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class Transforms:
         phase = _angles(rows, height)
         cos, sin = torch.cos(phase), torch.sin(phase)
         # h, re/im, H: the spectrum of a real row is cos - i sin
-        there = torch.stack([cos, -sin], dim=1) * (self.scale / math.sqrt(height))
+        there = torch.stack([cos, -sin], dim=1) * (_SCALE / math.sqrt(height))
         self.along_height = place(there.reshape(2 * rows, height))
         # H, h, re/im: the real part of (a + i b)(cos + i sin)
         share = torch.ones(rows, 1, dtype=torch.float64)
@@ -121,7 +122,7 @@ class Transforms:
         if height % 2 == 0:
             share[-1] = 0.5
         cos, sin = (cos * share).T, (sin * share).T
-        back = torch.stack([cos, -sin], dim=2) / (self.scale * math.sqrt(height))
+        back = torch.stack([cos, -sin], dim=2) / (_SCALE * math.sqrt(height))
         self.back_along_height = place(back.reshape(height, 2 * rows))
 
         # w, W
@@ -152,42 +153,67 @@ def _angles(frequencies: int, length: int) -> Tensor:
     return product.double() * (2 * math.pi / length)
 
 
-def _planar(affine: Affine, scale: float) -> Affine:
+def planar(affine: Affine) -> Affine:
     """Channels in the order (re/im, C) instead of (C, re/im), and the bias scaled."""
     assert affine.bias is not None
     out, into = affine.weight.shape[:2]
     weight = affine.weight.view(out // 2, 2, into // 2, 2).permute(1, 0, 3, 2)
-    bias = affine.bias.view(out // 2, 2).T * scale
+    bias = affine.bias.view(out // 2, 2).T * _SCALE
     return Affine(weight.reshape(out, into, 1, 1), bias.reshape(out))
 
 
-def units(
-    spectra: list[Affine], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
-) -> list[Unit]:
-    """All Fourier units of a network, for maps of `shape` (batch, height, width)."""
-    batch, height, width = shape
-    matrices = Transforms(height, width, device, dtype)
+class Spectra:
+    """All Fourier units of a network, for maps of any size; which way is measured per size."""
 
-    def by_products(affine: Affine) -> Unit:
-        return ByProducts(affine, matrices, device, dtype)
+    def __init__(self, affines: list[Affine], device: torch.device, dtype: torch.dtype) -> None:
+        self._affines, self._device, self._dtype = affines, device, dtype
+        # Most networks need one of them only.
+        self._convs: dict[bool, list[Conv]] = {}
+        self._units: OrderedDict[tuple[int, ...], list[Unit]] = OrderedDict()
 
-    def by_fft(affine: Affine) -> Unit:
-        return ByFFT(affine, device)
+    def units(self, shape: tuple[int, int, int]) -> list[Unit]:
+        """For maps of `shape` (batch, height, width), in the network's order."""
+        if shape not in self._units:
+            self._units[shape] = self._measured(*shape)
+            if len(self._units) > _MOST_SIZES:
+                self._units.popitem(last=False)
+        self._units.move_to_end(shape)
+        return self._units[shape]
 
-    # Products are what half precision is good at.
-    ways = [by_products, by_fft] if dtype.itemsize == 2 else [by_fft, by_products]
-    channels = len(spectra[0].weight) // 2
-    sample = torch.zeros(batch, height, width, channels, device=device, dtype=dtype)
-    chosen = _faster(ways, spectra[0], sample.permute(0, 3, 1, 2))
-    return [chosen(affine) for affine in spectra]
+    def _measured(self, batch: int, height: int, width: int) -> list[Unit]:
+        # Products are what half precision is good at.
+        ways = [self._by_products, self._by_fft]
+        if self._dtype.itemsize > 2:
+            ways.reverse()
+        channels = len(self._affines[0].weight) // 2
+        sample = torch.zeros(
+            batch, height, width, channels, device=self._device, dtype=self._dtype
+        ).permute(0, 3, 1, 2)
+        matrices = Transforms(height, width, self._device, self._dtype)
+        chosen = _faster([partial(way, matrices, slice(0, 1)) for way in ways], sample)
+        return ways[chosen](matrices, slice(None))
+
+    def _by_products(self, matrices: Transforms, which: slice) -> list[Unit]:
+        return [ByProducts(conv, matrices) for conv in self._convs_for(products=True)[which]]
+
+    def _by_fft(self, matrices: Transforms, which: slice) -> list[Unit]:
+        return [ByFFT(conv) for conv in self._convs_for(products=False)[which]]
+
+    def _convs_for(self, products: bool) -> list[Conv]:
+        if products not in self._convs:
+            self._convs[products] = [
+                Conv(planar(affine), self._device, self._dtype)
+                if products
+                else Conv(affine, self._device, torch.float32)
+                for affine in self._affines
+            ]
+        return self._convs[products]
 
 
-def _faster(
-    ways: Sequence[Callable[[Affine], Unit]], affine: Affine, sample: Tensor
-) -> Callable[[Affine], Unit]:
-    """The first way, unless the second is clearly faster on `sample`."""
-    expected, other = (_seconds(way(affine), sample) for way in ways)
-    return ways[1] if other * _MARGIN < expected else ways[0]
+def _faster(ways: Sequence[Callable[[], list[Unit]]], sample: Tensor) -> int:
+    """0, unless the second way is clearly faster on `sample`: then 1."""
+    expected, other = (_seconds(way()[0], sample) for way in ways)
+    return 1 if other * _MARGIN < expected else 0
 
 
 def _seconds(unit: Unit, sample: Tensor, rounds: int = 3) -> float:

@@ -110,7 +110,10 @@ class Up:
 
 
 class Scratch:
-    """Buffers that are used again: fresh memory costs a CPU more than what is written into it."""
+    """Buffers that are used again: fresh memory costs a CPU more than what is written into it.
+
+    On a GPU torch keeps memory itself, and what a recorded graph uses must never move.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -118,6 +121,8 @@ class Scratch:
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A contiguous tensor of any values, valid until the next `take` of that name."""
+        if self._device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=self._device)
         size = math.prod(shape)
         flat = self._flat.get((name, dtype))
         if flat is None or len(flat) < size:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .folding import Affine, FoldedGenerator, FoldedLayer
-from .fourier import Unit, units
+from .fourier import Spectra, Unit
 from .layers import Conv, Scratch, Up, fuses, reflected
 
 #: Columns that the stem computes at once: its 4 input channels become 8.
@@ -28,10 +28,6 @@ _EDGE = 3
 
 #: Bytes that a band of the stem's output, or of the last convolution's input, has on a CPU.
 _BAND_BYTES = 8 << 20
-
-#: Sizes of maps whose Fourier units are kept. They hold copies of weights: with every size that
-#: ever came along, a worker's memory would grow for good.
-_MOST_SHAPES = 8
 
 
 class Network:
@@ -60,8 +56,8 @@ class Network:
         # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
         self._hides_overflows = fuses(device, dtype)
         self._broken = not folded.is_finite()
-        self._units: dict[tuple[int, ...], list[Unit]] = {}
-        self._spectra = [layer.spectrum for block in folded.blocks for layer in block]
+        affines = [layer.spectrum for block in folded.blocks for layer in block]
+        self._spectra = Spectra(affines, device, dtype)
         #: Pixels of the picture per pixel of the blocks' maps, in each direction.
         self.unit = 2 ** len(folded.ups)
 
@@ -76,6 +72,10 @@ class Network:
         """
         local, wide = self._encode(pixels)
         return torch.cat(self._blocks(local, wide), dim=1)
+
+    def units(self, batch: int, height: int, width: int) -> list[Unit]:
+        """The Fourier units for pictures of a size."""
+        return self._spectra.units((batch, height // self.unit, width // self.unit))
 
     def decode(self, features: Tensor) -> Tensor:
         """Features of the whole picture, or a window of them, to logits: B×H×W×3."""
@@ -124,8 +124,8 @@ class Network:
         values.copy_(edged.permute(0, 2, 3, 1)).mul_(1 / 256)
         banded = min(2, len(self._downs))
         x = self._in_bands(values, banded, height >> banded, width >> banded)
-        for down in self._downs[banded:]:
-            x = reflected(down(x), (1, 0, 1, 0), self._taker(f"down {down}"))
+        for level, down in enumerate(self._downs[banded:]):
+            x = reflected(down(x), (1, 0, 1, 0), self._taker(f"down {level}"))
         return self._to_local(x), self._to_global(x)
 
     def _in_bands(self, values: Tensor, level: int, height: int, width: int) -> Tensor:
@@ -159,7 +159,8 @@ class Network:
         return self._downs[level - 1](edged)
 
     def _blocks(self, local: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
-        transforms = self._units_for(tuple(wide.shape))
+        batch, _, height, width = wide.shape
+        transforms = self._spectra.units((batch, height, width))
         sums = []
         for i, (first, second) in enumerate(self._layers):
             inner = first(local, wide, transforms[2 * i])
@@ -170,16 +171,6 @@ class Network:
         if self._broken or (sums and not bool(torch.isfinite(torch.stack(sums)).all())):
             local.fill_(torch.nan)
         return local, wide
-
-    def _units_for(self, shape: tuple[int, ...]) -> list[Unit]:
-        key = shape[0], *shape[2:]
-        found = self._units.pop(key, None)
-        if found is None:
-            found = units(self._spectra, key, self.device, self.dtype)
-        self._units[key] = found  # the last one now
-        if len(self._units) > _MOST_SHAPES:
-            del self._units[next(iter(self._units))]
-        return found
 
     def _taker(self, name: str) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
         return partial(self._scratch.take, name)

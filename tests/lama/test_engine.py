@@ -10,6 +10,8 @@ from torch import nn
 from lama.bin.inference import engine_of
 from lama.engine import fourier, network
 from lama.engine.folding import Affine, fold
+from lama.engine.layers import Conv
+from lama.engine.replay import Recording, Replayed
 from lama.engine.windows import windows
 from lama.saicinpainting.training.modules.ffc import FourierUnit
 from lama.saicinpainting.training.trainers import InpaintingModel
@@ -108,10 +110,9 @@ def test_both_ways_through_the_spectrum_agree_with_the_reference(size, batch):
     unit, affine = unit_and_affine(24)
     x = torch.randn(batch, 24, *size).to(memory_format=torch.channels_last)
     expected = x + unit(x)
-    products = fourier.ByProducts(
-        affine, fourier.Transforms(*size, CPU, torch.float32), CPU, torch.float32
-    )
-    for way in (fourier.ByFFT(affine, CPU), products):
+    matrices = fourier.Transforms(*size, CPU, torch.float32)
+    products = fourier.ByProducts(Conv(fourier.planar(affine), CPU, torch.float32), matrices)
+    for way in (fourier.ByFFT(Conv(affine, CPU, torch.float32)), products):
         assert (way(x) - expected).abs().max() <= 1e-5
 
 
@@ -121,17 +122,17 @@ def test_spectra_stay_in_the_range_of_float16():
     # In the reference's scale the lowest frequency is 1300 · sqrt(108 · 188), about 185,000.
     x = torch.full((1, 6, 108, 188), 1300.0).to(memory_format=torch.channels_last)
     matrices = fourier.Transforms(108, 188, CPU, torch.float16)
-    y = fourier.ByProducts(affine, matrices, CPU, torch.float16)(x.half()).float()
+    conv = Conv(fourier.planar(affine), CPU, torch.float16)
+    y = fourier.ByProducts(conv, matrices)(x.half()).float()
     assert (y - 2600).abs().max() <= 10
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [((1.0, 0.95), 0), ((1.0, 0.5), 1), ((0.5, 1), 0)])
 def test_the_second_way_is_taken_only_where_it_is_clearly_faster(monkeypatch, seconds, chosen):
-    ways = [lambda affine: "first", lambda affine: "second"]
+    ways = [lambda: ["first"], lambda: ["second"]]
     times = dict(zip(("first", "second"), seconds, strict=True))
     monkeypatch.setattr(fourier, "_seconds", lambda unit, sample: times[unit])
-    affine = Affine(torch.zeros(0))
-    assert fourier._faster(ways, affine, torch.zeros(0)) is ways[chosen]
+    assert fourier._faster(ways, torch.zeros(0)) == chosen
 
 
 def test_a_size_is_measured_once(monkeypatch):
@@ -144,6 +145,50 @@ def test_a_size_is_measured_once(monkeypatch):
     for size in [(16, 16), (24, 16), (16, 16), (24, 16)]:
         tiny.engine_output(model, tiny.picture(*size), tiny.box_mask(*size), torch.float32)
     assert len(measured) == 2
+
+
+def test_many_sizes_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(fourier, "_MOST_SIZES", 2)
+    spectra = fourier.Spectra([unit_and_affine(6)[1]], CPU, torch.float32)
+    for side in range(2, 8):
+        spectra.units((1, side, side))
+    assert list(spectra._units) == [(1, 6, 6), (1, 7, 7)]
+
+
+def test_prepared_sizes_are_replayed_and_others_run_as_they_are(monkeypatch):
+    engine = engine_of(lively_model(), "cpu", torch.float32)
+    engine._by_windows = False  # what CUDA does, with `run_again` in place of a graph
+    replayed = []
+    record = engine._paint._record
+
+    def watched(function, given):
+        recording = record(function, given)
+        replay = lambda: (replayed.append(tuple(given.shape)), recording.replay())  # noqa: E731
+        return Recording(recording.given, recording.found, replay)
+
+    engine._paint._record = watched
+    engine.prepare(2, 16, 24)
+    engine.prepare(2, 16, 24)
+    for batch, size in [(2, (16, 24)), (1, (16, 24)), (2, (24, 16)), (2, (16, 24))]:
+        pictures = np.stack([tiny.picture(*size, seed=i) for i in range(batch)])
+        holes = np.stack([tiny.box_mask(*size) > 0] * batch)
+        for picture, hole, result in zip(
+            pictures, holes, engine.fill(pictures, holes), strict=True
+        ):
+            expected = reference(lively_model(), picture, hole.astype(np.uint8)) * 255
+            assert np.abs(result[hole] - expected[hole]).max() <= 0.51
+            assert np.array_equal(result[~hole], picture[~hole])
+    assert replayed == [(2, 16, 24, 4)] * 2
+
+
+def test_a_size_that_cannot_be_recorded_runs_as_it_is(caplog):
+    def fail(function, given):
+        raise RuntimeError("CUDA out of memory\nand a long story")
+
+    replayed = Replayed(lambda x: (x + 1,), fail)
+    replayed.prepare(torch.zeros(2))
+    assert replayed(torch.zeros(2), CPU)[0].tolist() == [1, 1]
+    assert "no CUDA graph for (2,): CUDA out of memory" in caplog.text
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])

@@ -22,7 +22,7 @@ def test_what_is_kept_for_the_sizes_of_the_past_is_bounded_and_nothing_is_lost_b
     first = fill(32)
     for side in range(24, 24 + 8 * 12, 8):
         fill(side)
-    kept = engine_of(model, "cpu", torch.float32).network._units
+    kept = engine_of(model, "cpu", torch.float32).network._spectra._units
     assert 1 <= len(kept) <= 8
     again = fill(32)  # whose units were dropped meanwhile, and may be of the other way now
     assert int(np.abs(again.astype(int) - first).max()) <= 1
