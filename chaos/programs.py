@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.faults import VARIABLE
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0
 
@@ -47,9 +49,10 @@ class Program:
         self._tally = tally
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: set[int] = set()
+        self._is_armed = False
 
     def start(self, **extra: str) -> None:
-        """Start the program, with more environment variables."""
+        """Start the program, with more environment variables: perhaps a point at which it dies."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -62,6 +65,7 @@ class Program:
                 process_group=0,
             )
         self._sent = set()
+        self._is_armed = VARIABLE in extra
 
     def send(self, number: int) -> None:
         """Send a signal, if the program runs."""
@@ -90,7 +94,9 @@ class Program:
             status = self._process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             status = None
-        if status not in (0, -signal.SIGTERM):
+        if status == -signal.SIGKILL and self._is_armed:
+            self._note(status)  # it was to die when it is stopped
+        elif status not in (0, -signal.SIGTERM):
             self._tally.wrong.append(f"{self.kind} did not stop cleanly: {status} ({self.log})")
         self.kill_for_good()
 

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -61,6 +61,7 @@ class BatchPipeline:
         identity: Identity,
         queues: Queues,
         network: Network,
+        infer_thread: Executor,
         stop: asyncio.Event,
     ) -> None:
         self._settings = settings
@@ -79,7 +80,7 @@ class BatchPipeline:
         self._unstarted: list[Claim] = []
         self._counter = itertools.count()
         self._load_thread = ThreadPoolExecutor(1, "load")
-        self._infer_thread = ThreadPoolExecutor(1, "infer")
+        self._infer_thread = infer_thread
         self._store_thread = ThreadPoolExecutor(1, "store")
 
     async def run(self) -> None:

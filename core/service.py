@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
 from redis.exceptions import AuthenticationError, NoPermissionError
@@ -37,13 +38,20 @@ class Service:
     """One worker: one process, one event loop, a thread per stage and one for the heartbeat."""
 
     def __init__(
-        self, settings: Settings, identity: Identity, queues: Queues, network: Network
+        self,
+        settings: Settings,
+        identity: Identity,
+        queues: Queues,
+        network: Network,
+        infer_thread: Executor,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._queues = queues
         self._stop = asyncio.Event()
-        self._pipeline = BatchPipeline(settings, identity, queues, network, self._stop)
+        self._pipeline = BatchPipeline(
+            settings, identity, queues, network, infer_thread, self._stop
+        )
         self._recovery = Recovery(settings, identity, queues.link)
 
     async def run(self) -> int:
@@ -154,9 +162,14 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave_now(EXIT_CLEAN))
 
+    # Loaded where it will be used: OpenMP keeps a team of threads for each thread that computes,
+    # and a second team makes both slower by a sixth.
+    infer_thread = ThreadPoolExecutor(1, "infer")
+
     async def run(network: Network) -> NoReturn:
         identity = current_identity(settings)
-        service = Service(settings, identity, open_queues(settings, identity), network)
+        queues = open_queues(settings, identity)
+        service = Service(settings, identity, queues, network, infer_thread)
         with _reported():
             status = await service.run()
             if admin:
@@ -168,7 +181,7 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
     with _reported():
         tracing.start()
         admin = start_admin(settings)  # so that probes are answered while the network is loaded
-        network = load_network(settings)
+        network = infer_thread.submit(load_network, settings).result()
         log.info("model %s: %s", settings.lama_checkpoint_path, network.describe())
         watch.model, watch.phase = network.describe(), Phase.CONNECTING
         watch.half_fallbacks = lambda: getattr(network, "half_fallbacks", 0)

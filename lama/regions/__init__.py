@@ -98,7 +98,8 @@ class _Sheet:
             return [Window(frame(inside.grown(MARGIN, canvas), canvas, canvas), inside)]
         left = fill_planes(self.picture[inside.slices], self.hole[inside.slices])
         holes = [box.moved(inside.top, inside.left) for box in left]
-        return plan(holes, Ground(inside, canvas))
+        windows = plan(holes, Ground(inside, canvas))
+        return [window for window in windows if self.hole[window.core.slices].any()]
 
     def mask(self, part: Box) -> np.ndarray:
         """uint8 H×W: 255 in the holes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -16,7 +18,13 @@ TOLERANCE = 2.0
 
 #: More holes than this aren't text, and looking at each takes longer than the network does. They
 #: are taken for one where they are closer than twice FAR pixels.
-MOST_HOLES, FAR = 4096, 64
+MOST_HOLES, FAR = 1024, 64
+
+#: Pixels of a ring that its plane is fitted to, evenly spread; all of them are compared with it.
+MOST_FITTED = 4096
+
+#: Pixels that are compared at a time, so that a ring of any size needs little memory.
+_AT_ONCE = 1 << 18
 
 
 def fill_planes(picture: np.ndarray, hole: np.ndarray) -> list[Box]:
@@ -63,13 +71,34 @@ def _plane(patch: np.ndarray, ring: np.ndarray, hole: np.ndarray) -> np.ndarray 
     around = bounds_of(ring)
     if around.around(bounds_of(hole)) != around:
         return None
-    places = np.argwhere(ring)
-    middle = places.mean(axis=0)
-    known = np.column_stack([places - middle, np.ones(len(places))])  # N, (y, x, 1)
-    colours = patch[ring].astype(np.float64)  # N, 3
-    slopes = np.linalg.lstsq(known, colours, rcond=None)[0]  # (y, x, 1), 3
-    if np.abs(known @ slopes - colours).max() > TOLERANCE:
-        return None
-    filled = (np.argwhere(hole) - middle) @ slopes[:2] + slopes[2]
-    plane: np.ndarray = np.clip(np.rint(filled), 0, 255).astype(np.uint8)
-    return plane
+    pixels = np.flatnonzero(ring)
+    width = ring.shape[1]
+    colours = patch.reshape(-1, 3)
+    spread = pixels[:: -(-len(pixels) // MOST_FITTED)]
+    middle = _known(spread, width)[:, :2].mean(axis=0)
+    # (y, x, 1), 3 colours
+    slopes = np.linalg.lstsq(_known(spread, width, middle), colours[spread], rcond=None)[0]
+    for part in (spread, *_parts(pixels)):  # most textures end at the first
+        plane = _known(part, width, middle) @ slopes
+        if np.abs(plane - colours[part]).max() > TOLERANCE:
+            return None
+    wanted = np.flatnonzero(hole)
+    filled = [
+        np.clip(np.rint(_known(part, width, middle) @ slopes), 0, 255).astype(np.uint8)
+        for part in _parts(wanted)
+    ]
+    return np.concatenate(filled)
+
+
+def _parts(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, len(pixels), _AT_ONCE):
+        yield pixels[first : first + _AT_ONCE]
+
+
+def _known(
+    pixels: np.ndarray, width: int, middle: np.ndarray | tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
+    """float64 N×3: (y, x, 1) of pixels, which are numbered row by row, as seen from `middle`."""
+    return np.column_stack(
+        [pixels // width - middle[0], pixels % width - middle[1], np.ones(len(pixels))]
+    )

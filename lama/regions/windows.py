@@ -57,21 +57,25 @@ def plan(holes: Sequence[Box], ground: Ground) -> list[Window]:
     """Windows whose cores hold all `holes`.
 
     Two become one where that costs no more, as it does where they overlap much. Where two still
-    overlap it does no harm: each has the holes of the other masked.
+    overlap it does no harm: each has the holes of the other masked. Together they never cost more
+    than windows over the whole of what has holes.
     """
+    if not holes:
+        return []
     windows, tiles = [], []
     for hole in holes:
         if (window := ground.window(hole)).fits:
             windows.append(window)
         else:
-            tiles += [ground.window(tile, turn) for turn, tile in enumerate(_tiles(hole, window))]
-    windows = _merged(windows, ground)
-    if len(windows) > 1:
-        cores = [window.core for window in windows]
-        everything = ground.window(_around(cores))
-        if everything.fits and everything.cost <= sum(window.cost for window in windows):
-            windows = [everything]
-    return windows + tiles
+            tiles += _tiles(hole, ground)
+    apart = _merged(windows, ground) + tiles
+    # Many long holes that reach around each other are cheaper as one.
+    everything = _around(holes)
+    together = (
+        [window] if (window := ground.window(everything)).fits else _tiles(everything, ground)
+    )
+    cheaper = sum(one.cost for one in together) < sum(one.cost for one in apart)
+    return together if cheaper else apart
 
 
 def _merged(windows: list[Window], ground: Ground) -> list[Window]:
@@ -96,21 +100,25 @@ def _merged(windows: list[Window], ground: Ground) -> list[Window]:
         windows = merged
 
 
-def _tiles(hole: Box, window: Window) -> list[Box]:
-    """A hole that is too long for one window, in parts that aren't, from the top left on."""
+def _tiles(hole: Box, ground: Ground) -> list[Window]:
+    """A hole that is too long for one window: parts that aren't, from the top left on in turns."""
     longest = LONGEST_SIDE - 2 * CONTEXT
     ends = []
     for start, end, side in zip(
-        (hole.top, hole.left), (hole.bottom, hole.right), window.frame.size, strict=True
+        (hole.top, hole.left),
+        (hole.bottom, hole.right),
+        ground.window(hole).frame.size,
+        strict=True,
     ):
         parts = -(-(end - start) // longest) if side > LONGEST_SIDE else 1
         ends.append(np.linspace(start, end, parts + 1).astype(int).tolist())
     rows, columns = ends
-    return [
+    parts_of_it = [
         Box(top, left, bottom, right)
         for top, bottom in pairwise(rows)
         for left, right in pairwise(columns)
     ]
+    return [ground.window(part, turn) for turn, part in enumerate(parts_of_it)]
 
 
 def _around(boxes: Sequence[Box]) -> Box:

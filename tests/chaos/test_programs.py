@@ -41,6 +41,9 @@ def run(tmp_path: Path, script: str, *numbers: int, kind: str = "worker") -> Tal
 
 
 WAIT = "print('ready', flush=True); time.sleep(60)"
+DIES_OF_SIGTERM = (
+    "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL));" + WAIT
+)
 SIGTERM_MEANS = "signal.signal(signal.SIGTERM, lambda *_: os._exit({}));" + WAIT
 
 
@@ -58,6 +61,17 @@ def test_a_stop_may_be_unclean_without_redis_and_nothing_else(
     tally = run(tmp_path, SIGTERM_MEANS.format(status), signal.SIGTERM)
     assert tally.wrong == [] if is_fine else "ended with 3" in tally.wrong[0]
     assert not tally.kills
+
+
+def test_a_last_stop_must_be_clean_unless_it_was_to_kill(tmp_path: Path) -> None:
+    script = f"import os, signal, time; {DIES_OF_SIGTERM}"
+    for armed, kills, deviations in (({}, 0, 1), ({"FAULT_POINT": "stopped"}, 1, 0)):
+        tally, log = Tally(), tmp_path / f"log-{kills}"
+        program = Program("worker", ["-c", script], tally, log)
+        program.start(**armed)
+        wait_until(lambda log=log: "ready" in log.read_text(), "the program is ready")
+        program.stop()
+        assert (tally.kills.total(), len(tally.wrong)) == (kills, deviations)
 
 
 def test_an_end_that_nobody_asked_for_is_a_deviation(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.regions import MARGIN, MOST_AT_ONCE, inpaint
 from lama.regions.boxes import rounded_up
-from lama.regions.planes import RING
+from lama.regions.planes import MOST_HOLES, RING
 from lama.regions.windows import CONTEXT, LONGEST_SIDE
 from tests.lama import tiny
 
@@ -288,10 +288,26 @@ def test_many_tiny_holes_are_all_filled_in_few_windows():
 def test_more_holes_than_text_has_are_taken_together():
     image, mask = noise(3000, 860), np.zeros((3000, 860), np.uint8)
     mask[::18, ::18] = 255
-    assert (mask > 0).sum() > 4096
+    assert (mask > 0).sum() > MOST_HOLES
     result, network = run(image, mask, "mask")
     assert (result[mask > 0] == FILL).all()
     assert sum(math.prod(size) for size in network.sizes) <= 1.5 * mask.size
+
+
+def test_holes_around_each_other_cost_no_more_than_the_whole_picture():
+    image, mask = noise(2600, 2600), np.zeros((2600, 2600), np.uint8)
+    for inset in range(0, 1200, 40):
+        cv2.rectangle(mask, (inset, inset), (2599 - inset, 2599 - inset), 255, 2)
+    result, network = run(image, mask, "mask")
+    assert (result[mask > 0] == FILL).all()
+    assert sum(math.prod(size) for size in network.sizes) <= 1.5 * mask.size
+
+
+def test_parts_of_a_long_hole_without_a_hole_in_them_are_not_shown():
+    image, mask = noise(3000, 3000), np.zeros((3000, 3000), np.uint8)
+    cv2.line(mask, (0, 0), (2999, 2999), 255, 3)
+    _, network = run(image, mask, "mask")
+    assert len(network.shown) < 9
 
 
 @pytest.mark.parametrize("size", [(40, 50), (1024, 1024), (864, 1504), (1700, 2000)])
@@ -379,6 +395,13 @@ def test_what_is_beyond_the_ring_does_not():
 def test_a_texture_is_no_plane():
     image, mask = ramp(400, 600), holes(400, 600, (200, 200, 240, 500))
     image[::2] += 6
+    assert run(image, mask, "mask")[1].calls
+
+
+def test_a_large_ring_is_looked_at_everywhere():
+    image, mask = ramp(1200, 900), holes(1200, 900, (100, 100, 1100, 800))
+    assert not run(image, mask, "mask")[1].calls
+    image[50:100, 451] += 10
     assert run(image, mask, "mask")[1].calls
 
 

@@ -86,13 +86,14 @@ def test_the_port_answers_while_the_model_is_loaded(
 
 
 def test_a_stopping_worker_is_live_but_not_ready(
-    start_worker: StartWorker, pipeline: Pipeline, make_hold: object
+    start_worker: StartWorker, pipeline: Pipeline, make_hold: object, tmp_path: Path
 ) -> None:
-    hold = make_hold()  # type: ignore[operator]
-    worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold)
+    hold, trace = make_hold(), tmp_path / "trace"  # type: ignore[operator]
+    worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold, STUB_TRACE=trace)
     admin = Admin(worker)
     request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
-    wait_until(lambda: admin.status["worker"]["in_flight"] == 1, "the job is in hand")
+    wait_until(trace.exists, "the network has the job: one not begun would be put back")
+    assert admin.status["worker"]["in_flight"] == 1
     worker.process.terminate()
     reply = admin.wait_for("/readyz", 503)
     assert reply.text == "stopping\n"
@@ -110,8 +111,14 @@ def test_workers_on_one_host_take_the_next_free_port_and_say_so(
         ports = [Admin(worker).port for worker in workers]
         assert len({PORT + 50, *ports}) == 3
         assert all(f"(ADMIN_PORT={PORT + 50} is taken)" in worker.output for worker in workers)
-        known = Admin(workers[0]).status["overview"]["workers"]
-        assert sorted(worker["admin_port"] for worker in known) == sorted(ports)
+        first = Admin(workers[0])  # what it says of Redis may be a second old
+        wait_until(
+            lambda: (
+                sorted(one["admin_port"] for one in first.status["overview"]["workers"])
+                == sorted(ports)
+            ),
+            "each knows the other's port",
+        )
 
 
 @pytest.mark.parametrize("settings", [{"ADMIN_HOST": "203.0.113.7"}, {"ADMIN_HOST": "no such"}])
