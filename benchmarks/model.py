@@ -112,6 +112,7 @@ def _measure_memory(report: Report, about: dict[str, object], options: argparse.
         command = [sys.executable, "-m", "benchmarks.model", "--peak-of", name]
         for option in ("network", "batch", "size", "threads", "device", "mask"):
             command += [f"--{option}", str(about[option])]
+        command += ["--keep-memory"] * options.keep_memory
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name} is left out: {done.stderr[-300:]}", file=sys.stderr)

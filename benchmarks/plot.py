@@ -29,7 +29,7 @@ def main() -> None:
     rows = [
         row
         for row in json.loads(options.json.read_text())["rows"]
-        if row["network"] == options.network and row["mask"] == "blocks" and row["keep_memory"]
+        if row["network"] == options.network and row["mask"] == "blocks" and not row["keep_memory"]
     ]
     folder = options.json.parent
     sizes = _points([row for row in rows if row["batch"] == 1], megapixels, lambda r: r["seconds"])
@@ -39,7 +39,8 @@ def main() -> None:
         lambda r: float(r["batch"]),
         lambda r: r["batch"] / r["seconds"],
     )
-    _draw(folder / "batches.svg", batches, ("batch size, 512×512", "pictures per second"))
+    if batches:
+        _draw(folder / "batches.svg", batches, ("batch size, 512×512", "pictures per second"))
 
 
 def megapixels(row: Row) -> float:
