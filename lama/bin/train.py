@@ -83,7 +83,6 @@ def main(given: list[str] | None = None) -> int:
                 save_every_s=60 * options.save_every,
                 workers=max(1, min(8, (os.cpu_count() or 2) // 2)),
                 say=_say,
-                given=bool(options.start),
             )
     except (CheckpointError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

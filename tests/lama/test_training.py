@@ -127,6 +127,16 @@ def test_a_run_begins_as_a_wavelet_transform_where_the_config_says_so(folder, tm
     assert "generator.ngf = 16" in capsys.readouterr().err
 
 
+def test_weights_that_were_given_are_not_begun_anew(tmp_path):
+    torch.save({"gen_state_dict": tiny.tiny_state()}, tmp_path / "given.ckpt")
+    settings = replace(new_trainer().settings, wavelet=True)
+    trainer = Trainer(OmegaConf.create(tiny.tiny_config()), settings, CPU, 3)
+    trainer.start_from(str(tmp_path / "given.ckpt"))
+    trainer.begin(torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32))
+    for key, tensor in tiny.tiny_state().items():
+        assert torch.equal(trainer.generator.state_dict()[key], tensor), key
+
+
 def test_other_seeds_give_other_runs(folder, tmp_path):
     one, other = (run(folder, tmp_path / str(seed), 2, seed=seed) for seed in (1, 2))
     key = "model.1.ffc.convl2l.weight"

@@ -22,10 +22,15 @@ def known_l1(predicted: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     return ((predicted - image).abs() * (1 - mask)).mean()
 
 
+def each_hole(error: Tensor, mask: Tensor) -> Tensor:
+    """Mean over each picture's hole: B×C×H×W to B."""
+    area = mask.sum(dim=(1, 2, 3)).clamp(min=1) * error.shape[1]
+    return (error * mask).sum(dim=(1, 2, 3)) / area
+
+
 def over_hole(error: Tensor, mask: Tensor) -> Tensor:
     """Mean over each picture's hole, then over pictures. `error` B×C×H×W."""
-    area = mask.sum(dim=(1, 2, 3)).clamp(min=1) * error.shape[1]
-    return ((error * mask).sum(dim=(1, 2, 3)) / area).mean()
+    return each_hole(error, mask).mean()
 
 
 def hole_l1(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
@@ -38,8 +43,7 @@ def decibels(filled: Tensor, image: Tensor, mask: Tensor, floor: float) -> Tenso
     What PSNR's mean over pictures rewards: a flat ground that is half a level better counts like a
     texture that is five levels better. `floor`, in dB, is where it levels off.
     """
-    area = mask.sum(dim=(1, 2, 3)).clamp(min=1) * image.shape[1]
-    error = ((filled - image).square() * mask).sum(dim=(1, 2, 3)) / area
+    error = each_hole((filled - image).square(), mask)
     return (error + 10 ** (-floor / 10)).log10().mean() + floor / 10
 
 

@@ -144,7 +144,11 @@ def begin_as_wavelet(generator: FFCResNetGenerator, images: Tensor, masks: Tenso
 
 
 def _fill(found: Sequence[Component], width: int) -> Layout:
-    return [*(Place(one) for one in found), *[None] * (width - len(found))]
+    return _filled_up([Place(one) for one in found], width)
+
+
+def _filled_up(places: Sequence[Place], width: int) -> Layout:
+    return [*places, *[None] * (width - len(places))]
 
 
 def _bottom(width: int) -> Layout:
@@ -152,8 +156,7 @@ def _bottom(width: int) -> Layout:
     found = components(_LEVELS)
     mask = [Place(one) for one in found if one.plane == "M"]
     pairs = [Place(one, sign) for one in found if one.plane != "M" for sign in (1, -1)]
-    layout: Layout = [*mask, *pairs]
-    return [*layout, *[None] * (width - len(layout))]
+    return _filled_up([*mask, *pairs], width)
 
 
 def _stem(layer: FFC_BN_ACT, layout: Layout) -> Layout:

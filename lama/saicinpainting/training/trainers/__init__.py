@@ -43,7 +43,7 @@ class InpaintingModel(nn.Module):
         """
         masked = torch.cat([image * (1 - mask), mask], dim=1)
         if masked.device.type == "cpu":
-            # Half the time of the default layout on CPU; on CUDA it pays in half precision only.
+            # Half the time of the default layout on a CPU.
             masked = masked.contiguous(memory_format=torch.channels_last)
         with exact_float32():
             predicted: Tensor = self.generator(masked)

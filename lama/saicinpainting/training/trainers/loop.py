@@ -46,11 +46,8 @@ def train(
     report_every_s: float = 10,
     workers: int = 1,
     say: Callable[[str], None] = print,
-    given: bool = False,
 ) -> None:
     """Trains until the budget is spent or `stop()`; a step that has begun is ended first.
-
-    `given` says that the trainer has weights to begin with.
 
     Resumes from `out`/models/last.ckpt if it is there. Writes that file and best.ckpt beside it
     every `save_every_s` seconds, and at the end.
@@ -76,9 +73,8 @@ def train(
 
     pictures, recipe = Pictures(files), trainer.settings.recipe
     if trainer.step == 0:
-        if not given:
-            first = plan_batch(pictures, recipe, trainer.seed, 0)
-            trainer.begin(*make_batch(first, trainer.device))
+        first = plan_batch(pictures, recipe, trainer.seed, 0)
+        trainer.begin(*make_batch(first, trainer.device))
         save()
     report = _Report(say)
     source = batches(pictures, recipe, trainer.seed, trainer.step, trainer.device, workers)

@@ -68,6 +68,7 @@ class Trainer:
         #: The best validation so far, dB.
         self.best = -math.inf
         self._broken = 0
+        self._given = False
         generator = FFCResNetGenerator(generator_config(config))
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         #: What best.ckpt is made of.
@@ -81,8 +82,11 @@ class Trainer:
         )
 
     def begin(self, images: Tensor, masks: Tensor) -> None:
-        """Sets the weights of a new run where they aren't to be random; a batch calibrates them."""
-        if self.settings.wavelet:
+        """Sets the weights of a new run where they aren't to be random; a batch calibrates them.
+
+        Weights that were given stay.
+        """
+        if self.settings.wavelet and not self._given:
             begin_as_wavelet(self.generator, images, masks)
             self.average.load_state_dict(self.generator.state_dict())
 
@@ -101,6 +105,7 @@ class Trainer:
                 f"generator has, first {wrong[0]}: take the file's own config"
             )
         self.generator.load_state_dict({key: state[key] for key in expected})
+        self._given = True
         self.average.load_state_dict(self.generator.state_dict())
 
     def train_step(self, images: Tensor, masks: Tensor, progress: float) -> dict[str, Tensor]:
