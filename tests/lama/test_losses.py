@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from lama.saicinpainting.evaluation.metrics import ssim
 from lama.saicinpainting.training.losses import adversarial, reconstruction
 from lama.saicinpainting.training.modules.discriminator import NLayerDiscriminator
 
@@ -19,6 +22,7 @@ def a_hole(share: int = 8) -> torch.Tensor:
 
 TERMS = [
     reconstruction.hole_l1, reconstruction.chroma, reconstruction.gradients, reconstruction.spectra,
+    reconstruction.dissimilarity,
 ]  # fmt: skip
 
 
@@ -58,6 +62,20 @@ def test_decibels_count_by_the_ratio_of_two_errors_down_to_the_floor():
 def test_the_known_part_counts_by_its_share_of_the_picture():
     image = torch.zeros(1, 3, 32, 32)
     assert math.isclose(reconstruction.known_l1(image + 0.5, image, a_hole(8)), 0.375)
+
+
+def test_the_dissimilarity_is_one_less_the_ssim_that_evaluation_measures():
+    rng = np.random.default_rng(0)
+    original = cv2.GaussianBlur(rng.integers(0, 256, (64, 80, 3), np.uint8), (0, 0), 2)
+    hole = np.zeros((64, 80), bool)
+    hole[24:40, 20:60] = True
+    noisy = np.clip(original + rng.normal(0, 12, original.shape), 0, 255).astype(np.uint8)
+    filled = np.where(hole[..., None], noisy, original)
+    measured = reconstruction.dissimilarity(
+        *(torch.from_numpy(one).permute(2, 0, 1)[None] / 255 for one in (filled, original)),
+        torch.from_numpy(hole)[None, None].float(),
+    )
+    assert 0.01 < measured == pytest.approx(1 - ssim(filled, original, hole), abs=1e-3)
 
 
 def test_chroma_is_blind_to_grey_and_sees_colour():

@@ -35,6 +35,8 @@ class LossWeights:
     gradient: float = 4.0
     #: `losses.spectrum.weight`
     spectrum: float = 1.0
+    #: `losses.ssim.weight`: of 1 - SSIM about the hole.
+    ssim: float = 0.0
     #: `losses.chroma.weight`
     chroma: float = 6.0
     #: `losses.adversarial.weight`: the paper's κ = 10 scaled to what these terms come to.
@@ -115,6 +117,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         floor_final=float(decibels.get("final", base.floor_final)),
         gradient=_number(losses, "gradient", "weight", base.gradient),
         spectrum=_number(losses, "spectrum", "weight", base.spectrum),
+        ssim=_number(losses, "ssim", "weight", base.ssim),
         chroma=_number(losses, "chroma", "weight", base.chroma),
         adversarial=float(adversarial.get("weight", 10.0 if published else base.adversarial))
         * (0.03 if published else 1.0),

@@ -173,6 +173,7 @@ class Trainer:
             ("bel", weights.decibels, decibels, filled),
             ("grad", weights.gradient, reconstruction.gradients, filled),
             ("spec", weights.spectrum, reconstruction.spectra, filled),
+            ("dssim", weights.ssim, reconstruction.dissimilarity, filled),
             ("chroma", weights.chroma, reconstruction.chroma, filled),
         ]
         return {
