@@ -43,8 +43,8 @@ def keep_freed_memory() -> None:
 def bound_kernel_caches() -> None:
     """Keep pictures of ever new sizes from filling memory with kernels made for each of them.
 
-    Both caches hold the same kernels, so that bounding one alone gains little. What the environment
-    says already stays. To be called before torch computes anything.
+    There are two caches, PyTorch's on top of oneDNN's. What the environment says already stays. To
+    be called before torch computes anything.
     """
     for name, capacity in KERNEL_CACHES.items():
         os.environ.setdefault(name, capacity)
