@@ -51,6 +51,25 @@ def is_idle(client: Any) -> bool:
     )
 
 
+def dead_jobs(client: Any, jobs: Jobs) -> dict[int, list[str]]:
+    """The numbers of the jobs on the dead list, and the reasons of each."""
+    dead: dict[int, list[str]] = {}
+    for entry in client.lrange(keys.DEAD, 0, -1):
+        about = json.loads(entry)
+        number = int(re.findall(rf"{jobs.tag}(\d+)", about["raw"])[0])
+        dead.setdefault(number, []).append(about["reason"])
+    return dead
+
+
+def remove_unsent(client: Any, jobs: Jobs, unsure: set[int]) -> None:
+    """Unlink what a producer left that died before it had sent these jobs.
+
+    Those of dead jobs are the workers' to remove.
+    """
+    for number in unsure - dead_jobs(client, jobs).keys():
+        jobs.remove(number)
+
+
 def jobs_account(client: Any, jobs: Jobs, begun: set[int], sent: set[int]) -> Account:
     """What became of every job; to be made while dead jobs still have their inputs."""
     account = Account(jobs=len(sent), unsure=len(begun - sent))
@@ -60,11 +79,7 @@ def jobs_account(client: Any, jobs: Jobs, begun: set[int], sent: set[int]) -> Ac
         delivered[jobs.number(request)] += 1
         if problem:
             account.wrong.append(f"{request}: {problem}: {name.decode()}")
-    dead: dict[int, list[str]] = {}
-    for entry in client.lrange(keys.DEAD, 0, -1):
-        about = json.loads(entry)
-        number = int(re.findall(rf"{jobs.tag}(\d+)", about["raw"])[0])
-        dead.setdefault(number, []).append(about["reason"])
+    dead = dead_jobs(client, jobs)
     for number in sorted(begun):
         _enter(account, jobs, number, number in sent, delivered[number], dead.get(number, []))
     for number in {*delivered, *dead} - begun:

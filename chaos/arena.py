@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from chaos.account import Account, count_leftovers, is_idle, jobs_account
+from chaos.account import Account, count_leftovers, is_idle, jobs_account, remove_unsent
 from chaos.jobs import Jobs
 from chaos.producer import Journal
 from chaos.programs import Program, Tally
@@ -215,10 +215,7 @@ class Arena:
                 program.stop()
             begun, sent = self._journal.read()
             account = jobs_account(client, self.jobs, begun, sent)
-            for number in begun - sent:
-                account_for = client.lrange(keys.DEAD, 0, -1)
-                if not any(self.jobs.request(number).encode() in entry for entry in account_for):
-                    self.jobs.remove(number)
+            remove_unsent(client, self.jobs, begun - sent)
             self._expire_dead(client)
             count_leftovers(account, client, self.jobs)
         account.wrong += self.tally.wrong + self._alarms()

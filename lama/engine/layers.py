@@ -49,7 +49,7 @@ class Conv:
         relu: bool = True,
     ) -> None:
         self._weight = _placed(affine.weight, device, dtype)
-        self._bias = None if affine.bias is None else affine.bias.to(device, dtype)
+        self._bias = _placed_bias(affine.bias, device, dtype)
         self._stride = list(stride)
         self._relu = relu
         self._fuses = fuses(device, dtype)
@@ -88,7 +88,7 @@ class Up:
 
     def __init__(self, affine: Affine, device: torch.device, dtype: torch.dtype) -> None:
         self._weight = _placed(affine.weight, device, dtype)
-        self._bias = None if affine.bias is None else affine.bias.to(device, dtype)
+        self._bias = _placed_bias(affine.bias, device, dtype)
         self._fuses = fuses(device, dtype)
         self._packed = False
 
@@ -156,3 +156,10 @@ def reflected(x: Tensor, edge: tuple[int, int, int, int], take: Callable[..., Te
 
 def _placed(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _placed_bias(bias: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """In float32 where oneDNN adds it: rounded, it would shift whole maps."""
+    if bias is None:
+        return None
+    return bias.to(device, torch.float32 if fuses(device, dtype) else dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
 from .layers import Conv, Scratch, Up, fuses, reflected
+from .rounding import rounded
 
 #: Columns that the stem computes at once: its 4 input channels become 8.
 _STEM_COLUMNS = 2
@@ -36,6 +37,8 @@ class Network:
     def __init__(self, folded: FoldedGenerator, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         self._scratch = Scratch(device)
+        self._broken = not folded.is_finite()
+        folded = rounded(folded, dtype)
 
         def conv(affine: Affine, stride: int = 1, relu: bool = True) -> Conv:
             return Conv(affine, device, dtype, (stride, stride), relu)
@@ -55,7 +58,6 @@ class Network:
         )  # fmt: skip
         # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
         self._hides_overflows = fuses(device, dtype)
-        self._broken = not folded.is_finite()
         affines = [layer.spectrum for block in folded.blocks for layer in block]
         self._spectra = Spectra(affines, device, dtype)
         #: Pixels of the picture per pixel of the blocks' maps, in each direction.

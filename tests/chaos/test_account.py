@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from chaos.account import Account, count_leftovers, is_idle, jobs_account
+from chaos.account import Account, count_leftovers, is_idle, jobs_account, remove_unsent
 from chaos.consumer import VERDICTS
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
 from core import keys
@@ -132,3 +132,19 @@ def test_every_case_occurs_and_most_jobs_are_good(jobs: Jobs) -> None:
     assert {*cases} == {*Case}
     assert cases.count(Case.GOOD) > 9_000
     assert sum(SHARE.values()) < 1_000
+
+
+def test_what_was_never_sent_is_removed_also_where_a_dead_job_s_number_begins_like_its_own(
+    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+) -> None:
+    unsent = find(Case.GOOD)
+    dead = unsent * 10 + 5
+    for number in (unsent, dead):
+        jobs.put(number)
+    die(client, jobs, dead, "crashed")
+    remove_unsent(client, jobs, {unsent, dead})
+    left = jobs.segments()
+    assert not left & {*jobs.names(unsent)}
+    assert not left ^ ({*jobs.names(dead)} & left)
+    jobs.remove(dead)
+    assert left == {*jobs.names(dead)}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
+import pytest
+
+from core.memory import KERNEL_CACHES
 from tests.conftest import ROOT
 
 FAULTS = """
@@ -31,6 +35,23 @@ with ThreadPoolExecutor(2) as pool:
 """
 
 
+#: A worker up to the moment that its network is loaded.
+LOADING = """
+import os, sys
+from core.config import load_settings
+from core.memory import KERNEL_CACHES
+from core.service import serve
+import core.stages
+
+def load(settings):
+    assert "torch" not in sys.modules, "torch may have read its settings already"
+    print(*(os.environ[name] for name in KERNEL_CACHES), flush=True)
+    os._exit(0)
+
+serve(load_settings(), load)
+"""
+
+
 def faults(how: str) -> int:
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, timeout=50
@@ -42,3 +63,19 @@ def faults(how: str) -> int:
 def test_large_arrays_in_threads_cost_no_fresh_pages() -> None:
     # 137 MB are 33,000 pages of 4 kB each time, less where the system has larger ones.
     assert faults("keep") < faults("leave") / 3
+
+
+@pytest.mark.parametrize(
+    ("given", "capacities"),
+    [({}, "256 256"), ({"LRU_CACHE_CAPACITY": "99"}, "99 256")],
+)
+def test_the_kernel_caches_are_bounded_before_torch_is_loaded(
+    given: dict[str, str], capacities: str
+) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING],
+        cwd=ROOT, env=kept | given, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == capacities

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import subjects
 from lama.bin import inference
 from lama.bin.inference import batch_inference, engine_of, load_lama_model
+from lama.engine.folding import fold
+from lama.engine.rounding import rounded
 from lama.saicinpainting.training.modules import precision
 from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from tests.lama import tiny
@@ -41,6 +44,35 @@ def test_half_precision_stays_within_50_decibels_of_the_original(golden_models, 
     sample = tiny.golden_sample(name, index)
     predicted = tiny.engine_output(golden_models[name], sample["image"], sample["mask"], dtype)
     assert tiny.decibels(predicted, sample["predicted"], sample["mask"] > 0) >= 50
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_kernels_keep_the_sum_of_the_taps_that_work_together(dtype):
+    folded = fold(tiny.tiny_model().generator)
+    kernels = rounded(folded, dtype)
+    for before, after in zip([folded.stem, *folded.ups], [kernels.stem, *kernels.ups], strict=True):
+        assert torch.equal(after.weight.to(dtype).float(), after.weight)
+        # Of a transposed convolution every second tap, from 0 on, leads to the same pixel.
+        step = 1 if before is folded.stem else 2
+        taps, rounded_taps = (one.weight[..., ::step, ::step] for one in (before, after))
+        error = (rounded_taps.sum((2, 3)) - taps.sum((2, 3))).abs()
+        plain = (taps.to(dtype).float().sum((2, 3)) - taps.sum((2, 3))).abs()
+        # Half a step of the last tap, which also bears the error of those before it.
+        step_size = 2 * torch.finfo(dtype).eps * taps.abs().amax((2, 3))
+        assert bool((error <= step_size / 2 + 1e-7).all())
+        assert float(error.mean()) < float(plain.mean())
+
+
+@needs_bfloat16
+def test_the_shipped_weights_lose_little_in_half_precision():
+    model = subjects.model("shipped")
+    pictures, holes = subjects.pictures(6, 192, 192), subjects.holes("text", 6, 192, 192)
+    half, exact = (
+        np.stack(engine_of(model, "cpu", dtype).fill(pictures, holes)).astype(np.float32) / 255
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    for one, other, hole in zip(half, exact, holes, strict=True):
+        assert subjects.decibels(one, other, hole) >= 45
 
 
 @needs_bfloat16
