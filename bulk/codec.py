@@ -30,6 +30,9 @@ _PLAIN: Final = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "
 
 _ORIENTATION: Final = 0x0112
 
+#: What EXIF begins with in a JPEG.
+EXIF_MARK: Final = b"Exif\0\0"
+
 # The limit is ours, and is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -76,6 +79,8 @@ def decode(
     load(image)
     info = image.info
     common = {key: info[key] for key in ("icc_profile", "exif", "dpi") if info.get(key)}
+    if "exif" in common:  # a JPEG needs the mark in front, which others do without
+        common["exif"] = EXIF_MARK + common["exif"].removeprefix(EXIF_MARK)
     orientation = _orientation(image)
     options = _own_options(image, form, content)
     plain = _plain(image)

@@ -31,7 +31,7 @@ UNIT: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What all pictures of a run have in common; `form` is the results' format, '' for their own."""
+    """What all pictures have in common; `form` is the results' format, '' for each one's own."""
 
     source: Store
     masks: Store | None
