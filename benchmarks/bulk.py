@@ -74,8 +74,10 @@ class Folders:
     def request(self) -> Request:
         """Into a new folder each time."""
         self._runs += 1
-        places = (str(self._root / name) for name in ("pages", f"clean-{self._runs}", "masks"))
-        return Request(*places)
+        pages, clean, masks = (
+            str(self._root / name) for name in ("pages", f"clean-{self._runs}", "masks")
+        )
+        return Request(pages, clean, masks)
 
 
 def throughput(folders: Folders, count: int, rounds: int, ray: bool) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +26,16 @@ needs_ray = pytest.mark.skipif(missing, reason="Ray is not installed: ray_requir
 
 PICTURES = 150
 MEMORY = 100_000_000
+
+#: For the nodes and for the run: a token of the cluster's own, and what is found out sooner.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
 
 
 def _free_port() -> int:
@@ -59,22 +70,19 @@ class Node:
 
     def __init__(self, host: str, *arguments: str) -> None:
         program = Path(sys.executable).with_name("ray")
-        quick = {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_health_check_initial_delay_ms": "1000",
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_failure_threshold": "3",
-        }
         command = [
             program, "start", "--block", f"--node-ip-address={host}", "--num-cpus=2",
             f"--object-store-memory={MEMORY}", *arguments,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **quick},
+            env={**os.environ, **ENVIRONMENT},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def is_up(self) -> bool:
+        return any("raylet/raylet" in _title(one) for one in _below(self.process.pid))
 
     def networks(self) -> list[int]:
         """The processes of its actors."""
@@ -96,12 +104,15 @@ def cluster() -> Iterator[tuple[str, Node, Node]]:
         "127.0.0.1", "--head", f"--port={address.rpartition(':')[2]}",
         "--include-dashboard=false", f"--temp-dir={folder}",
     )  # fmt: skip
-    other = Node("127.0.0.2", f"--address={address}")
+    nodes = [head]
     try:
-        yield address, head, other
+        wait_until(head.is_up, "the head is up")
+        nodes.append(Node("127.0.0.2", f"--address={address}"))
+        wait_until(nodes[1].is_up, "the second node is up")
+        yield address, head, nodes[1]
     finally:
-        other.kill()
-        head.kill()
+        for node in reversed(nodes):
+            node.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -114,12 +125,11 @@ def test_every_picture_is_done_though_an_actor_and_then_a_node_is_killed(
     for number in range(PICTURES):
         catalogue.add(f"{number % 3}/{number}.png", (200, 240 + number), number)
     catalogue.put("bad.png", b"no picture")
-    wait_until(lambda: "raylet" in "".join(map(_title, _below(other.process.pid))), "node 2 is up")
     log = tmp_path / "log"
     with log.open("wb") as sink:
         run = subprocess.Popen(
             catalogue.command("--ray", address, "--workers", "2"),
-            env=catalogue.environment,
+            env={**catalogue.environment, **ENVIRONMENT},
             stderr=sink,
         )
 
