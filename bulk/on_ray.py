@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from core.config import Settings
 BLOCK, BATCH = 4, 8
 
 #: Bytes of decoded pictures that Ray moves as one.
-BLOCK_BYTES: Final = 64 * 1024 * 1024
+BLOCK_BYTES: Final = 16 * 1024 * 1024
 
 #: How often a picture is tried again whose actor or node was lost. Not without end: it may have
 #: been the picture.
@@ -32,6 +33,12 @@ RETRIES: Final = 3
 
 #: Share of a core that a task asks for that decodes or encodes.
 TASK_CPUS: Final = 0.5
+
+#: The same of a network without a GPU; see `networks`.
+NETWORK_CPUS: Final = 0.5
+
+#: Cores from which on a second network does more than more threads for the first.
+CORES_A_NETWORK: Final = 4
 
 Row = dict[str, Any]
 
@@ -119,6 +126,8 @@ def run(
     BulkRefused if Ray is missing or there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Of a cluster started here: its processes are not to yield to all others.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
         import ray.data
@@ -148,21 +157,24 @@ def _run(
     context.max_errored_blocks = -1
     size, share = networks(ray.cluster_resources(), settings.use_cuda, workers)
     rows = [{"name": task.name, "task": pickle.dumps(task)} for task in tasks]
-    results = (
-        ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // BLOCK)))
-        .map(_Decode(work).__call__, num_cpus=TASK_CPUS)
-        .map_batches(
-            _Fill,
-            batch_size=BATCH,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            fn_constructor_args=(settings, work, share.pop("threads")),
-            max_restarts=-1,
-            max_task_retries=RETRIES,
-            **share,
+    with warnings.catch_warnings():
+        # Ray means to rename how restarts are bounded, and has no other name for it yet.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        results = (
+            ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // BLOCK)))
+            .map(_Decode(work).__call__, num_cpus=TASK_CPUS)
+            .map_batches(
+                _Fill,
+                batch_size=BATCH,
+                batch_format="numpy",
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+                fn_constructor_args=(settings, work, share.pop("threads")),
+                max_restarts=-1,
+                max_task_retries=RETRIES,
+                **share,
+            )
+            .map(_Encode(work).__call__, num_cpus=TASK_CPUS)
         )
-        .map(_Encode(work).__call__, num_cpus=TASK_CPUS)
-    )
     left = dict.fromkeys(task.name for task in tasks)
     for row in results.iter_rows():
         left.pop(row["name"], None)
@@ -176,7 +188,8 @@ def networks(
 ) -> tuple[int, dict[str, Any]]:
     """How many actors, and what one of them asks for: num_gpus or num_cpus, and its threads.
 
-    One core of each share is left to decode and encode, as far as there are several.
+    An actor asks for half a core only, though its network has threads for a whole share: where
+    others go, all actors may come to be on what is left, and decoding must have a place there too.
     """
     gpus = int(resources.get("GPU", 0)) if use_cuda else 0
     if gpus:
@@ -185,11 +198,7 @@ def networks(
     cores = max(1, int(resources.get("CPU", 1)))
     size = workers or max(1, cores // CORES_A_NETWORK)
     threads = max(1, cores // size)
-    return size, {"num_cpus": max(1, threads - 1) if cores > size else 0.5, "threads": threads}
-
-
-#: Cores from which on a second network does more than more threads for the first.
-CORES_A_NETWORK: Final = 4
+    return size, {"num_cpus": NETWORK_CPUS, "threads": threads}
 
 
 def _column(values: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pdoc
 import pytest
 
+import bulk
 import core
 import lama
 from tests.conftest import ROOT

@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,30 @@ from tests.conftest import wait_until
 missing = importlib.util.find_spec("ray") is None
 needs_ray = pytest.mark.skipif(missing, reason="Ray is not installed: ray_requirements.txt")
 
-PICTURES = 150
-MEMORY = 100_000_000
+PICTURES = 60
+MEMORY = 200_000_000
+
+#: Longest wait for what needs an actor to be started.
+START_S = 120.0
 
 #: For the nodes and for the run: a token of the cluster's own, and what is found out sooner.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    "RAY_worker_niceness": "0",  # else they starve beside anything else
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+
+
+def _wait_long(condition: Callable[[], bool]) -> None:
+    """Return once it holds: an actor takes many seconds to start where others want the cores."""
+    deadline = time.monotonic() + START_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {START_S:g} s"
+        time.sleep(0.05)
 
 
 def _free_port() -> int:
@@ -117,7 +130,7 @@ def cluster() -> Iterator[tuple[str, Node, Node]]:
 
 
 @needs_ray
-@pytest.mark.timeout(240)  # starting Ray and a network in each actor takes most of it
+@pytest.mark.timeout(400)  # starting Ray and a network in each actor takes most of it
 def test_every_picture_is_done_though_an_actor_and_then_a_node_is_killed(
     catalogue: Catalogue, cluster: tuple[str, Node, Node], tmp_path: Path
 ) -> None:
@@ -137,15 +150,12 @@ def test_every_picture_is_done_though_an_actor_and_then_a_node_is_killed(
         return len([*catalogue.clean.rglob("*.png")]) >= least or run.poll() is not None
 
     try:
-        for _ in range(3):  # Ray may take longer to start than the patience for one condition
-            with contextlib.suppress(pytest.fail.Exception):
-                wait_until(lambda: done(1), "there is a result")
-                break
+        _wait_long(lambda: done(1))
         victims = head.networks() + other.networks()
         assert run.poll() is None, log.read_text()
         assert victims
         os.kill(victims[0], signal.SIGKILL)
-        wait_until(lambda: done(20), "it goes on without an actor")
+        _wait_long(lambda: done(10))
         assert run.poll() is None, "it had ended before the node was killed"
         other.kill()
         status = run.wait(120)
@@ -163,11 +173,10 @@ def test_there_is_a_network_per_gpu_or_per_share_of_the_cores() -> None:
     gpu = {"CPU": 16.0, "GPU": 2.0}
     assert networks(gpu, True, 0) == (2, {"num_gpus": 1.0, "num_cpus": 1, "threads": 0})
     assert networks(gpu, True, 4)[1]["num_gpus"] == 0.5
-    assert networks(gpu, False, 0) == (4, {"num_cpus": 3, "threads": 4})
-    assert networks({"CPU": 2.0}, True, 0) == (1, {"num_cpus": 1, "threads": 2})
+    assert networks(gpu, False, 0) == (4, {"num_cpus": 0.5, "threads": 4})
+    assert networks({"CPU": 2.0}, True, 0) == (1, {"num_cpus": 0.5, "threads": 2})
     assert networks({"CPU": 1.0}, True, 0) == (1, {"num_cpus": 0.5, "threads": 1})
-    # Decoding always has a place beside the networks.
-    for cores in range(1, 40):
-        for workers in range(cores + 1):
-            size, share = networks({"CPU": float(cores)}, False, workers)
-            assert size * share["num_cpus"] + 0.5 <= cores
+    # Decoding has a place beside the networks, even when half of the nodes are gone.
+    for cores in range(2, 40, 2):
+        size, share = networks({"CPU": float(cores)}, False, 0)
+        assert size * share["num_cpus"] + 0.5 <= cores / 2
