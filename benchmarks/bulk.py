@@ -2,8 +2,8 @@
 
 `throughput` takes product pages 860 wide, as JPEG, through `bulk`; the baseline is the same pages,
 decoded already, through the network in a loop. Rates are of the whole run with a network that is
-loaded, but for Ray's, which has its start and its actor's in it. `memory` takes pictures that all have different sizes, and says what the
-process holds on the way.
+loaded, but for Ray's, which has its start and its actor's in it. `memory` takes pictures that all
+have different sizes, and says what the process holds on the way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import gc
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
 
 import cv2
 import numpy as np
