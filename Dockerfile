@@ -33,13 +33,14 @@ RUN mkdir /model/models && ln -s ../best.ckpt /model/models/best.ckpt
 ENV PYTHONPATH=/app
 COPY lama lama/
 COPY core core/
+COPY bulk bulk/
 COPY worker.py ./
 COPY worker.py workers/inpainting_worker/
 # A checkout made under a strict umask has files that only root can read. The import fails the build,
 # and not the first start, where the base lacks a library or this file a COPY.
 RUN find /app /model \( -type d ! -perm -555 -o -type f ! -perm -444 \) -exec chmod a+rX {} + \
     && python -m compileall -q /app \
-    && python -c 'import core.admin.metrics, core.client, core.commands, core.service, lama.bin.inference'
+    && python -c 'import bulk.run, core.admin.metrics, core.client, core.commands, core.service, lama.bin.inference'
 
 # There is no USER: segments have mode 0600 and open only for the uid that made them, and the
 # programs of the pipeline run as root. Where yours run under another uid, start the worker under

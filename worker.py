@@ -1,4 +1,4 @@
-"""The front door: python worker.py [run | status | dead | submit | health | doctor | demo].
+"""The front door: python worker.py [run | status | dead | submit | bulk | health | doctor | demo].
 
 Usually found beside `core/` and `lama/`, but it only needs them to be importable: deployments
 mount this file elsewhere and set PYTHONPATH.

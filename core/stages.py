@@ -176,7 +176,7 @@ class LaMa:
         return self._inference.engine_of(self._model, self.device, dtype).half_fallbacks
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        return halving(self._inpaint, batch, self._check_device)
+        return halving(self._inpaint, batch, self.check_device)
 
     def layout(self) -> str:
         """The network's size, for people."""
@@ -188,7 +188,7 @@ class LaMa:
         """Pictures (H×W×3 RGB) with their holes (H×W masks) filled; may raise anything."""
         return self._infer(images, masks)
 
-    def _check_device(self) -> None:
+    def check_device(self) -> None:
         """After a failure: give cached memory back; raises DeviceFault if the GPU cannot add.
 
         An illegal access, say, breaks a GPU for all that the process asks of it from then on.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pdoc
 import pytest
 
+import bulk
 import core
 import lama
 from tests.conftest import ROOT
@@ -18,7 +19,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.timeout(300)  # it imports everything there is
 def test_the_apis_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    pdoc.pdoc("core", "lama", output_directory=tmp_path)  # warnings are errors
+    pdoc.pdoc("bulk", "core", "lama", output_directory=tmp_path)  # warnings are errors
     for page, told in {
         "core/config": "REDIS_URL",
         "core/queues": "Jobs in Redis",
@@ -28,13 +29,13 @@ def test_the_apis_documentation_builds_without_a_warning(tmp_path: Path) -> None
 
 
 def test_run_docs_documents_the_same() -> None:
-    assert re.search(r"-W error -m pdoc .*core lama -o", (ROOT / "run").read_text())
+    assert re.search(r"-W error -m pdoc .*bulk core lama -o", (ROOT / "run").read_text())
     told = subprocess.run([ROOT / "run"], capture_output=True, text=True)
     assert "./run docs" in told.stderr
 
 
 def test_every_module_says_what_it_is() -> None:
-    for package in (core, lama):
+    for package in (bulk, core, lama):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(found.name)
             empty = not Path(module.__file__ or "").read_text().strip()

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from core.commands import dead, demo, doctor, health, run, status, submit
+from core.commands import bulk, dead, demo, doctor, health, run, status, submit
 from core.errors import WorkerError
 from core.telemetry.logs import printable
 
@@ -41,6 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(command=run.command)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, status, dead, submit, health, doctor, demo):
+    for module in (run, status, dead, submit, bulk, health, doctor, demo):
         module.add(commands)
     return parser

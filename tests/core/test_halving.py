@@ -111,10 +111,10 @@ def test_a_device_that_fails_at_everything_is_not_the_pictures_fault() -> None:
 def test_a_gpu_that_cannot_add_is_a_device_fault_and_a_cpu_never_is() -> None:
     network = LaMa.__new__(LaMa)
     network.device = "cpu"
-    network._check_device()
+    network.check_device()
     network.device = "cuda"
     with pytest.raises(DeviceFault, match="cuda fails at everything"):
-        network._check_device()
+        network.check_device()
 
 
 #: Memory runs out for real: the large picture's activations do not fit into what is allowed.

@@ -1,0 +1,234 @@
+"""Files of pictures to arrays and back, with all that a picture has beside its colours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, JpegImagePlugin
+
+from bulk.errors import PictureError
+
+Array = npt.NDArray[np.uint8]
+
+#: Pillow's names of the formats that pictures may have, with the suffixes of their files.
+SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",), "WEBP": (".webp",)}
+PICTURE_SUFFIXES: Final = tuple(suffix for some in SUFFIXES.values() for suffix in some)
+
+#: Of a new JPEG or lossy WebP; a JPEG that stays one keeps its own tables. (A WebP doesn't say
+#: with what quality it was made.)
+QUALITY: Final = 95
+
+#: What stands for a mode when its picture is taken apart and put together again.
+_PLAIN: Final = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
+
+_ORIENTATION: Final = 0x0112
+
+#: What EXIF begins with in a JPEG.
+EXIF_MARK: Final = b"Exif\0\0"
+
+# The limit is ours, and is checked before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, as it is stored: an EXIF orientation is not applied.
+
+    `rgb` is H×W×3. `rest` is what RGB does not hold: H×W alpha, H×W×4 for CMYK, or None.
+    `orientation` is EXIF's, 1 to 8. `options` are for saving it in its own `format`, `common` for
+    saving it in any.
+    """
+
+    rgb: Array
+    rest: Array | None
+    mode: str
+    format: str
+    orientation: int
+    options: dict[str, Any] = field(default_factory=dict)
+    common: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(height, width) as it is seen."""
+        height, width = self.rgb.shape[:2]
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+
+def decode(
+    content: bytes, limit: int, admit: Callable[[int], None] = lambda pixels: None
+) -> Picture:
+    """A picture from its file. `admit` is told its pixels before memory is taken for them.
+
+    Raises PictureError for what is no JPEG, PNG or WebP, is damaged, has more than `limit` pixels,
+    more than one frame or more than 8 bits a channel.
+    """
+    image = open_checked(content, limit, tuple(SUFFIXES))
+    form = "JPEG" if image.format == "MPO" else str(image.format)
+    if form != "JPEG" and getattr(image, "n_frames", 1) > 1:
+        raise PictureError("animated", "it is animated, which is more than one picture")
+    if form == "PNG" and content[24:25] == b"\x10":
+        raise PictureError("not_8_bits", "it has 16 bits a channel: 8 are needed")
+    admit(image.width * image.height)
+    load(image)
+    info = image.info
+    common = {key: info[key] for key in ("icc_profile", "exif", "dpi") if info.get(key)}
+    if "exif" in common:  # a JPEG needs the mark in front, which others do without
+        common["exif"] = EXIF_MARK + common["exif"].removeprefix(EXIF_MARK)
+    orientation = _orientation(image)
+    options = _own_options(image, form, content)
+    plain = _plain(image)
+    if plain.mode != image.mode:
+        options.pop("transparency", None)
+    rgb, rest = _apart(plain)
+    return Picture(rgb, rest, plain.mode, form, orientation, options, common)
+
+
+def encode(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_], form: str = "") -> bytes:
+    """The file of a picture with `filled` (H×W×3 RGB) for its colours; in `form`, else its own.
+
+    `hole`, bool H×W, is where `filled` differs. Raises PictureError where `form` cannot hold it.
+    """
+    form = form or picture.format
+    if form == picture.format:
+        options = {**picture.common, **picture.options}
+    else:
+        options = {**picture.common, **_new_options(form)}
+    array = _together(picture, filled, hole)
+    if form == "JPEG" and picture.mode in ("LA", "RGBA"):
+        raise PictureError("alpha", "it has an alpha channel, which JPEG cannot hold")
+    if form != "JPEG" and picture.mode == "CMYK":
+        array, options = filled, {**options, "icc_profile": None}
+    if form == "WEBP":
+        options.pop("dpi", None)
+    sink = io.BytesIO()
+    try:
+        _image(array, picture.mode).save(sink, form, **options)
+    except (OSError, ValueError) as error:
+        raise PictureError("unencodable", f"it cannot be saved as {form}: {error}") from error
+    return sink.getvalue()
+
+
+def open_checked(content: bytes, limit: int, formats: tuple[str, ...]) -> Image.Image:
+    """An image of which only the head was read; raises PictureError."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=formats)
+    except Exception as error:  # Pillow's readers raise what they like
+        what = "it is not a picture, or its head is damaged"
+        raise PictureError(
+            "undecodable", f"{what}: one of {', '.join(formats)} is needed"
+        ) from error
+    if image.width * image.height > limit:
+        raise PictureError(
+            "too_large",
+            f"{image.width}×{image.height} is above MAX_IMAGE_PIXELS={limit}",
+        )
+    return image
+
+
+def load(image: Image.Image) -> None:
+    """Decode an opened image; raises PictureError."""
+    try:
+        image.load()
+    except Exception as error:
+        raise PictureError("undecodable", f"it cannot be decoded: {error}") from error
+
+
+def suffix_of(form: str) -> str:
+    """The usual suffix of a format's files."""
+    return SUFFIXES[form][0]
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # EXIF of any kind of damage says nothing
+        value = image.getexif().get(_ORIENTATION, 1)
+        if value in range(1, 9):
+            return int(value)
+    return 1
+
+
+def _own_options(image: Image.Image, form: str, content: bytes) -> dict[str, Any]:
+    """What makes the saved file like the one that it was read from."""
+    if form == "JPEG":
+        options: dict[str, Any] = {
+            "qtables": image.quantization,  # type: ignore[attr-defined]
+            "progressive": bool(image.info.get("progressive")),
+        }
+        sampling = JpegImagePlugin.get_sampling(image)
+        return {**options, "subsampling": sampling} if sampling >= 0 else options
+    if form == "PNG":
+        transparency = image.info.get("transparency")
+        return {} if transparency is None else {"transparency": transparency}
+    if _is_lossless(content):
+        return {"lossless": True, "exact": True, "quality": 80}
+    return {**_new_options("WEBP"), "exact": True}
+
+
+def _new_options(form: str) -> dict[str, Any]:
+    return {
+        "JPEG": {"quality": QUALITY, "subsampling": 0},
+        "PNG": {},
+        "WEBP": {"quality": QUALITY},
+    }[form]
+
+
+def _is_lossless(content: bytes) -> bool:
+    """Whether a WebP's picture is a chunk VP8L."""
+    place = 12
+    while place + 8 <= len(content):
+        name, size = content[place : place + 4], content[place + 4 : place + 8]
+        if name in (b"VP8L", b"VP8 "):
+            return name == b"VP8L"
+        length = int.from_bytes(size, "little")
+        place += 8 + length + length % 2
+    return False
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in one of the modes of _PLAIN, with the same colours."""
+    if image.mode in ("P", "PA"):
+        clear = image.mode == "PA" or "transparency" in image.info
+        return image.convert("RGBA" if clear else "RGB")
+    if image.mode not in _PLAIN:
+        raise PictureError("not_8_bits", f"it has pixels of mode {image.mode}: 8 bits are needed")
+    return image if _PLAIN[image.mode] == image.mode else image.convert(_PLAIN[image.mode])
+
+
+def _apart(image: Image.Image) -> tuple[Array, Array | None]:
+    array = np.asarray(image)
+    if image.mode == "CMYK":
+        return np.array(image.convert("RGB")), np.array(array)
+    if image.mode in ("L", "LA"):
+        grey = array if image.mode == "L" else array[..., 0]
+        rgb = np.repeat(grey[..., None], 3, axis=2)
+        return rgb, None if image.mode == "L" else np.array(array[..., 1])
+    alpha = np.array(array[..., 3]) if image.mode == "RGBA" else None
+    return np.array(array[..., :3], order="C"), alpha
+
+
+def _image(array: Array, mode: str) -> Image.Image:
+    """Four channels are RGBA unless they are CMYK."""
+    if mode == "CMYK" and array.shape[2] == 4:
+        height, width = array.shape[:2]
+        return Image.frombytes("CMYK", (width, height), array.tobytes())
+    return Image.fromarray(array)
+
+
+def _together(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_]) -> Array:
+    """The inverse of `_apart`; where nothing was filled, exactly."""
+    if picture.mode == "RGB":
+        return filled
+    if picture.mode == "CMYK":
+        assert picture.rest is not None
+        inks = np.asarray(Image.fromarray(filled).convert("CMYK"))
+        return np.where(hole[..., None], inks, picture.rest)
+    colours = filled
+    if picture.mode in ("L", "LA"):
+        colours = np.asarray(cv2.cvtColor(filled, cv2.COLOR_RGB2GRAY), np.uint8)
+    return colours if picture.rest is None else np.dstack([colours, picture.rest])

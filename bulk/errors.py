@@ -1,0 +1,20 @@
+"""What can go wrong: with the whole run, or with one picture of it."""
+
+from __future__ import annotations
+
+from core.errors import WorkerError
+
+
+class BulkRefused(WorkerError):
+    """The run cannot begin as it was asked for."""
+
+
+class PictureError(Exception):
+    """One picture cannot be done. `reason` is a code for programs, the text is for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)  # both, so that it can be pickled
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])

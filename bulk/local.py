@@ -1,0 +1,151 @@
+"""The stages in this process: threads decode and encode while the network computes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bulk.errors import PictureError
+from bulk.stages import Decoder, Encoder, Filler, Item
+from bulk.tasks import Task
+
+#: Told of each picture by its name, and why it was not done; once for each.
+Note = Callable[[str, PictureError | None], None]
+
+#: Pictures that are decoded ahead, and threads that decode, and as many that encode.
+AHEAD: Final = 16
+THREADS: Final = 2
+
+#: Pixels in memory at a time, from before a picture is decoded until its result is written; one
+#: picture that is larger than that goes alone. About 12 bytes are needed for each.
+MOST_PIXELS: Final = 32 * 1024 * 1024
+
+
+class Budget:
+    """Pixels that may be in memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used = 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def take(self, pixels: int) -> None:
+        """Wait until there is room; raises PictureError once the run is given up."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or not self._used or self._used + pixels <= self._most
+            )
+            if self._closed:
+                raise PictureError("stopped", "the run was stopped")
+            self._used += pixels
+
+    def give_back(self, pixels: int) -> None:
+        with self._changed:
+            self._used -= pixels
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """What the first stage made of a task, and the pixels that it took."""
+
+    task: Task
+    item: Item | None = None
+    error: PictureError | None = None
+    pixels: int = 0
+
+
+class Line:
+    """Takes pictures through the stages; at most AHEAD of them are before the network."""
+
+    def __init__(self, decoder: Decoder, filler: Filler, encoder: Encoder, note: Note) -> None:
+        self._decoder, self._filler, self._encoder = decoder, filler, encoder
+        self._note = note
+        self._budget = Budget(MOST_PIXELS)
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Do all tasks. The network runs in the calling thread; what it raises ends the run."""
+        coming = iter(tasks)
+        readers = ThreadPoolExecutor(THREADS, "decode")
+        writers = ThreadPoolExecutor(THREADS, "encode")
+        reading: set[Future[_Decoded]] = set()
+        writing: set[Future[_Decoded]] = set()
+        try:
+            while True:
+                for task in _some(coming, AHEAD - len(reading)):
+                    reading.add(readers.submit(self._decode, task))
+                if not reading and not writing:
+                    return
+                wait(reading | writing, return_when=FIRST_COMPLETED)
+                ready = {one for one in reading if one.done()}
+                reading -= ready
+                for future in {one for one in writing if one.done()}:
+                    writing.remove(future)
+                    self._note(future.result().task.name, future.result().error)
+                for decoded, filled in self._fill([one.result() for one in ready]):
+                    writing.add(writers.submit(self._encode, decoded, filled))
+        finally:
+            self._budget.close()
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
+
+    def _decode(self, task: Task) -> _Decoded:
+        decoded = _Decoded(task)
+
+        def admit(pixels: int) -> None:
+            self._budget.take(pixels)
+            decoded.pixels = pixels
+
+        try:
+            decoded.item = self._decoder(task, admit)
+        except PictureError as error:
+            decoded.error = error
+        except Exception as error:  # one picture must not end the others
+            decoded.error = PictureError("undecodable", f"{type(error).__name__}: {error}")
+        return decoded
+
+    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, npt.NDArray[np.uint8]]]:
+        """Those of a batch that were filled; of the others it is noted why not."""
+        good = [one for one in batch if one.item is not None]
+        results = self._filler([one.item for one in good if one.item is not None])
+        for decoded, result in zip(good, results, strict=True):
+            if isinstance(result, PictureError):
+                decoded.error = result
+            else:
+                yield decoded, result
+        for decoded in batch:
+            if decoded.error is not None:
+                self._budget.give_back(decoded.pixels)
+                self._note(decoded.task.name, decoded.error)
+
+    def _encode(self, decoded: _Decoded, filled: npt.NDArray[np.uint8]) -> _Decoded:
+        assert decoded.item is not None
+        try:
+            self._encoder(decoded.item, filled)
+        except PictureError as error:
+            decoded.error = error
+        except Exception as error:
+            decoded.error = PictureError("unencodable", f"{type(error).__name__}: {error}")
+        finally:
+            decoded.item = None
+            self._budget.give_back(decoded.pixels)
+        return decoded
+
+
+def _some(tasks: Iterator[Task], count: int) -> Iterator[Task]:
+    """At most `count` more."""
+    for _, task in zip(range(count), tasks, strict=False):
+        yield task

@@ -1,0 +1,138 @@
+"""What becomes of the pictures of a run: on the terminal, and in failures.jsonl."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import IO, Final
+
+from bulk.errors import BulkRefused, PictureError
+from bulk.storage import Folder, Store
+from core.telemetry.logs import printable
+
+FAILURES: Final = "failures.jsonl"
+
+#: Seconds between two lines of progress: on a terminal, and in a file.
+_SHOWN_EVERY, _LOGGED_EVERY = 0.2, 10.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """Pictures: how many there are to do, done, failed, and done by earlier runs."""
+
+    todo: int
+    there: int
+    done: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Failures:
+    """OUTPUT/failures.jsonl: a line for each picture that could not be done in this run."""
+
+    def __init__(self, output: Store) -> None:
+        """Begin an empty one; raises BulkRefused where OUTPUT cannot be written to."""
+        self._output = output
+        self._lines: list[str] = []
+        self._file: IO[str] | None = None
+        try:
+            if isinstance(output, Folder):
+                output.root.mkdir(parents=True, exist_ok=True)
+                self._file = (output.root / FAILURES).open("w", encoding="ascii")
+            else:
+                output.write(FAILURES, b"")
+        except OSError as error:
+            raise BulkRefused(f"OUTPUT cannot be written to: {error}") from error
+
+    def add(self, name: str, error: PictureError) -> None:
+        """Note why a picture was not done; raises OSError."""
+        line = json.dumps({"image": name, "reason": error.reason, "error": str(error)}) + "\n"
+        if self._file is None:
+            self._lines.append(line)
+        else:
+            self._file.write(line)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write what is left to be written; raises OSError."""
+        if self._file is not None:
+            self._file.close()
+        elif self._lines:
+            self._output.write(FAILURES, "".join(self._lines).encode("ascii"))
+
+
+class Progress:
+    """Counts what is done and says so on standard error."""
+
+    def __init__(self, counts: Counts, failures: Failures) -> None:
+        self.counts = counts
+        self._failures = failures
+        self._began = time.monotonic()
+        self._said = self._began
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, name: str, error: PictureError | None) -> None:
+        """A picture is done, or is not because of an error."""
+        counts = self.counts
+        if error is None:
+            counts.done += 1
+        else:
+            counts.failed += 1
+            counts.reasons[error.reason] = counts.reasons.get(error.reason, 0) + 1
+            try:
+                self._failures.add(name, error)
+            except OSError as problem:  # a full disk: this is where it can still be read
+                self._say(f"{name}: {error} ({FAILURES} cannot be written: {problem})")
+        now = time.monotonic()
+        if now - self._said >= (_SHOWN_EVERY if self._live else _LOGGED_EVERY):
+            self._said = now
+            text = self.line()
+            print(f"\r{text}\x1b[K" if self._live else text, end="", file=sys.stderr)
+            print(end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._began)
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second, failed ones included."""
+        return (self.counts.done + self.counts.failed) / self.seconds
+
+    def line(self) -> str:
+        """How far it is."""
+        counts = self.counts
+        past = counts.done + counts.failed
+        left = (counts.todo - past) / self.rate if past else float("nan")
+        time_left = f"{clock(left)} left" if past else "…"
+        return (
+            f"{past} of {counts.todo} pictures, {self.rate:.2f} a second, {time_left}, "
+            f"{counts.failed} failed"
+        )
+
+    def finish(self) -> None:
+        """Say how it ended, and complete failures.jsonl."""
+        if self._live:
+            print("\r\x1b[K", end="", file=sys.stderr)
+        counts = self.counts
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
+        self._say(
+            f"{counts.done} done, {counts.there} there already, {counts.failed} failed"
+            f"{f' ({why}; see {FAILURES})' if why else ''}, "
+            f"{self.seconds:.1f} s, {self.rate:.2f} pictures a second"
+        )
+        try:
+            self._failures.close()
+        except OSError as problem:
+            self._say(f"{FAILURES} cannot be written: {problem}")
+
+    def _say(self, text: str) -> None:
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,194 @@
+"""One run: what is asked for is checked, found, done and reported."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bulk import local, on_ray
+from bulk.errors import BulkRefused, PictureError
+from bulk.report import Counts, Failures, Progress, clock
+from bulk.stages import Decoder, Encoder, Filler, Work
+from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
+from bulk.tasks import MaskNames, Plan, Task, find, read_boxes
+from core.config import Settings
+
+#: Pixels that a picture may have where MAX_IMAGE_PIXELS doesn't say: a page may be a long strip.
+MOST_PIXELS: Final = 64 * 1024 * 1024
+
+#: Pictures from which --dry-run estimates.
+SAMPLE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for. Places are paths or URLs, '' where there is none.
+
+    `form` is Pillow's name of the results' format, '' for the pictures' own. `ray` is None without
+    Ray, 'local' for one of this machine's own, else a cluster's address.
+    """
+
+    source: str
+    output: str
+    masks: str = ""
+    boxes: str = ""
+    form: str = ""
+    ray: str | None = None
+    workers: int = 0
+
+
+def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
+    """What is to be done; raises BulkRefused."""
+    _check_apart(request)
+    source, single = open_store(request.source, "INPUT")
+    names = [single] if single else list(source.names())
+    if request.boxes and not is_url(request.source) and not is_url(request.boxes):
+        names = [name for name in names if not _is_same(source, name, request.boxes)]
+    mask_store: Store | None = None
+    masks: MaskNames | str | None = None
+    if request.masks:
+        mask_store, one = open_store(request.masks, "--masks")
+        masks = one or MaskNames(mask_store.names())
+    boxes = None
+    if request.boxes:
+        box_store, file = open_store(request.boxes, "--boxes")
+        if file is None:
+            raise BulkRefused(f"--boxes: {request.boxes} is a folder, a file is needed")
+        try:
+            boxes = read_boxes(box_store.read(file), request.boxes)
+        except OSError as error:
+            raise BulkRefused(f"--boxes: {request.boxes} cannot be read: {error}") from error
+    output = _output(request.output)
+    work = Work(
+        source,
+        mask_store,
+        output,
+        request.form,
+        settings.max_image_pixels if "max_image_pixels" in settings.model_fields_set
+        else MOST_PIXELS,
+        settings.mask_threshold,
+        settings.inpaint_region if "inpaint_region" in settings.model_fields_set else "mask",
+    )  # fmt: skip
+    there = set(output.names()) if _exists(output) else set()
+    return work, find(source, names, there, request.form, masks, boxes)
+
+
+def run(request: Request, settings: Settings) -> Counts:
+    """Do what is missing; how many pictures were done and how many were not."""
+    work, plan = prepare(request, settings)
+    failures = Failures(work.output)
+    with _alone(work.output):
+        counts = Counts(len(plan.tasks) + len(plan.refused), plan.there)
+        progress = Progress(counts, failures)
+        for name, error in plan.refused:
+            progress(name, error)
+        try:
+            if plan.tasks:
+                _do(request, work, plan.tasks, settings, progress)
+        finally:
+            progress.finish()
+            if isinstance(work.output, Folder):
+                work.output.remove_parts()
+    return counts
+
+
+def estimate(request: Request, settings: Settings) -> dict[str, Any]:
+    """Counts and, from a few pictures that are done and thrown away, time and size of the rest."""
+    work, plan = prepare(request, settings)
+    found: dict[str, Any] = {
+        "todo": len(plan.tasks),
+        "there": plan.there,
+        "refused": {name: str(error) for name, error in plan.refused},
+    }
+    step = max(1, len(plan.tasks) // SAMPLE)
+    sample = plan.tasks[::step][:SAMPLE]
+    if not sample:
+        return found
+    decoder, encoder = Decoder(work), Encoder(work)
+    filler = Filler(settings, work.region)
+    written, failed = 0, 0
+    began = time.perf_counter()
+    for task in sample:
+        try:
+            item = decoder(task)
+            (filled,) = filler([item])
+            if isinstance(filled, PictureError):
+                raise filled
+            written += len(encoder.encoded(item, filled)[1])
+        except PictureError:
+            failed += 1
+    seconds = (time.perf_counter() - began) / len(sample)
+    return found | {
+        "sample": len(sample),
+        "sample_failed": failed,
+        "seconds_a_picture": seconds,
+        "bytes": written * len(plan.tasks) // len(sample),
+        "time_on_this_machine": clock(seconds * len(plan.tasks)),
+        "device": filler.describe(),
+    }
+
+
+def _do(
+    request: Request, work: Work, tasks: Sequence[Task], settings: Settings, progress: Progress
+) -> None:
+    if request.ray is not None:
+        on_ray.run(tasks, work, settings, request.ray, request.workers, progress)
+        return
+    filler = Filler(settings, work.region)
+    local.Line(Decoder(work), filler, Encoder(work), progress).run(tasks)
+
+
+def _check_apart(request: Request) -> None:
+    """Refuse places within each other: results would be taken for pictures, or for masks."""
+    places = {"INPUT": request.source, "OUTPUT": request.output, "--masks": request.masks}
+    paths = [(name, local_path(at)) for name, at in places.items() if at and not is_url(at)]
+    for name, path in paths:
+        for other, around in paths:
+            if name != other and path.is_relative_to(around):
+                raise BulkRefused(
+                    f"{name} ({path}) lies in {other} ({around}): what is written or used as a "
+                    "mask would be taken for a picture; use folders beside each other"
+                )
+
+
+def _is_same(source: Store, name: str, where: str) -> bool:
+    return isinstance(source, Folder) and (source.root / name).resolve() == local_path(where)
+
+
+def _output(where: str) -> Store:
+    if is_url(where):
+        return Remote(where)
+    path = local_path(where)
+    if path.exists() and not path.is_dir():
+        raise BulkRefused(f"OUTPUT: {where} is a file, a folder is needed")
+    return Folder(path)
+
+
+def _exists(output: Store) -> bool:
+    return output.root.exists() if isinstance(output, Folder) else output.exists()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _alone(output: Store) -> Iterator[None]:
+    """Keeps other runs off a folder, and removes what one that was killed has left there."""
+    if not isinstance(output, Folder):
+        yield
+        return
+    descriptor = os.open(output.root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BulkRefused(f"another run is writing to {Path(output.root)}") from None
+        except OSError:  # a file system without locks
+            pass
+        output.remove_parts()
+        yield
+    finally:
+        os.close(descriptor)

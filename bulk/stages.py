@@ -1,0 +1,187 @@
+"""The three stages of a picture: decode, fill, encode. Whoever runs them, they are these.
+
+They keep nothing of a picture, and the last one writes the same bytes whenever it is repeated, so
+that a stage can be done again elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bulk.codec import PICTURE_SUFFIXES, Picture, decode, encode, suffix_of
+from bulk.errors import PictureError
+from bulk.masks import Hole, as_stored, decode_mask, mask_of_boxes
+from bulk.parquet import Reader
+from bulk.storage import Store
+from bulk.tasks import Task
+from core.config import Settings
+from core.halving import is_out_of_memory
+from lama.regions import MOST_AT_ONCE, Region, inpaint
+
+#: Pixels: sizes up to the same multiple go into one call.
+UNIT: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all pictures have in common; `form` is the results' format, '' for each one's own."""
+
+    source: Store
+    masks: Store | None
+    output: Store
+    form: str
+    most_pixels: int
+    threshold: int
+    region: Region
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture on its way. `hole` is bool H×W, as stored; `content` its file where nothing is to
+    be done."""
+
+    task: Task
+    picture: Picture
+    hole: Hole
+    content: bytes = b""
+
+    @property
+    def pixels(self) -> int:
+        return self.hole.size
+
+
+class Decoder:
+    """The first stage."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._rows = Reader(work.source)
+
+    def __call__(self, task: Task, admit: Callable[[int], None] = lambda pixels: None) -> Item:
+        """Read and decode a picture and its mask; raises PictureError."""
+        work = self._work
+        row = self._rows(task.row) if task.row else {}
+        content = row.get("image") if task.row else _read(work.source, task.name, "unreadable")
+        if not isinstance(content, bytes):
+            raise PictureError("undecodable", "its row has no bytes in column image")
+        picture = decode(content, work.most_pixels, admit)
+        size = picture.rgb.shape[0], picture.rgb.shape[1]
+        boxes = task.boxes if task.boxes is not None else row.get("boxes")
+        if task.mask:
+            assert work.masks is not None
+            mask = _read(work.masks, task.mask, "mask_unreadable")
+            hole = decode_mask(mask, work.most_pixels, work.threshold)
+        elif boxes is not None:
+            hole = mask_of_boxes(boxes, picture.shown_size)
+        elif isinstance(row.get("mask"), bytes):
+            hole = decode_mask(row["mask"], work.most_pixels, work.threshold)
+        else:
+            raise PictureError("no_mask", "its row has neither a mask nor boxes")
+        hole = as_stored(hole, picture.orientation, size)
+        unchanged = not hole.any() and work.form in ("", picture.format)
+        return Item(task, picture, hole, content if unchanged else b"")
+
+
+class Filler:
+    """The second stage: the network, loaded once."""
+
+    def __init__(self, settings: Settings, region: Region) -> None:
+        """Raises ModelUnavailable."""
+        from core.stages import LaMa
+
+        # Regions are cut here, as these pictures have no padding.
+        self._network = LaMa(settings.model_copy(update={"inpaint_region": "full"}))
+        self._region = region
+
+    def describe(self) -> str:
+        """Device and precision, for people."""
+        network = self._network.describe().rpartition(", ")[0]
+        return f"{network}, {self._region}"
+
+    def __call__(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
+        """Of each picture its colours with the hole filled, H×W×3, or why there are none.
+
+        Raises DeviceFault if only a new process can help.
+        """
+        results: list[npt.NDArray[np.uint8] | PictureError | None] = [None] * len(items)
+        for group in self._groups(items):
+            for index, result in zip(group, self._filled([items[i] for i in group]), strict=True):
+                results[index] = result
+        return [one for one in results if one is not None]
+
+    def _groups(self, items: Sequence[Item]) -> list[list[int]]:
+        """Which pictures go through the network together. Windows are batched by themselves."""
+        if self._region != "full":
+            return [list(range(len(items)))]
+        sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, item in enumerate(items):
+            height, width = item.hole.shape
+            sizes[-(-height // UNIT), -(-width // UNIT)].append(index)
+        groups = []
+        for (rows, columns), alike in sizes.items():
+            count = max(1, MOST_AT_ONCE // (rows * columns * UNIT * UNIT))
+            groups += [alike[first : first + count] for first in range(0, len(alike), count)]
+        return groups
+
+    def _filled(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
+        """A group, and where it fails its pictures one by one."""
+        try:
+            return list(
+                inpaint(
+                    lambda images, masks: self._network.fill(list(images), list(masks)),
+                    [item.picture.rgb for item in items],
+                    [item.hole.view(np.uint8) * np.uint8(255) for item in items],
+                    self._region,
+                )
+            )
+        except Exception as error:
+            failure = _failure(error) if len(items) == 1 else None
+        # Only here is the memory free that the error's frames held.
+        self._network.check_device()
+        if failure is not None:
+            return [failure]
+        return [result for item in items for result in self._filled([item])]
+
+
+class Encoder:
+    """The last stage."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def encoded(self, item: Item, filled: npt.NDArray[np.uint8]) -> tuple[str, bytes]:
+        """A result's name and content; raises PictureError."""
+        form = self._work.form or item.picture.format
+        name = item.task.target
+        if not name.lower().endswith(PICTURE_SUFFIXES):
+            name += suffix_of(form)
+        return name, item.content or encode(item.picture, filled, item.hole, form)
+
+    def __call__(self, item: Item, filled: npt.NDArray[np.uint8]) -> None:
+        """Encode and write a result; raises PictureError."""
+        name, content = self.encoded(item, filled)
+        try:
+            self._work.output.write(name, content)
+        except OSError as error:
+            reason = "no_room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "unwritable"
+            raise PictureError(reason, f"its result cannot be written: {error}") from error
+
+
+def _read(store: Store, name: str, reason: str) -> bytes:
+    try:
+        return store.read(name)
+    except OSError as error:
+        raise PictureError(reason, f"{name} cannot be read: {error}") from error
+
+
+def _failure(error: Exception) -> PictureError:
+    if is_out_of_memory(error):
+        return PictureError("out_of_memory", f"it does not fit into memory: {error}")
+    return PictureError("inference_failed", f"the network failed: {error}")

@@ -1,0 +1,155 @@
+"""Where files are: a folder of this machine (or a shared one), or a URL that fsspec knows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from bulk.errors import BulkRefused
+
+#: What the names of files begin with that are being written; hidden, so that none is a picture.
+PART = ".bulk-part-"
+
+#: What systems leave in folders of pictures.
+LITTER = frozenset({"thumbs.db", "desktop.ini"})
+
+
+class Store(Protocol):
+    """Files by their names: relative paths with '/' between the parts."""
+
+    def names(self) -> Iterator[str]:
+        """All files but hidden ones."""
+
+    def read(self, name: str) -> bytes:
+        """A file's content; raises OSError."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make or replace a file, which is never seen half-written; raises OSError."""
+
+
+class Folder:
+    """A folder of the file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> Iterator[str]:
+        for folder, below, files in os.walk(self.root, onerror=_refuse):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            within = Path(folder).relative_to(self.root)
+            for name in sorted(files):
+                if not name.startswith(".") and name.lower() not in LITTER:
+                    yield (within / name).as_posix()
+
+    def read(self, name: str) -> bytes:
+        path = self.root / name
+        # A pipe would be waited for, and a device has no end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("it is not a regular file")
+        return path.read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{PART}{uuid.uuid4().hex}")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)  # else the name may outlive a power cut, and the content not
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+    def remove_parts(self) -> None:
+        """Remove what a run that was killed was writing."""
+        for folder, _, files in os.walk(self.root):
+            for name in files:
+                if name.startswith(PART):
+                    with contextlib.suppress(OSError):
+                        (Path(folder) / name).unlink(missing_ok=True)
+
+
+class Remote:
+    """What fsspec reaches, such as s3://bucket/prefix. Object stores write as a whole."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+        except ImportError:
+            raise BulkRefused(f"{url} needs fsspec: pip install -r ray_requirements.txt") from None
+        try:
+            fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
+            raise BulkRefused(f"{url} cannot be used: {error}") from None
+        self._fs: Any = fs
+        self.root: str = root.rstrip("/")
+
+    def names(self) -> Iterator[str]:
+        try:
+            found = sorted(self._fs.find(self.root))
+        except OSError as error:
+            raise BulkRefused(f"{self.root} cannot be listed: {error}") from None
+        for path in found:
+            name = path.removeprefix(self.root).lstrip("/")
+            parts = name.split("/")
+            hidden = any(part.startswith(".") for part in parts)
+            if name and not hidden and parts[-1].lower() not in LITTER:
+                yield name
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._fs.cat_file(f"{self.root}/{name}"))
+
+    def write(self, name: str, content: bytes) -> None:
+        path = f"{self.root}/{name}"
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(path, content)
+
+    def is_file(self) -> bool:
+        return bool(self._fs.isfile(self.root))
+
+    def exists(self) -> bool:
+        return bool(self._fs.exists(self.root))
+
+
+def is_url(where: str) -> bool:
+    """Whether it is fsspec's business."""
+    return "://" in where and not where.startswith("file://")
+
+
+def local_path(where: str) -> Path:
+    """The path of what is no URL, without links, so that places can be compared."""
+    return Path(where.removeprefix("file://")).expanduser().resolve()
+
+
+def open_store(where: str, what: str) -> tuple[Store, str | None]:
+    """The store of a folder; of a file that of its folder, and its name.
+
+    Raises BulkRefused if there is neither; `what` is what it is for.
+    """
+    if is_url(where):
+        remote = Remote(where)
+        if remote.is_file():
+            folder, _, name = where.rstrip("/").rpartition("/")
+            return Remote(folder), name
+        if not remote.exists():
+            raise BulkRefused(f"{what}: there is no {where}")
+        return remote, None
+    path = local_path(where)
+    if path.is_dir():
+        return Folder(path), None
+    if path.exists():
+        return Folder(path.parent), path.name
+    raise BulkRefused(f"{what}: there is no file or folder {where}")
+
+
+def _refuse(error: OSError) -> None:
+    raise BulkRefused(f"{error.filename} cannot be listed: {error.strerror}") from error

@@ -1,0 +1,96 @@
+"""`bulk`: folders of pictures, without a queue."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from core.commands.common import add_command, print_json
+from core.config import load_settings
+from core.errors import WorkerError
+from core.memory import keep_freed_memory
+from core.telemetry.logs import printable
+
+FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+class BulkMissing(WorkerError):
+    """What bulk needs is not installed."""
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "bulk",
+        "fill the holes of whole folders of pictures, without a queue",
+        "bulk pages/ clean/ --masks masks/\nbulk pages/ clean/ --masks watermark.png --dry-run\n"
+        "bulk pages/ clean/ --boxes text.jsonl --format webp\nbulk pages.parquet clean/\n"
+        "bulk s3://shop/pages s3://shop/clean --masks s3://shop/masks --ray auto",
+        command,
+    )
+    parser.add_argument("input", metavar="INPUT", help="folder, picture, Parquet file, or URL")
+    parser.add_argument("output", metavar="OUTPUT", help="folder or URL for the results")
+    holes = parser.add_mutually_exclusive_group()
+    holes.add_argument(
+        "--masks", default="", help="masks of the pictures' names, or one file for all of them"
+    )
+    holes.add_argument(
+        "--boxes", default="", metavar="FILE",
+        help='lines of {"image": NAME, "boxes": [[[x, y], …], …]}',
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=FORMATS, help="the results' format; each picture's own by default"
+    )
+    parser.add_argument(
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="run on Ray: of this machine, or the cluster at ADDRESS (auto: the one running here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N",
+        help="networks on Ray; one per GPU or per share of the cores by default",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="count, estimate, write nothing")
+
+
+def command(options: argparse.Namespace) -> int:
+    """0 if every picture is done, 1 if some could not be."""
+    try:
+        from bulk.run import Request, estimate, run
+    except ModuleNotFoundError as error:
+        raise BulkMissing(
+            f"bulk needs {error.name}: pip install -r base_requirements.txt"
+        ) from error
+    if options.workers < 0 or (options.workers and options.ray is None):
+        raise BulkMissing("--workers is a number of networks, from 1 on, and goes with --ray")
+    keep_freed_memory()
+    request = Request(
+        options.input,
+        options.output,
+        options.masks,
+        options.boxes,
+        FORMATS.get(options.format, ""),
+        options.ray,
+        options.workers,
+    )
+    settings = load_settings()
+    if options.dry_run:
+        found = estimate(request, settings)
+        if options.json:
+            print_json(found)
+        else:
+            refused = found.pop("refused")
+            for name, value in found.items():
+                print(f"{name.replace('_', ' '):<22}{value}")
+            for name, why in refused.items():
+                print(printable(f"{name}: {why}"), file=sys.stderr)
+            print(f"{'cannot be done':<22}{len(refused)}")
+        return 0
+    counts = run(request, settings)
+    if options.json:
+        print_json(
+            {"done": counts.done, "there": counts.there, "failed": counts.failed,
+             "reasons": counts.reasons}
+        )  # fmt: skip
+    return 1 if counts.failed else 0

@@ -1,0 +1,82 @@
+"""The command as a process: killed, started again, and how much memory it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+from tests.bulk.catalogue import Catalogue, content, opened, photograph
+from tests.conftest import ROOT, wait_until
+
+PICTURES = 60
+
+
+def test_a_run_that_is_killed_is_finished_by_a_second_one(catalogue: Catalogue) -> None:
+    for number in range(PICTURES):
+        catalogue.add(f"{number % 3}/{number}.png", (160 + number, 200), number)
+    first = subprocess.Popen(
+        catalogue.command(), env=catalogue.environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(
+            lambda: len([*catalogue.clean.rglob("*.png")]) >= 5 or first.poll() is not None,
+            "there are five results",
+        )
+    finally:
+        first.kill()
+        first.wait()
+    there = {
+        name: (catalogue.clean / name).stat().st_ino
+        for name in catalogue.results
+        if name.endswith(".png")
+    }
+    assert 5 <= len(there) < PICTURES, "it was not killed half-way"
+    for name in there:
+        opened(catalogue.clean / name)  # whole
+    (catalogue.clean / "0/.bulk-part-of-a-killed-run").touch()
+    second = subprocess.run(
+        catalogue.command("--json"), env=catalogue.environment, capture_output=True, check=True
+    )
+    counts = json.loads(second.stdout)
+    assert (counts["done"], counts["there"]) == (PICTURES - len(there), len(there))
+    assert len(catalogue.results) == PICTURES  # and no part is left
+    for name, inode in there.items():
+        assert (catalogue.clean / name).stat().st_ino == inode
+    for name in sorted(catalogue.results)[::9]:
+        catalogue.check(name)
+
+
+def test_the_exit_status_says_whether_a_picture_failed(catalogue: Catalogue) -> None:
+    catalogue.put("bad.jpg", b"no picture", np.zeros((8, 8), np.uint8))
+    done = subprocess.run(
+        catalogue.command(), env=catalogue.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "0 done, 0 there already, 1 failed (1 undecodable; see failures.jsonl)" in done.stderr
+
+
+def test_a_strip_with_twenty_captions_needs_little_memory(catalogue: Catalogue) -> None:
+    strip = np.tile(photograph(2000, 860), (10, 1, 1))
+    mask = np.zeros(strip.shape[:2], np.uint8)
+    for top in range(400, 20_000, 1000):
+        mask[top : top + 60, 200:660] = 255
+    catalogue.put("strip.png", content(strip, compress_level=1), mask)
+    measured = (
+        "import resource, sys, worker\n"
+        "status = worker.main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measured, *catalogue.command()[2:]],
+        env={**catalogue.environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert int(done.stdout) < 2e9
+    after = np.array(opened(catalogue.clean / "strip.png"))
+    assert np.array_equal(after[mask == 0], strip[mask == 0])
+    assert (after[mask > 0] != strip[mask > 0]).any(axis=1).mean() > 0.5
