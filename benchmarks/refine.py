@@ -39,7 +39,8 @@ def load(folder: Path, count: int) -> list[np.ndarray]:
     """RGB uint8 pictures, spread evenly over the folder's in their order."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png", ".webp"))
     chosen = [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
-    return [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in chosen]
+    read = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in chosen]
+    return [picture for picture in read if picture is not None]
 
 
 def resized(picture: np.ndarray, megapixels: float) -> np.ndarray:
@@ -157,7 +158,8 @@ def main() -> None:
         for row in rows:
             report.add(**row)
         print(f"\n{megapixels:g} megapixels\n\n{table(rows)}", flush=True)
-    print(f"\nwritten to {report.write()}")
+        written = report.write()  # what an interrupted run has measured is kept
+    print(f"\nwritten to {written}")
 
 
 def _ways(budget: Budget) -> dict[str, Callable[..., Any]]:

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import redis
+import torch
 
 from demo.redis_server import RedisServer
 from lama import regions
@@ -73,10 +74,19 @@ def test_the_network_is_shown_the_region_that_is_set(
     assert np.array_equal(pipeline.fetch(request), expected)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the worker is given beside it: where sums are parted, they are rounded alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_large_holes_are_refined_where_that_is_set(
-    start_worker: StartWorker, pipeline: Pipeline
+    start_worker: StartWorker, pipeline: Pipeline, one_thread: None
 ) -> None:
-    worker = start_worker(ROOT / "worker.py", USE_FP16=0, REFINE=1, **MODEL)
+    worker = start_worker(ROOT / "worker.py", USE_FP16=0, REFINE=1, OMP_NUM_THREADS=1, **MODEL)
     assert "full, refined" in worker.output
     model, config = load_lama_model(*MODEL.values(), "cpu")
     y, x = np.mgrid[:720, :760]

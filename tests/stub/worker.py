@@ -1,9 +1,10 @@
 """The real worker with a stub in place of the network.
 
 It paints holes grey, and is steered by the environment: while the file STUB_HOLD exists no
-inference ends, but with STUB_PROGRESS it makes progress; while the file STUB_BROKEN exists the device
-fails at everything; STUB_TRACE is a file that gets a line per batch. A picture named `explode.jpg` makes the inference of its batch
-raise, `nameless.jpg` the last stage, and `kill.jpg` kills the process.
+inference ends, though with STUB_PROGRESS it makes progress; while the file STUB_BROKEN exists the
+device fails at everything; STUB_TRACE is a file that gets a line per batch. A picture named
+`explode.jpg` makes the inference of its batch raise, `nameless.jpg` the last stage, and `kill.jpg`
+kills the process.
 """
 
 from __future__ import annotations
