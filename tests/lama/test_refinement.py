@@ -192,7 +192,7 @@ def test_refinement_lowers_the_disagreement_between_the_scales(model, rear_block
         before = float(wanted.between_scales(halves.rear(features, wanted.part)))
     budget = Budget(iterations=15, learning_rate=0.05)
     refined = agree(halves, large, target, budget, torch.float32, lambda: None)
-    assert differs(refined) < 0.9 * before
+    assert differs(refined) < 0.97 * before
 
 
 def test_the_scales_are_compared_inside_the_hole_only():
