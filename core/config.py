@@ -156,6 +156,12 @@ class Settings(BaseSettings):
         "windows about the holes",
     )
 
+    refine: bool = Field(
+        False,
+        description="refine holes that a circle of 96 pixels fits into, at several scales: "
+        "many times slower",
+    )
+
     # What a hole is, and what becomes of the rest.
     mask_threshold: int = Field(
         0, ge=0, le=254, description="mask value (0 to 255) above which a pixel is a hole"

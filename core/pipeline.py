@@ -184,11 +184,17 @@ class BatchPipeline:
         inference = asyncio.get_running_loop().run_in_executor(
             self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
         )
-        done, _ = await asyncio.wait({inference}, timeout=self._settings.inference_timeout_s)
-        if not done:
+        timeout_s = self._settings.inference_timeout_s
+        while not inference.done():
+            # A network that works step by step is slow, not hung, for as long as it makes some.
+            progressed_at = max(began, float(getattr(self._network, "progressed_at", began)))
+            left_s = timeout_s - (time.monotonic() - progressed_at)
+            if left_s > 0:
+                await asyncio.wait({inference}, timeout=left_s)
+                continue
             raise HungInference(
                 f"a batch of {len(work.jobs)} is not done after "
-                f"INFERENCE_TIMEOUT_S={self._settings.inference_timeout_s:g}: the process ends, "
+                f"INFERENCE_TIMEOUT_S={timeout_s:g}: the process ends, "
                 f"the batch stays in the processing list of {self._identity.worker}"
             )
         work.pictures = inference.result()

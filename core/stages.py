@@ -113,7 +113,8 @@ class Network(Protocol):
     def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
         """For each job its picture with the holes filled, H×W×3 RGB, or why there is none.
 
-        Raises DeviceFault if only a new process can help.
+        Raises DeviceFault if only a new process can help. A network that works at a batch step by
+        step says when it made the last one in an attribute `progressed_at` (time.monotonic()).
         """
 
 
@@ -133,6 +134,7 @@ class LaMa:
         self._use_half = settings.use_fp16
         self._threshold = settings.mask_threshold
         self._wants_cuda = settings.use_cuda
+        self.progressed_at = 0.0
         self.device = "cuda" if self._wants_cuda and torch.cuda.is_available() else "cpu"
         try:
             self._model, self._config = inference.load_lama_model(
@@ -142,6 +144,7 @@ class LaMa:
             picture = np.zeros((64, 64, 3), np.uint8)
             self._infer([picture], [np.full((64, 64), 255, np.uint8)])
             self._prepare(settings)
+            self._refine = self._refiner() if settings.refine else None
         except Exception as error:
             raise ModelUnavailable(
                 f"the model cannot be loaded: {error} (LAMA_CONFIG_PATH and LAMA_CHECKPOINT_PATH "
@@ -159,13 +162,26 @@ class LaMa:
             daemon=True,
         ).start()
 
+    def _refiner(self) -> Any:
+        from lama.refinement import Refiner
+
+        return Refiner(
+            self._model, self.device, self._infer, use_fp16=self._use_half,
+            mask_threshold=self._threshold, progressed=self._progressed,
+        )  # fmt: skip
+
+    def _progressed(self) -> None:
+        self.progressed_at = time.monotonic()
+
     def describe(self) -> str:
         """Device, precision and what the network is shown, for the log."""
         from lama.saicinpainting.training.modules.precision import half_dtype
 
         dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
-        return f"{self.device}{missing if self.device == 'cpu' else ''}, {dtype}, {self._region}"
+        refined = ", refined" * (self._refine is not None)
+        device = f"{self.device}{missing if self.device == 'cpu' else ''}"
+        return f"{device}, {dtype}, {self._region}{refined}"
 
     @property
     def half_fallbacks(self) -> int:
@@ -208,14 +224,14 @@ class LaMa:
                 ) from error
 
     def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture]:
+        images, masks = [one.image for one in batch], [one.mask for one in batch]
+        paddings = [one.job.padding for one in batch]
         pictures: list[Picture] = self._regions.inpaint(
-            self._infer,
-            [one.image for one in batch],
-            [one.mask for one in batch],
-            self._region,
-            [one.job.padding for one in batch],
-            self._threshold,
+            self._infer, images, masks, self._region, paddings, self._threshold
         )
+        if self._refine is not None:
+            self._progressed()
+            pictures = self._refine(images, masks, pictures, paddings)
         return pictures
 
     def _infer(self, images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:

@@ -394,6 +394,18 @@ def test_a_hung_inference_ends_the_process_and_keeps_the_batch(
     pipeline.close()
 
 
+def test_a_network_that_makes_progress_is_not_hung(
+    start_worker: StartWorker, pipeline: Pipeline, make_hold: Callable[[], Path]
+) -> None:
+    hold = make_hold()
+    worker = start_worker(STUB_HOLD=hold, STUB_PROGRESS=1, INFERENCE_TIMEOUT_S=0.3)
+    request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
+    time.sleep(1.2)  # four times as long as a hung one has
+    hold.unlink()
+    assert pipeline.fetch(request).shape == (60, 90, 3)
+    assert worker.stop() == 0
+
+
 def test_a_worker_that_waits_for_redis_can_be_stopped(
     start_worker: StartWorker, client: redis.Redis
 ) -> None:

@@ -6,17 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import redis
+import torch
 
 from demo.redis_server import RedisServer
 from lama import regions
 from lama.bin.inference import batch_inference, load_lama_model
+from lama.refinement import Refiner
 from tests.conftest import OWN, ROOT, StartWorker, wait_until
 from tests.pipeline import Pipeline, page
 
@@ -69,6 +71,39 @@ def test_the_network_is_shown_the_region_that_is_set(
     assert (256, 320) not in shown
     expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
     request = pipeline.submit(image, mask, "short", canvas=(256, 320))
+    assert np.array_equal(pipeline.fetch(request), expected)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the worker is given beside it: where sums are parted, they are rounded alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_large_holes_are_refined_where_that_is_set(
+    start_worker: StartWorker, pipeline: Pipeline, one_thread: None
+) -> None:
+    worker = start_worker(ROOT / "worker.py", USE_FP16=0, REFINE=1, OMP_NUM_THREADS=1, **MODEL)
+    assert "full, refined" in worker.output
+    model, config = load_lama_model(*MODEL.values(), "cpu")
+    y, x = np.mgrid[:720, :760]
+    image = np.stack([128 + 90 * np.sin(x / 9 + y / n) for n in (7, 11, 13)], -1).astype(np.uint8)
+    mask = np.zeros((720, 760), np.uint8)
+    mask[200:320, 300:440] = 255
+    rgb, grey, padding, size = pipeline.prepare(image, mask, "short", canvas=(736, 768))
+
+    def fill(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return batch_inference(images, masks, model, config, "cpu", use_fp16=False)
+
+    usual = fill([rgb], [grey])
+    refine = Refiner(model, "cpu", fill, use_fp16=False)
+    (filled,) = refine([rgb], [grey], usual, [tuple(padding)])
+    assert not np.array_equal(filled, usual[0])
+    expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
+    request = pipeline.submit(image, mask, "short", canvas=(736, 768))
     assert np.array_equal(pipeline.fetch(request), expected)
 
 

@@ -1,9 +1,10 @@
 """The real worker with a stub in place of the network.
 
 It paints holes grey, and is steered by the environment: while the file STUB_HOLD exists no
-inference ends; while the file STUB_BROKEN exists the device fails at everything; STUB_TRACE is a
-file that gets a line per batch. A picture named `explode.jpg` makes the inference of its batch
-raise, `nameless.jpg` the last stage, and `kill.jpg` kills the process.
+inference ends, though with STUB_PROGRESS it makes progress; while the file STUB_BROKEN exists the
+device fails at everything; STUB_TRACE is a file that gets a line per batch. A picture named
+`explode.jpg` makes the inference of its batch raise, `nameless.jpg` the last stage, and `kill.jpg`
+kills the process.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class StubNetwork:
         self._hold = Path(os.environ.get("STUB_HOLD", "/nonexistent"))
         self._broken = Path(os.environ.get("STUB_BROKEN", "/nonexistent"))
         self._trace = os.environ.get("STUB_TRACE")
+        self._progresses = "STUB_PROGRESS" in os.environ
+        self.progressed_at = 0.0
 
     def describe(self) -> str:
         return "a stub"
@@ -43,6 +46,8 @@ class StubNetwork:
             with open(self._trace, "a") as trace:
                 trace.write(f"{kind} {requests}\n")
         while self._hold.exists():
+            if self._progresses:
+                self.progressed_at = time.monotonic()
             time.sleep(0.002)
         if any(one.job.image_id == "kill.jpg" for one in batch):
             os.kill(os.getpid(), signal.SIGKILL)
