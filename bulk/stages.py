@@ -102,8 +102,7 @@ class Filler:
 
     def describe(self) -> str:
         """Device and precision, for people."""
-        network = self._network.describe().rpartition(", ")[0]
-        return f"{network}, {self._region}"
+        return self._network.describe().replace(", full", f", {self._region}")
 
     def __call__(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
         """Of each picture its colours with the hole filled, H×W×3, or why there are none.
@@ -133,14 +132,10 @@ class Filler:
     def _filled(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
         """A group, and where it fails its pictures one by one."""
         try:
-            return list(
-                inpaint(
-                    lambda images, masks: self._network.fill(list(images), list(masks)),
-                    [item.picture.rgb for item in items],
-                    [item.hole.view(np.uint8) * np.uint8(255) for item in items],
-                    self._region,
-                )
-            )
+            images = [item.picture.rgb for item in items]
+            masks = [item.hole.view(np.uint8) * np.uint8(255) for item in items]
+            filled = inpaint(self._network.fill, images, masks, self._region)
+            return list(self._network.refined(images, masks, filled))
         except Exception as error:
             failure = _failure(error) if len(items) == 1 else None
         # Only here is the memory free that the error's frames held.

@@ -26,6 +26,7 @@ from core.keys import Kind
 from core.queues import Claim
 from core.telemetry import about
 from lama.padding import without_padding
+from lama.regions import Padding
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class LaMa:
         config = self._model.generator.config
         return f"LaMa with {config.n_blocks} blocks, ngf {config.ngf}, {parameters:,} parameters"
 
-    def fill(self, images: list[Picture], masks: list[Picture]) -> list[Picture]:
+    def fill(self, images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:
         """Pictures (H×W×3 RGB) with their holes (H×W masks) filled; may raise anything."""
         return self._infer(images, masks)
 
@@ -229,9 +230,20 @@ class LaMa:
         pictures: list[Picture] = self._regions.inpaint(
             self._infer, images, masks, self._region, paddings, self._threshold
         )
-        if self._refine is not None:
-            self._progressed()
-            pictures = self._refine(images, masks, pictures, paddings)
+        return self.refined(images, masks, pictures, paddings)
+
+    def refined(
+        self,
+        images: Sequence[Picture],
+        masks: Sequence[Picture],
+        filled: list[Picture],
+        paddings: Sequence[Padding] | None = None,
+    ) -> list[Picture]:
+        """What was `filled`, with `REFINE=1` its large holes refined; may raise anything."""
+        if self._refine is None:
+            return filled
+        self._progressed()
+        pictures: list[Picture] = self._refine(images, masks, filled, paddings)
         return pictures
 
     def _infer(self, images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:

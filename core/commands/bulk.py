@@ -51,6 +51,9 @@ def add(commands: Any) -> None:
         "--workers", type=int, default=0, metavar="N",
         help="networks on Ray; one per GPU or per share of the cores by default",
     )  # fmt: skip
+    parser.add_argument(
+        "--refine", action="store_true", help="refine large holes, as REFINE=1 does; slower"
+    )
     parser.add_argument("--dry-run", action="store_true", help="count, estimate, write nothing")
 
 
@@ -75,6 +78,8 @@ def command(options: argparse.Namespace) -> int:
         options.workers,
     )
     settings = load_settings()
+    if options.refine:
+        settings = settings.model_copy(update={"refine": True})
     if options.dry_run:
         found = estimate(request, settings)
         if options.json:

@@ -15,6 +15,7 @@ from PIL import Image
 from bulk.errors import BulkRefused
 from bulk.local import Budget
 from bulk.run import Request, estimate
+from core.commands import main as run_command
 from core.errors import WorkerError
 from tests.bulk.catalogue import (
     Catalogue,
@@ -230,3 +231,33 @@ def test_a_budget_lets_the_largest_picture_through_alone() -> None:
     budget.take(40)
     budget.give_back(60)
     budget.take(60)
+
+
+def test_large_holes_are_refined_where_that_is_asked_for(catalogue: Catalogue) -> None:
+    size = 768, 832
+    hole = np.zeros(size, np.uint8)
+    hole[300:440, 300:470] = 255
+    for folder, array in ((catalogue.pages, photograph(*size)), (catalogue.masks, hole)):
+        folder.mkdir(exist_ok=True)
+        (folder / "large.png").write_bytes(content(array))
+    catalogue.run()
+    normal = np.array(opened(catalogue.clean / "large.png"))
+    (catalogue.clean / "large.png").unlink()
+    catalogue.run({"refine": True})
+    refined = np.array(opened(catalogue.clean / "large.png"))
+    assert (refined != normal)[hole > 0].any()
+    assert np.array_equal(refined[hole == 0], normal[hole == 0])
+
+
+def test_the_flag_refines_as_the_setting_does(catalogue: Catalogue, monkeypatch: Any) -> None:
+    asked: list[bool] = []
+
+    def note(request: Request, settings: Any) -> dict[str, Any]:
+        asked.append(settings.refine)
+        return {"refused": {}}
+
+    monkeypatch.setattr("bulk.run.estimate", note)
+    places = [str(catalogue.pages), str(catalogue.clean), "--dry-run"]
+    for flags in ([], ["--refine"]):
+        assert run_command(["bulk", *places, *flags]) == 0
+    assert asked == [False, True]
