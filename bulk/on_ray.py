@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,9 +27,13 @@ BLOCK, BATCH = 4, 8
 #: Bytes of decoded pictures that Ray moves as one.
 BLOCK_BYTES: Final = 16 * 1024 * 1024
 
-#: How often a picture is tried again whose actor or node was lost. Not without end: it may have
-#: been the picture.
+#: How often Ray tries a call again whose actor was lost. Not without end: it may have been one of
+#: its pictures. A node that went uses these up within seconds, before Ray knows that it is gone.
 RETRIES: Final = 3
+
+#: What is lost even so is done in rounds of its own, each picture by itself: one that kills its
+#: actor takes no other with it.
+ROUNDS: Final = 3
 
 #: Share of a core that a task asks for that decodes or encodes.
 TASK_CPUS: Final = 0.5
@@ -155,17 +159,35 @@ def _run(
     context.target_max_block_size = BLOCK_BYTES
     # A block that cannot be done must not end the others; its pictures are named below.
     context.max_errored_blocks = -1
+    left = {task.name: task for task in tasks}
+    for number in range(ROUNDS):
+        alone = number > 0
+        for row in _results(ray, list(left.values()), work, settings, workers, alone):
+            if left.pop(row["name"], None) is not None:
+                note(row["name"], pickle.loads(row["error"]))  # noqa: S301
+        if not left:
+            break
+    for name in left:
+        note(name, PictureError("lost", f"whoever had it was lost, in each of {ROUNDS} rounds"))
+
+
+def _results(
+    ray: Any, tasks: Sequence[Task], work: Work, settings: Settings, workers: int, alone: bool
+) -> Iterator[Row]:
+    """Names and errors of what was done, as it is done; what is lost isn't among them."""
+    # What there is now: in a later round it may be less.
     size, share = networks(ray.cluster_resources(), settings.use_cuda, workers)
+    block, batch = (1, 1) if alone else (BLOCK, BATCH)
     rows = [{"name": task.name, "task": pickle.dumps(task)} for task in tasks]
     with warnings.catch_warnings():
         # Ray means to rename how restarts are bounded, and has no other name for it yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         results = (
-            ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // BLOCK)))
+            ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // block)))
             .map(_Decode(work).__call__, num_cpus=TASK_CPUS)
             .map_batches(
                 _Fill,
-                batch_size=BATCH,
+                batch_size=batch,
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
                 fn_constructor_args=(settings, work, share.pop("threads")),
@@ -175,12 +197,7 @@ def _run(
             )
             .map(_Encode(work).__call__, num_cpus=TASK_CPUS)
         )
-    left = dict.fromkeys(task.name for task in tasks)
-    for row in results.iter_rows():
-        left.pop(row["name"], None)
-        note(row["name"], pickle.loads(row["error"]))  # noqa: S301
-    for name in left:
-        note(name, PictureError("lost", f"whoever had it was lost {RETRIES + 1} times, or failed"))
+    yield from results.iter_rows()
 
 
 def networks(
