@@ -26,7 +26,7 @@ from bulk.local import Line
 from bulk.run import Request, prepare
 from bulk.stages import Decoder, Encoder, Filler
 from core.config import load_settings
-from core.memory import keep_freed_memory
+from core.memory import settle_memory
 
 #: Pixels: the sides of the pictures of `memory`.
 SHORTEST, LONGEST = 100, 420
@@ -163,7 +163,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sections) - {"throughput", "memory"}:
         parser.error(f"no such section: {', '.join(unknown)}")
-    keep_freed_memory()
+    settle_memory()
     report = Report("bulk", ("section", "what"), options.json)
     for section in options.sections:
         with tempfile.TemporaryDirectory() as root:

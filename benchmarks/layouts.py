@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from bulk.masks import mask_of_boxes
 from core.client import Prepared, prepare
 from core.keys import Kind
 from lama.saicinpainting.training.data.pages import product_page, table
@@ -94,7 +95,5 @@ def _letter(rng: Generator, clean: np.ndarray, slots: list[Slot]) -> tuple[np.nd
     lettered = np.rint(clean * (1 - ink) + tone * ink).astype(np.uint8)
     _, encoded = cv2.imencode(".jpg", lettered, [cv2.IMWRITE_JPEG_QUALITY, 92])
     decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
-    mask = np.zeros(size, np.uint8)
-    for slot in slots:
-        cv2.fillPoly(mask, [np.rint(slot.corners()).astype(np.int32)], 255)
-    return cv2.bilateralFilter(decoded, 5, 50, 50), cv2.dilate(mask, np.ones((3, 3), np.uint8))
+    hole = mask_of_boxes([slot.corners() for slot in slots], size)
+    return cv2.bilateralFilter(decoded, 5, 50, 50), hole.astype(np.uint8) * np.uint8(255)

@@ -24,9 +24,10 @@ from benchmarks import machine
 from benchmarks.report import Report, add_output_argument, table
 from core.config import load_settings
 from lama.bin.inference import batch_inference, load_lama_model
-from lama.refinement import Budget, refined_fill
+from lama.refinement import Budget, Refiner
 from lama.regions import Fill
 from lama.saicinpainting.evaluation.metrics import decibels, squared_error, ssim
+from lama.saicinpainting.training.data.pictures import picture_files
 
 #: Pixels about the hole that SSIM is computed of.
 AROUND: Final = 64
@@ -37,7 +38,7 @@ FROM_EDGE: Final = 64
 
 def load(folder: Path, count: int) -> list[np.ndarray]:
     """RGB uint8 pictures, spread evenly over the folder's in their order."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png", ".webp"))
+    paths = picture_files(folder)
     chosen = [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
     read = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in chosen]
     return [picture for picture in read if picture is not None]
@@ -173,8 +174,8 @@ def _ways(budget: Budget) -> dict[str, Callable[..., Any]]:
         return batch_inference(images, masks, model, config, device, settings.use_fp16)
 
     fill([np.zeros((64, 64, 3), np.uint8)], [np.full((64, 64), 255, np.uint8)])
-    refined = refined_fill(model, device, fill, use_fp16=settings.use_fp16, budget=budget)
-    return {"normal": fill, "enlarged": enlarging(fill), "refined": refined}
+    refiner = Refiner(model, device, fill, use_fp16=settings.use_fp16, budget=budget)
+    return {"normal": fill, "enlarged": enlarging(fill), "refined": refiner.fill}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from core.errors import WorkerError
 
 
@@ -18,3 +21,14 @@ class PictureError(Exception):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+
+@contextmanager
+def named(reason: str) -> Iterator[None]:
+    """Makes a PictureError of whatever else is raised inside: one picture must not end others."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(reason, f"{type(error).__name__}: {error}") from error

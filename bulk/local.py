@@ -113,8 +113,6 @@ class Line:
             decoded.item = self._decoder(task, admit)
         except PictureError as error:
             decoded.error = error
-        except Exception as error:  # one picture must not end the others
-            decoded.error = PictureError("undecodable", f"{type(error).__name__}: {error}")
         return decoded
 
     def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, npt.NDArray[np.uint8]]]:
@@ -137,8 +135,6 @@ class Line:
             self._encoder(decoded.item, filled)
         except PictureError as error:
             decoded.error = error
-        except Exception as error:
-            decoded.error = PictureError("unencodable", f"{type(error).__name__}: {error}")
         finally:
             decoded.item = None
             self._budget.give_back(decoded.pixels)

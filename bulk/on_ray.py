@@ -59,8 +59,6 @@ class _Decode:
             item, error = self._decoder(task), None
         except PictureError as raised:
             item, error = None, raised
-        except Exception as raised:
-            item, error = None, PictureError("undecodable", f"{type(raised).__name__}: {raised}")
         return {"name": row["name"], "item": pickle.dumps(item, 5), "error": pickle.dumps(error)}
 
 
@@ -68,9 +66,9 @@ class _Fill:
     """An actor: it loads the network once."""
 
     def __init__(self, settings: Settings, work: Work, threads: int) -> None:
-        from core.memory import keep_freed_memory
+        from core.memory import settle_memory
 
-        keep_freed_memory()
+        settle_memory()
         if threads:
             import torch
 
@@ -111,8 +109,6 @@ class _Encode:
                 self._encoder(item, filled)
             except PictureError as raised:
                 error = raised
-            except Exception as raised:
-                error = PictureError("unencodable", f"{type(raised).__name__}: {raised}")
         return {"name": row["name"], "error": pickle.dumps(error)}
 
 

@@ -11,6 +11,7 @@ from typing import IO, Final
 from bulk.errors import BulkRefused, PictureError
 from bulk.storage import Folder, Store
 from core.telemetry.logs import printable
+from lama.clock import clock
 
 FAILURES: Final = "failures.jsonl"
 
@@ -130,9 +131,3 @@ class Progress:
 
     def _say(self, text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from bulk import local, on_ray
 from bulk.errors import BulkRefused, PictureError
-from bulk.report import Counts, Failures, Progress, clock
+from bulk.report import Counts, Failures, Progress
 from bulk.stages import Decoder, Encoder, Filler, Work
 from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
 from bulk.tasks import MaskNames, Plan, Task, find, read_boxes
 from core.config import Settings
+from lama.clock import clock
 
 #: Pixels that a picture may have where MAX_IMAGE_PIXELS doesn't say: a page may be a long strip.
 MOST_PIXELS: Final = 64 * 1024 * 1024
@@ -75,7 +76,7 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
         settings.mask_threshold,
         settings.inpaint_region if "inpaint_region" in settings.model_fields_set else "mask",
     )  # fmt: skip
-    there = set(output.names()) if _exists(output) else set()
+    there = set(output.names()) if output.exists() else set()
     return work, find(source, names, there, request.form, masks, boxes)
 
 
@@ -168,10 +169,6 @@ def _output(where: str) -> Store:
     if path.exists() and not path.is_dir():
         raise BulkRefused(f"OUTPUT: {where} is a file, a folder is needed")
     return Folder(path)
-
-
-def _exists(output: Store) -> bool:
-    return output.root.exists() if isinstance(output, Folder) else output.exists()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bulk.codec import PICTURE_SUFFIXES, Picture, decode, encode, suffix_of
-from bulk.errors import PictureError
+from bulk.errors import PictureError, named
 from bulk.masks import Hole, as_stored, decode_mask, mask_of_boxes
 from bulk.parquet import Reader
 from bulk.storage import Store
@@ -52,10 +52,6 @@ class Item:
     hole: Hole
     content: bytes = b""
 
-    @property
-    def pixels(self) -> int:
-        return self.hole.size
-
 
 class Decoder:
     """The first stage."""
@@ -64,8 +60,9 @@ class Decoder:
         self._work = work
         self._rows = Reader(work.source)
 
+    @named("undecodable")
     def __call__(self, task: Task, admit: Callable[[int], None] = lambda pixels: None) -> Item:
-        """Read and decode a picture and its mask; raises PictureError."""
+        """Read and decode a picture and its mask; raises PictureError, and nothing else."""
         work = self._work
         row = self._rows(task.row) if task.row else {}
         content = row.get("image") if task.row else _read(work.source, task.name, "unreadable")
@@ -151,6 +148,7 @@ class Encoder:
     def __init__(self, work: Work) -> None:
         self._work = work
 
+    @named("unencodable")
     def encoded(self, item: Item, filled: npt.NDArray[np.uint8]) -> tuple[str, bytes]:
         """A result's name and content; raises PictureError."""
         form = self._work.form or item.picture.format
@@ -159,8 +157,9 @@ class Encoder:
             name += suffix_of(form)
         return name, item.content or encode(item.picture, filled, item.hole, form)
 
+    @named("unencodable")
     def __call__(self, item: Item, filled: npt.NDArray[np.uint8]) -> None:
-        """Encode and write a result; raises PictureError."""
+        """Encode and write a result; raises PictureError, and nothing else."""
         name, content = self.encoded(item, filled)
         try:
             self._work.output.write(name, content)

@@ -22,6 +22,9 @@ LITTER = frozenset({"thumbs.db", "desktop.ini"})
 class Store(Protocol):
     """Files by their names: relative paths with '/' between the parts."""
 
+    def exists(self) -> bool:
+        """Whether there is such a place; `write` makes it."""
+
     def names(self) -> Iterator[str]:
         """All files but hidden ones."""
 
@@ -37,6 +40,9 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def exists(self) -> bool:
+        return self.root.exists()
 
     def names(self) -> Iterator[str]:
         for folder, below, files in os.walk(self.root, onerror=_refuse):

@@ -21,6 +21,12 @@ _NEVER: Final = -1
 _LARGEST: Final = 1 << 30
 
 
+def settle_memory() -> None:
+    """What every process does that has a network, before it starts threads or loads torch."""
+    keep_freed_memory()
+    bound_kernel_caches()
+
+
 def keep_freed_memory() -> None:
     """Have malloc keep what is freed and use it again, for all threads and at all sizes.
 

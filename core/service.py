@@ -20,7 +20,7 @@ from core.errors import RedisUnsuitable, WorkerError
 from core.faults import Fault, reach
 from core.heartbeat import Heartbeat
 from core.identity import Identity, current_identity
-from core.memory import bound_kernel_caches, keep_freed_memory
+from core.memory import settle_memory
 from core.pipeline import BatchPipeline
 from core.queues import Queues, open_queues
 from core.recovery import Recovery
@@ -156,8 +156,7 @@ class Service:
 
 def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> NoReturn:
     """Load the network, serve until a signal, and end the process with the exit status."""
-    keep_freed_memory()
-    bound_kernel_caches()
+    settle_memory()
     # Until there is something to finish, a stop is clean at once. (As process 1 of a container,
     # a program without a handler does not even notice the signal.)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from typing import Any
 from core.commands.common import add_command, print_json
 from core.config import load_settings
 from core.errors import WorkerError
-from core.memory import keep_freed_memory
+from core.memory import settle_memory
 from core.telemetry.logs import printable
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -60,14 +60,15 @@ def add(commands: Any) -> None:
 def command(options: argparse.Namespace) -> int:
     """0 if every picture is done, 1 if some could not be."""
     try:
+        from bulk.errors import BulkRefused
         from bulk.run import Request, estimate, run
     except ModuleNotFoundError as error:
         raise BulkMissing(
             f"bulk needs {error.name}: pip install -r base_requirements.txt"
         ) from error
     if options.workers < 0 or (options.workers and options.ray is None):
-        raise BulkMissing("--workers is a number of networks, from 1 on, and goes with --ray")
-    keep_freed_memory()
+        raise BulkRefused("--workers is a number of networks, from 1 on, and goes with --ray")
+    settle_memory()
     request = Request(
         options.input,
         options.output,

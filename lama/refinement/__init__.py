@@ -37,7 +37,7 @@ from .halves import Halves
 from .holes import LargeHole, halvings, large_holes, surroundings, window
 from .pyramid import Scale, as_pictures, composite, pyramid
 
-__all__ = ["Budget", "Refiner", "refined_fill"]
+__all__ = ["Budget", "Refiner"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,15 @@ class Refiner:
             hole = mask.reshape(mask.shape[:2]) > self._threshold
             results.append(self._refined(image, hole, usual, padding))
         return results
+
+    def fill(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The normal way, and then refined: a `Fill` like any other.
+
+        Where pictures are shown to the network in parts (`lama.regions.inpaint`), call this object
+        with what that made; don't put this into it. In a window that is close about a hole there is
+        little to see at a smaller scale.
+        """
+        return self(images, masks, self._fill(images, masks))
 
     def _refined(
         self, image: np.ndarray, hole: np.ndarray, usual: np.ndarray, padding: Padding
@@ -160,33 +169,3 @@ class Refiner:
         self._progressed()
         # H, W, 3 -> 1, 3, H, W
         return torch.from_numpy(filled).permute(2, 0, 1)[None].to(self._device).float() / 255
-
-
-def refined_fill(
-    model: InpaintingModel,
-    device: str | torch.device,
-    fill: Fill,
-    *,
-    use_fp16: bool = True,
-    mask_threshold: int = 0,
-    budget: Budget | None = None,
-    progressed: Callable[[], None] = lambda: None,
-) -> Fill:
-    """`fill`, and then the large holes refined: a `Fill` like any other.
-
-    `model` is what `load_lama_model` gave, `fill` the normal way on the same device, as by
-    `batch_inference`. The other arguments are `Refiner`'s. Where pictures are shown to the network
-    in parts (`lama.regions.inpaint`), put this around that, not into it: in a window that is close
-    about a hole there is little to see at a smaller scale.
-    """
-    refine = Refiner(
-        model, device, fill, use_fp16=use_fp16, mask_threshold=mask_threshold, budget=budget,
-        progressed=progressed,
-    )  # fmt: skip
-
-    def filled_and_refined(
-        images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        return refine(images, masks, fill(images, masks))
-
-    return filled_and_refined

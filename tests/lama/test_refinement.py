@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lama.bin.inference import batch_inference
-from lama.refinement import Budget, Refiner, agreement, refined_fill
+from lama.refinement import Budget, Refiner, agreement
 from lama.refinement.agreement import Disagreement, agree
 from lama.refinement.halves import Halves
 from lama.refinement.holes import halvings, large_holes, surroundings, window
@@ -80,7 +80,7 @@ def test_a_large_hole_is_filled_anew_and_nothing_else_is_touched(model, fill):
     before = image.copy(), mask.copy()
     (usual,) = fill([image], [mask])
     kept = usual.copy()
-    (result,) = refined_fill(model, "cpu", fill, use_fp16=False, budget=SMALL)([image], [mask])
+    (result,) = refiner(model, fill).fill([image], [mask])
     assert (result.shape, result.dtype) == (image.shape, np.uint8)
     assert np.array_equal(result[mask == 0], image[mask == 0])
     large = np.zeros_like(mask, bool)
@@ -136,7 +136,7 @@ def test_a_picture_that_is_small_enough_as_it_is_goes_the_normal_way(model, fill
 )
 def test_holes_at_the_edges_are_filled_within_the_picture(model, fill, box):
     image, mask = texture(150, 170), holes(150, 170, box)
-    result = refined_fill(model, "cpu", fill, use_fp16=False, budget=SMALL)([image], [mask])[0]
+    result = refiner(model, fill).fill([image], [mask])[0]
     assert np.array_equal(result[mask == 0], image[mask == 0])
     assert not np.array_equal(result, fill([image], [mask])[0])
 
@@ -153,14 +153,14 @@ def test_masks_may_be_grey_and_have_a_third_axis(model, fill):
 def test_what_is_hidden_in_the_hole_does_not_matter(model, fill):
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     other = np.where((mask > 0)[..., None], np.uint8(255), image)
-    refined = refined_fill(model, "cpu", fill, use_fp16=False, budget=SMALL)
+    refined = refiner(model, fill).fill
     assert np.array_equal(refined([image], [mask])[0], refined([other], [mask])[0])
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_is_beside_it(model, fill):
     images = [texture(150, 170, 1), texture(130, 200, 2)]
     masks = [holes(150, 170, LARGE), holes(130, 200, LARGE)]
-    refined = refined_fill(model, "cpu", fill, use_fp16=False, budget=SMALL)
+    refined = refiner(model, fill).fill
     together = refined(images, masks)
     for image, mask, result in zip(images, masks, together, strict=True):
         assert np.array_equal(refined([image], [mask])[0], result)

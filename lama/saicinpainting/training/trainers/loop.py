@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lama.clock import clock
+
 from ..data.batches import batches, make_batch, plan_batch
 from ..data.pictures import Pictures, picture_files
 from .errors import CheckpointError
@@ -140,11 +142,6 @@ class _Report:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         self._say(
             f"step {trainer.step}  {self._pictures / max(seconds, 1e-9):.1f} img/s  {terms}  "
-            f"{100 * progress:.1f} %  {_clock(left)} left"
+            f"{100 * progress:.1f} %  {clock(left)} left"
         )
         self._begin()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
