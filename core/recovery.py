@@ -55,6 +55,7 @@ class Recovery:
         self._workers = keys.workers(identity.namespace)
         self._segments = keys.segments(identity.namespace)
         self._passes = 0
+        self._dead_seen = 0
 
     async def run(self) -> None:
         """Recover now and then at intervals, until cancelled."""
@@ -233,9 +234,15 @@ class Recovery:
                 )  # fmt: skip
 
     async def _expire_dead(self) -> None:
-        """Drop dead jobs of this namespace whose time is over, with their inputs."""
+        """Drop dead jobs of this namespace whose time is over, with their inputs.
+
+        A pass looks at a chunk of the list, and the next goes on behind it.
+        """
         latest = time.time() - self._settings.dead_ttl_s
-        for entry in cast("list[bytes]", await self._redis.lrange(keys.DEAD, 0, CHUNK - 1)):
+        start = self._dead_seen
+        chunk = cast("list[bytes]", await self._redis.lrange(keys.DEAD, start, start + CHUNK - 1))
+        self._dead_seen = start + len(chunk) if len(chunk) == CHUNK else 0
+        for entry in chunk:
             try:
                 told = json.loads(entry)
                 if told["namespace"] != self._identity.namespace or told["at"] > latest:
@@ -246,6 +253,7 @@ class Recovery:
             await self._unlink(input_names(payload, self._settings))
             reach(Fault.DEAD_EXPIRED)
             await self._redis.lrem(keys.DEAD, 1, cast(str, entry))
+            self._dead_seen = max(0, self._dead_seen - 1)
             request = request_of(payload) or ("unknown", "")
             log.info("the dead job of request %s is dropped", request[0], extra=about(request[0]))
 

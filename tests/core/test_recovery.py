@@ -25,7 +25,7 @@ from core.contract import result_name_start
 from core.identity import Identity, current_identity
 from core.keys import Kind
 from core.queues import Claim, Queues
-from core.recovery import Recovery
+from core.recovery import CHUNK, Recovery
 from demo.redis_server import RedisServer
 from tests.conftest import OWN, OwnPipeline, StartWorker, segments, wait_until, worker_id
 from tests.pipeline import Pipeline, page
@@ -361,6 +361,34 @@ def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
     assert segments() == {young, foreign}
     assert raw.lrange(keys.DEAD, 0, -1) == [one.encode() for one in kept]
     shm.unlink_all((young, foreign), UIDS)
+
+
+def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    namespace, now = current_identity(settings).namespace, int(time.time())
+    kept = [f"written by hand {number}".encode() for number in range(2 * CHUNK)]
+
+    def old(name: str) -> str:
+        message = {"preprocessed_img_shm_info": {"shm_name": write_segment(name)}}
+        past = now - int(settings.dead_ttl_s) - 1
+        return json.dumps({"raw": json.dumps(message), "namespace": namespace, "at": past})
+
+    async def passes() -> None:
+        recovery = Recovery(settings, current_identity(settings), Link(settings))
+        for _ in range(3):
+            await recovery.recover()
+        assert raw.lrange(keys.DEAD, 0, -1) == kept
+        # And it begins again at the head.
+        raw.lpush(keys.DEAD, old(f"img_shm_{OWN}head"))
+        for _ in range(3):
+            await recovery.recover()
+        await recovery.close()
+
+    raw.rpush(keys.DEAD, *kept, old(f"img_shm_{OWN}tail"))
+    asyncio.run(passes())
+    assert raw.lrange(keys.DEAD, 0, -1) == kept
+    assert segments() == set()
 
 
 # -- with real workers that are killed ------------------------------------------------------------
