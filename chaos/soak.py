@@ -65,8 +65,9 @@ def vitals(pid: int) -> Vitals:
 class Soak:
     """Sends jobs, takes their results, and looks at the worker now and then."""
 
-    def __init__(self, client: Any, tag: str, seed: int) -> None:
+    def __init__(self, client: Any, worker: Program, tag: str, seed: int) -> None:
         self._redis = client
+        self._worker = worker
         self._tag = tag
         self._random = np.random.default_rng(seed)
         self.samples: list[Vitals] = []
@@ -128,6 +129,9 @@ class Soak:
         key = f"inpainting_result:{self._tag}{number}"
         deadline = time.monotonic() + JOB_TIMEOUT_S
         while not (description := self._redis.hget(key, "inpaint_shm_info")):
+            if self._worker.has_ended():
+                tail = self._worker.log.read_text()[-2000:]
+                raise RuntimeError(f"the worker ended before job {number} was done: {tail}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no result of job {number} after {JOB_TIMEOUT_S:g} s")
             time.sleep(0.002)
@@ -178,7 +182,7 @@ def main() -> int:
             worker.start()
             try:
                 pid = _wait_for(client, worker)
-                soak = Soak(client, tag, options.seed)
+                soak = Soak(client, worker, tag, options.seed)
                 began = time.monotonic()
                 soak.run(options.jobs, pid)
                 elapsed = time.monotonic() - began

@@ -6,11 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import redis
 
+from chaos import soak as soaking
+from chaos.jobs import DEV_SHM
+from chaos.programs import Program, Tally
 from chaos.soak import Soak, Vitals, vitals
-from tests.conftest import ROOT
+from core import shm
+from tests.conftest import OWN, ROOT
 
 
 @pytest.mark.timeout(120)
@@ -37,12 +43,28 @@ def test_what_a_worker_uses_levels_off_and_nothing_is_left_of_many_jobs() -> Non
     ],
 )
 def test_what_does_not_level_off_is_found(last: Vitals, what: str) -> None:
-    soak = Soak(None, "tag", 1)
+    soak = Soak(None, Program("worker", [], Tally(), Path("log")), "tag", 1)
     soak.samples = [Vitals(80.0, 10, 4), *[Vitals(100.0, 14, 7)] * 20]
     assert soak.wrong() == []
     soak.samples.append(last)
     (found,) = soak.wrong()
     assert what in found
+
+
+def test_a_worker_that_ends_is_told_with_its_last_words(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soaking, "JOB_TIMEOUT_S", 60.0)
+    log = tmp_path / "log"
+    worker = Program("worker", ["-c", "raise SystemExit('out of order')"], Tally(), log)
+    worker.start()
+    try:
+        soak = Soak(client, worker, f"{OWN}soak", 1)
+        with pytest.raises(RuntimeError, match=r"ended before job 0 was done: out of order"):
+            soak.run(1, os.getpid())
+    finally:
+        worker.kill_for_good()
+        shm.unlink_all([path.name for path in DEV_SHM.glob(f"*{OWN}soak*")], {os.getuid()})
 
 
 def test_vitals_are_a_processs_own() -> None:
