@@ -14,6 +14,7 @@ import os
 import signal
 from typing import Any
 
+import numpy as np
 import redis
 
 from benchmarks.networks import network
@@ -39,6 +40,7 @@ def consume(settings: Settings) -> None:
         (picture,) = infer([loaded])
         if isinstance(picture, Exception):
             raise picture
+        assert isinstance(picture, np.ndarray), "nothing is staged here"
         result = finish(loaded, picture)
         name = f"{settings.shm_name_prefix}{os.getpid()}_{number}"
         shm.write(name, result, settings.shm_file_mode)

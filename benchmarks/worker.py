@@ -80,6 +80,7 @@ class Bench:
 def engine(bench: Bench) -> None:
     """Jobs a second with the real network, against the same pictures through it alone."""
     lama = LaMa(load_settings())
+    lama.prepare()
     loaded = _loaded(bench.traffic, Kind.SHORT)
     batches = [[loaded] * 4] * (FEW // 4)
     with ExitStack() as stack:

@@ -21,6 +21,9 @@ Picture = npt.NDArray[np.uint8]
 #: What torch says when an allocation fails, on a GPU and on a CPU; the size that it asked for.
 _TRIED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMG]iB)", re.IGNORECASE)
 _IN_USE = re.compile(r"([\d.]+) ([KMG]iB) is allocated by PyTorch")
+#: What CUDA itself says, without torch's allocator (kernels, graphs, pinned memory), and cuBLAS,
+#: cuFFT and cuDNN.
+_NO_MEMORY = re.compile(r"CUDA error: out of memory|ALLOC(ATION)?_FAILED")
 _MIB: Final = {"bytes": 2**-20, "KiB": 2**-10, "MiB": 1.0, "GiB": 2.0**10}
 
 
@@ -34,13 +37,14 @@ class WithPicture(Protocol):
 
 
 Item = TypeVar("Item", bound=WithPicture)
+Result = TypeVar("Result")
 
 
 def halving(
-    infer: Callable[[Sequence[Item]], list[Picture]],
+    infer: Callable[[Sequence[Item]], list[Result]],
     batch: Sequence[Item],
     check_device: Callable[[], None] = lambda: None,
-) -> list[Picture | TransientFailure]:
+) -> list[Result | TransientFailure]:
     """The results of a batch, which is halved when it fails until what fails is one picture.
 
     After a failure `check_device` gives memory back and raises DeviceFault if nothing can be
@@ -77,7 +81,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
-        or "ALLOC_FAILED" in str(error)  # cuBLAS and cuDNN
+        or _NO_MEMORY.search(str(error)) is not None
     )
 
 

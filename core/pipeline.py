@@ -25,9 +25,10 @@ from core.connection import REDIS_ERRORS, Backoff
 from core.contract import Segment, request_of, result_fields, result_name_start
 from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
+from core.handover import Filled, Loaded, Network, Restored, Staging, is_pending
 from core.identity import Identity
 from core.queues import Claim, Queues
-from core.stages import Finisher, Loaded, Loader, Network, Picture
+from core.stages import Finisher, Loader
 from core.telemetry import tracing, watch
 
 #: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
@@ -37,6 +38,7 @@ MAX_DELAYED: Final = 256
 #: A job whose result is in shared memory and not committed.
 Stored = tuple[Claim, Loaded, Segment]
 
+Given = TypeVar("Given")
 Outcome = TypeVar("Outcome")
 
 
@@ -49,7 +51,7 @@ class Work:
     claimed_at: float
     load_s: float = 0.0
     infer_s: float = 0.0
-    pictures: list[Picture | TransientFailure] = field(default_factory=list)
+    pictures: Sequence[Filled] = field(default_factory=list)
 
 
 class BatchPipeline:
@@ -70,7 +72,7 @@ class BatchPipeline:
         self._network = network
         self._stop = stop
         self._uids = settings.uids
-        self._loader = Loader(settings)
+        self._loader = Loader(settings, self._staging)
         self._finisher = Finisher(settings)
         self._source = BatchSource(settings, queues)
         self._room = asyncio.Semaphore(1)
@@ -147,6 +149,7 @@ class BatchPipeline:
     async def _store_loop(self) -> None:
         while (work := await self._to_store.get()) is not None:
             began = time.monotonic()
+            await self._collect(work)
             delivered = await self._deliver(work)
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
@@ -164,8 +167,11 @@ class BatchPipeline:
         if batch.attempts >= self._settings.max_attempts:
             loaded = [JobError("crashed", "every worker that tried this job died on it")]
         else:
-            loop = asyncio.get_running_loop()
-            loaded = await loop.run_in_executor(self._load_thread, self._load_all, batch.claims)
+            if self._staging() is None:
+                loop = asyncio.get_running_loop()
+                loaded = await loop.run_in_executor(self._load_thread, self._load_all, batch.claims)
+            else:  # which asks something of a device, and that may hang
+                loaded = await self._in_time(self._load_thread, self._load_all, batch.claims)
         for claim, outcome in zip(batch.claims, loaded, strict=True):
             if isinstance(outcome, Exception):
                 await self._failed(claim, batch.attempts, outcome)
@@ -175,30 +181,46 @@ class BatchPipeline:
         work.load_s = time.monotonic() - work.claimed_at
         return work
 
+    def _staging(self) -> Staging | None:
+        staging: Staging | None = getattr(self._network, "staging", None)
+        return staging
+
     def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
         return [_outcome(self._loader, claim) for claim in claims]
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
         watch.batch_started()
-        inference = asyncio.get_running_loop().run_in_executor(
-            self._infer_thread, self._network, [loaded for _, loaded in work.jobs]
-        )
+        batch = [loaded for _, loaded in work.jobs]
+        work.pictures = await self._in_time(self._infer_thread, self._network, batch)
+        work.infer_s = time.monotonic() - began
+
+    async def _collect(self, work: Work) -> None:
+        """Wait for what a device still has of a batch."""
+        if any(is_pending(picture) for picture in work.pictures):
+            collect: Callable[[Sequence[Filled]], list[Filled]] = self._network.collect  # type: ignore[attr-defined]
+            work.pictures = await self._in_time(self._store_thread, collect, work.pictures)
+
+    async def _in_time(
+        self, thread: Executor, act: Callable[[Sequence[Given]], Outcome], batch: Sequence[Given]
+    ) -> Outcome:
+        """What a stage makes of a batch; raises HungInference if its device doesn't come back."""
+        began = time.monotonic()
+        doing = asyncio.get_running_loop().run_in_executor(thread, act, batch)
         timeout_s = self._settings.inference_timeout_s
-        while not inference.done():
+        while not doing.done():
             # A network that works step by step is slow, not hung, for as long as it makes some.
             progressed_at = max(began, float(getattr(self._network, "progressed_at", began)))
             left_s = timeout_s - (time.monotonic() - progressed_at)
             if left_s > 0:
-                await asyncio.wait({inference}, timeout=left_s)
+                await asyncio.wait({doing}, timeout=left_s)
                 continue
             raise HungInference(
-                f"a batch of {len(work.jobs)} is not done after "
+                f"a batch of {len(batch)} is not done after "
                 f"INFERENCE_TIMEOUT_S={timeout_s:g}: the process ends, "
                 f"the batch stays in the processing list of {self._identity.worker}"
             )
-        work.pictures = inference.result()
-        work.infer_s = time.monotonic() - began
+        return doing.result()
 
     async def _deliver(self, work: Work) -> int:
         """Store and commit a batch; how many of its jobs were delivered by this worker."""
@@ -227,14 +249,13 @@ class BatchPipeline:
                 await backoff.wait()
         return delivered
 
-    def _store_all(
-        self, jobs: Sequence[tuple[Claim, Loaded, Picture | TransientFailure]]
-    ) -> list[Segment | Exception]:
+    def _store_all(self, jobs: Sequence[tuple[Claim, Loaded, Filled]]) -> list[Segment | Exception]:
         return [_outcome(self._store, *job) for job in jobs]
 
-    def _store(self, claim: Claim, loaded: Loaded, picture: Picture | TransientFailure) -> Segment:
+    def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Segment:
         if isinstance(picture, TransientFailure):
             raise picture
+        assert isinstance(picture, np.ndarray | Restored), "it was not collected"
         start = result_name_start(self._settings, self._identity.worker, claim.payload)
         name = f"{start}{next(self._counter)}"
         result = self._finisher(loaded, picture)

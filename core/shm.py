@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +34,12 @@ def read(
     shape: tuple[int, ...],
     dtype: np.dtype[np.generic],
     allowed_uids: Collection[int],
+    place: Callable[[tuple[int, ...], np.dtype[np.generic]], npt.NDArray[np.generic]] = np.empty,
 ) -> tuple[npt.NDArray[np.generic], int]:
     """A copy of a segment's content as a C-ordered array, and the uid that the segment belongs to.
 
     The caller has checked `name` (see `core.contract`) and that the array is within its limits.
+    `place` makes the array, of any values.
 
     Raises TransientFailure if there is no such segment or no memory or descriptor to read it
     with, and BadMessage if it is not a regular file, belongs to a uid outside `allowed_uids` or
@@ -57,7 +59,7 @@ def read(
                 f"segment {name!r} has {status.st_size} bytes, shape {list(shape)} of {dtype} "
                 f"needs {needed}",
             )
-        array = np.empty(shape, dtype)
+        array = place(shape, dtype)
         _read_fully(descriptor, name, array.data.cast("B"))
         return array, status.st_uid
     finally:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,40 +22,28 @@ from core.config import Settings
 from core.contract import CANVAS, Job, Segment, parse_job
 from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
+from core.handover import Filled, Loaded, Network, Pending, Picture, Restored, Staging, is_pending
 from core.keys import Kind
 from core.queues import Claim
 from core.telemetry import about
 from lama.padding import without_padding
 from lama.regions import Padding
 
+__all__ = ["Finisher", "LaMa", "Loaded", "Loader", "Network", "Picture", "full_batches"]
+
 log = logging.getLogger(__name__)
-
-Picture = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A job with its pixels.
-
-    `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
-    picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
-    picture's segment, `began_at` when it was taken up, in unix seconds.
-    """
-
-    job: Job
-    image: Picture
-    mask: Picture
-    original: Picture | None
-    owner: int
-    began_at: float = 0.0
 
 
 class Loader:
     """The first stage: from a payload to pixels."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, staging: Callable[[], Staging | None] = lambda: None
+    ) -> None:
+        """`staging` is asked for every job, as a network may be ready for it only later."""
         self._settings = settings
         self._uids = settings.uids
+        self._staging = staging
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job; raises JobError."""
@@ -66,9 +54,10 @@ class Loader:
                 "request %s says is_long=%s but came from the %s queue, which decides",
                 job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
             )  # fmt: skip
-        image, owner = self._read(job.image)
-        mask = self._read(job.mask)[0].reshape(job.mask.shape[:2])
-        return Loaded(
+        staging = self._staging()
+        image, owner = self._read(job.image, staging)
+        mask = self._read(job.mask, staging)[0].reshape(job.mask.shape[:2])
+        loaded = Loaded(
             job,
             _picture(job.image, image),
             self._grey(job.mask, mask),
@@ -76,10 +65,18 @@ class Loader:
             owner,
             began_at,
         )
+        if staging is None:
+            return loaded
+        return replace(loaded, staged=staging.stage(loaded.image, loaded.mask, job.original_size))
 
-    def _read(self, segment: Segment) -> tuple[npt.NDArray[Any], int]:
+    def _read(
+        self, segment: Segment, staging: Staging | None = None
+    ) -> tuple[npt.NDArray[Any], int]:
         """A segment's array and the uid that it belongs to."""
-        return shm.read(segment.name, segment.shape, segment.dtype, self._uids)
+        where = segment.name, segment.shape, segment.dtype, self._uids
+        if staging is None or segment.dtype != np.uint8:
+            return shm.read(*where)
+        return shm.read(*where, place=lambda shape, _: staging.place(shape))
 
     def _grey(self, segment: Segment, mask: npt.NDArray[Any]) -> Picture:
         """A mask of any dtype as uint8 with the same holes."""
@@ -105,20 +102,6 @@ class Loader:
             return None
 
 
-class Network(Protocol):
-    """The second stage, as the service sees it."""
-
-    def describe(self) -> str:
-        """Device and precision, for the log."""
-
-    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none.
-
-        Raises DeviceFault if only a new process can help. A network that works at a batch step by
-        step says when it made the last one in an attribute `progressed_at` (time.monotonic()).
-        """
-
-
 class LaMa:
     """The network of the second stage, on the GPU if there is one and it may be used."""
 
@@ -135,6 +118,9 @@ class LaMa:
         self._use_half = settings.use_fp16
         self._threshold = settings.mask_threshold
         self._wants_cuda = settings.use_cuda
+        self._settings = settings
+        #: Where a full canvas is best loaded to, once the device is prepared.
+        self.staging: Any = None
         self.progressed_at = 0.0
         self.device = "cuda" if self._wants_cuda and torch.cuda.is_available() else "cpu"
         try:
@@ -144,7 +130,6 @@ class LaMa:
             # A first picture finds a broken device, and pays for what the first one always costs.
             picture = np.zeros((64, 64, 3), np.uint8)
             self._infer([picture], [np.full((64, 64), 255, np.uint8)])
-            self._prepare(settings)
             self._refine = self._refiner() if settings.refine else None
         except Exception as error:
             raise ModelUnavailable(
@@ -152,16 +137,32 @@ class LaMa:
                 "name its files)"
             ) from error
 
-    def _prepare(self, settings: Settings) -> None:
+    def prepare(self) -> None:
         """On a GPU, make ready for full canvases while the first jobs are already claimed."""
         if self.device == "cpu" or self._region != "full":
             return
-        threading.Thread(
-            target=self._inference.prepare,
-            args=(self._model, self.device, self._use_half, full_batches(settings)),
-            name="prepare",
-            daemon=True,
-        ).start()
+        if self._refine is not None:
+            # It uses the GPU beside the engine, which nobody may while graphs are recorded.
+            self._make_ready()
+        else:
+            threading.Thread(target=self._make_ready, name="prepare", daemon=True).start()
+
+    def _make_ready(self) -> None:
+        """Without any of it the device works as well, only slower."""
+        from lama.bin.staged import StagedInference
+
+        batches = full_batches(self._settings)
+        try:
+            self._inference.prepare(self._model, self.device, self._use_half, batches)
+            if self._refine is None:
+                # Only now, as other threads may use the GPU from here on.
+                self.staging = StagedInference(
+                    self._model, self.device, self._use_half, self._threshold,
+                    batch=max(count for count, _, _ in batches),
+                    pixels=max(height * width for _, height, width in batches),
+                )  # fmt: skip
+        except RuntimeError as error:
+            log.warning("%s is not made ready: %s", self.device, str(error).splitlines()[0])
 
     def _refiner(self) -> Any:
         from lama.refinement import Refiner
@@ -187,13 +188,28 @@ class LaMa:
     @property
     def half_fallbacks(self) -> int:
         """Pictures computed again in float32 so far, because half precision overflowed."""
+        return int(self._engine().half_fallbacks)
+
+    def _engine(self) -> Any:
         from lama.saicinpainting.training.modules.precision import half_dtype
 
         dtype = half_dtype(self.device, self._use_half)
-        return self._inference.engine_of(self._model, self.device, dtype).half_fallbacks
+        return self._inference.engine_of(self._model, self.device, dtype)
 
-    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
+    def __call__(self, batch: Sequence[Loaded]) -> Sequence[Filled]:
         return halving(self._inpaint, batch, self.check_device)
+
+    def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
+        """What `__call__` gave, when all of it has arrived from the device."""
+        return [self._arrived(one) if is_pending(one) else one for one in pictures]
+
+    def _arrived(self, picture: Any) -> Filled:
+        try:
+            return Restored(picture.result())
+        except RuntimeError as error:
+            text = str(error)
+        self.check_device()
+        return TransientFailure("inference_failed", f"a copy from {self.device} failed: {text}")
 
     def layout(self) -> str:
         """The network's size, for people."""
@@ -215,7 +231,7 @@ class LaMa:
         import torch
 
         try:
-            torch.cuda.empty_cache()
+            self._engine().give_back_memory()
             torch.ones(1, device=self.device).add(1).item()
         except Exception as error:
             if not is_out_of_memory(error):
@@ -224,7 +240,27 @@ class LaMa:
                     "stays in the processing list"
                 ) from error
 
-    def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture]:
+    def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture | Pending]:
+        if self.staging is None:
+            return list(self._inpaint_here(batch))
+        filled: dict[int, Picture | Pending] = {}
+        for there in (False, True):
+            part = [i for i, one in enumerate(batch) if (one.staged is not None) == there]
+            if part:
+                fill = self._inpaint_there if there else self._inpaint_here
+                filled |= zip(part, fill([batch[i] for i in part]), strict=True)
+        return [filled[i] for i in range(len(batch))]
+
+    def _inpaint_there(self, batch: Sequence[Loaded]) -> Sequence[Pending]:
+        """What is staged; it comes back finished."""
+        pictures: Sequence[Pending] = self.staging.fill(
+            [one.staged for one in batch],
+            [one.job.padding for one in batch],
+            [one.job.original_size for one in batch],
+        )
+        return pictures
+
+    def _inpaint_here(self, batch: Sequence[Loaded]) -> list[Picture]:
         images, masks = [one.image for one in batch], [one.mask for one in batch]
         paddings = [one.job.padding for one in batch]
         pictures: list[Picture] = self._regions.inpaint(
@@ -275,10 +311,14 @@ class Finisher:
     def __init__(self, settings: Settings) -> None:
         self._threshold = settings.mask_threshold
 
-    def __call__(self, loaded: Loaded, picture: Picture) -> Picture:
-        """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole."""
+    def __call__(self, loaded: Loaded, picture: Picture | Restored) -> Picture:
+        """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole.
+
+        The mask is always resized here: by a level more or less a pixel would be in the hole or
+        not. A device restores pictures to within a level.
+        """
         job = loaded.job
-        result = _restored(job, picture)
+        result = picture.pixels if isinstance(picture, Restored) else _restored(job, picture)
         if loaded.original is not None:
             mask = without_padding(loaded.mask, job.padding, job.original_size)
             kept = (mask <= self._threshold).view(np.uint8)

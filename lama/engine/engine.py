@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ from lama.saicinpainting.training.modules.precision import exact_float32
 
 from .folding import fold
 from .network import Network
+from .pixels import masked
 from .replay import GraphRecorder, Replayed, run_again
+from .transfers import Download, Staged, Transfers, say_unpinned
+from .turns import Turns
 from .windows import windows
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ class Engine:
         self._device, self._dtype = device, dtype
         self.network = Network(fold(generator), device, dtype)
         self._exact: Network | None = self.network if dtype == torch.float32 else None
-        self._lock = threading.Lock()
+        self._turns = Turns()
         # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
         self._by_windows = device.type == "cpu"
         self._paint = Replayed(
@@ -52,14 +55,17 @@ class Engine:
     @torch.no_grad()
     def prepare(self, batch: int, height: int, width: int) -> None:
         """On a GPU, records what batches of this size run, which takes seconds; else nothing."""
-        with self._lock:
+        with self._turns:
             if self._by_windows:
                 return
-            self._paint.prepare(
-                torch.zeros((batch, height, width, 4), dtype=torch.uint8, device=self._device)
-            )
-            # A recording uses them where they are.
-            self._kept.append(self.network.units(batch, height, width))
+            if self._paint.prepare((batch, height, width, 4), self._device):
+                # A recording uses them where they are.
+                self._kept.append(self.network.units(batch, height, width))
+
+    def give_back_memory(self) -> None:
+        """Gives what torch keeps of a GPU's memory back; never in the middle of a recording."""
+        with self._turns:
+            torch.cuda.empty_cache()
 
     @torch.no_grad()
     def fill(self, pictures: Picture, holes: Hole) -> list[Picture | None]:
@@ -68,7 +74,7 @@ class Engine:
         H and W are multiples of 8 and at least 16. A result differs from its picture in the hole
         only, is a new array and, on a CPU, does not depend on the other pictures.
         """
-        with self._lock:
+        with self._turns:
             if not self._by_windows:
                 return self._fill_batch(as_pixels(pictures, holes, self._device.type == "cuda"))
             return [
@@ -87,15 +93,50 @@ class Engine:
 
     def _fill_batch(self, pixels: Tensor) -> list[Picture | None]:
         """A batch as a whole; the composite is made on the device."""
-        device = self._device
-        filled, finite = _on_host(*self._paint(pixels, device))
-        broken = ~finite
+        filled, finite = self._filled(pixels)
+        results = _on_host(filled).numpy()
+        return [results[i] if ok else None for i, ok in enumerate(finite)]
+
+    @torch.no_grad()
+    def fill_staged(
+        self,
+        staged: Sequence[Staged],
+        threshold: int,
+        transfers: Transfers,
+        finish: Sequence[Callable[[Tensor], Tensor]],
+    ) -> list[Download | None]:
+        """Like `fill`, but from pictures of one size on the device to pictures on their way back.
+
+        A mask value above `threshold` is a hole. What comes back is what `finish` makes of each
+        filled picture, H×W×3 on the device: a new tensor.
+        """
+        with self._turns:
+            for one in staged:
+                transfers.await_arrival(one)
+            pictures = torch.stack([one.picture for one in staged])
+            masks = torch.stack([one.mask for one in staged])
+            filled, finite = self._filled(masked(pictures, masks, threshold))
+            # The next call writes over what is filled: it comes after this on the same stream.
+            return [
+                transfers.download(act(picture)) if ok else None
+                for act, picture, ok in zip(finish, filled, finite, strict=True)
+            ]
+
+    def _filled(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
+        """The filled pictures, B×H×W×3 on the device, and whether each is finite.
+
+        They are valid until the next call. Waits until they are there.
+        """
+        filled, finite = self._paint(pixels, self._device)
+        good = finite.cpu()
+        broken = ~good
         if bool(broken.any()) and self._dtype != torch.float32:
             self._note_overflow(int(broken.sum()), len(pixels))
-            again = _composite(self._exactly(), pixels[broken].to(device))
-            filled[broken], finite[broken] = _on_host(*again)
-        results = filled.numpy()
-        return [results[i] if ok else None for i, ok in enumerate(finite.tolist())]
+            which = broken.nonzero()[:, 0].to(pixels.device)
+            again, finite = _composite(self._exactly(), pixels[which].to(self._device))
+            filled[which.to(self._device)] = again
+            good[broken] = finite.cpu()
+        return filled, good.tolist()
 
     def _painted(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         return _composite(self.network, pixels)
@@ -137,22 +178,28 @@ def _composite(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(pixels[..., 3:] > 0, _scaled(logits), pixels[..., :3]), finite
 
 
-def _on_host(*tensors: Tensor) -> list[Tensor]:
-    """Copies, which from a GPU go through pinned memory, all at once."""
-    found = [
-        torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        for tensor in tensors
-    ]
-    for place, tensor in zip(found, tensors, strict=True):
-        place.copy_(tensor, non_blocking=True)
-    if tensors[0].is_cuda:
-        torch.cuda.current_stream(tensors[0].device).synchronize()
-    return found
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy, which from a GPU goes through pinned memory."""
+    place = _host(tensor.shape, pinned=tensor.is_cuda)
+    place.copy_(tensor, non_blocking=True)
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return place
+
+
+def _host(shape: Sequence[int], pinned: bool) -> Tensor:
+    """uint8 of any values, in ordinary memory where there is none that can be pinned."""
+    if pinned:
+        try:
+            return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=True)
+        except RuntimeError as error:
+            say_unpinned(error)
+    return torch.empty(tuple(shape), dtype=torch.uint8)
 
 
 def as_pixels(pictures: Picture, holes: Hole, pinned: bool = False) -> Tensor:
     """What the network takes: B×H×W×4, black in the hole, and the mask as the fourth channel."""
-    pixels = torch.empty((*holes.shape, 4), dtype=torch.uint8, pin_memory=pinned)
+    pixels = _host((*holes.shape, 4), pinned)
     array = pixels.numpy()
     np.multiply(pictures, ~holes[..., None], out=array[..., :3])
     np.multiply(holes, np.uint8(255), out=array[..., 3])

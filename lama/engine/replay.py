@@ -31,7 +31,7 @@ class Recording:
 class Replayed:
     """`function`, with recordings of the shapes that were prepared. For one thread at a time.
 
-    What `function` uses must stay where it is in memory. `record` is `record_graph` on a GPU.
+    What `function` uses must stay where it is in memory. `record` is a `GraphRecorder` on a GPU.
     """
 
     def __init__(self, function: Function, record: Callable[[Function, Tensor], Recording]) -> None:
@@ -39,22 +39,27 @@ class Replayed:
         self._record = record
         self._recordings: dict[tuple[int, ...], Recording] = {}
 
-    def prepare(self, given: Tensor) -> None:
-        """Record the shape of `given`; where memory is short it stays without, and slower."""
-        shape = tuple(given.shape)
+    def prepare(self, shape: tuple[int, ...], device: torch.device) -> bool:
+        """Record for uint8 of a shape; False where memory is short: it stays without, and slower.
+
+        A shape that was recorded before is not recorded again, which is False too.
+        """
         if shape in self._recordings:
-            return
+            return False
         try:
+            given = torch.zeros(shape, dtype=torch.uint8, device=device)
             self._recordings[shape] = self._record(self._function, given)
         except RuntimeError as error:
             logger.warning("no CUDA graph for %s: %s", shape, str(error).splitlines()[0])
+            return False
+        return True
 
-    def __call__(self, host: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-        """`host` may lie in pinned memory; the results are valid until the next call."""
-        recording = self._recordings.get(tuple(host.shape))
+    def __call__(self, pixels: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+        """`pixels` may lie on the host; the results are valid until the next call."""
+        recording = self._recordings.get(tuple(pixels.shape))
         if recording is None:
-            return self._function(host.to(device, non_blocking=True))
-        recording.given.copy_(host, non_blocking=True)
+            return self._function(pixels.to(device, non_blocking=True))
+        recording.given.copy_(pixels, non_blocking=True)
         recording.replay()
         return recording.found
 
@@ -71,24 +76,60 @@ def run_again(function: Function, given: Tensor) -> Recording:
 
 
 class GraphRecorder:
-    """Records CUDA graphs that share their memory: they never run at the same time."""
+    """Records CUDA graphs that share their memory: they never run at the same time.
+
+    All are recorded on one stream, since each stream that multiplies matrices gets a workspace for
+    good. Graphs share that workspace too, and torch clears it when it drops any of them, so that
+    they are kept as long as this, those that failed as well.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream | None = None
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        #: Bytes that the graphs share.
+        self._shared = 0
 
     def __call__(self, function: Function, given: Tensor) -> Recording:
+        """Raises RuntimeError where memory is short, or something cannot be recorded."""
+        device = given.device
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # Whatever happens only once (libraries that choose their kernels, the choice of the
-        # Fourier units' way) happens here, on a stream of its own as CUDA wants it.
-        stream = torch.cuda.Stream(given.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(given.device))
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                function(given)
-        torch.cuda.current_stream(given.device).wait_stream(stream)
-        torch.cuda.synchronize(given.device)
+        # Fourier units' way) happens in the first round. What the second one takes is what the
+        # graph will.
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream):
+            function(given)
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            function(given)
+            needed = torch.cuda.max_memory_allocated(device) - before
+        torch.cuda.current_stream(device).wait_stream(self._stream)
+        torch.cuda.synchronize(device)
         # What that took goes back, as the graph has memory of its own.
         torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info(device)[0]
+        require_room(needed, self._shared, free)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        self._graphs.append(graph)
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             found = function(given)
+        self._shared = max(self._shared, needed)
         return Recording(given, found, graph.replay)
+
+
+def require_room(needed: int, shared: int, free: int) -> None:
+    """Raises RuntimeError unless a graph fits into device memory, and a run without one beside it.
+
+    A graph keeps its memory for good, and pictures of other sizes need as much; and memory that
+    runs out in the middle of a recording may not come back. All in bytes: `shared` is there
+    already, from graphs that were recorded before.
+    """
+    if free < needed + max(0, needed - shared):
+        raise RuntimeError(
+            f"it would take {needed >> 20} MiB for good, and leave less than that of the "
+            f"{free >> 20} MiB that are free"
+        )

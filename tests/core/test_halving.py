@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from core.errors import DeviceFault, TransientFailure
-from core.halving import halving
+from core.halving import halving, is_out_of_memory
+from core.handover import Restored
 from core.stages import LaMa
 from tests.conftest import ROOT
 
@@ -108,13 +109,63 @@ def test_a_device_that_fails_at_everything_is_not_the_pictures_fault() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the GPU would have to be broken")
-def test_a_gpu_that_cannot_add_is_a_device_fault_and_a_cpu_never_is() -> None:
+def test_a_gpu_that_cannot_add_is_a_device_fault_and_a_cpu_never_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network = LaMa.__new__(LaMa)
     network.device = "cpu"
     network.check_device()
     network.device = "cuda"
+    given_back = []
+    engine = SimpleNamespace(give_back_memory=lambda: given_back.append(True))
+    monkeypatch.setattr(network, "_engine", lambda: engine, raising=False)
     with pytest.raises(DeviceFault, match="cuda fails at everything"):
         network.check_device()
+    assert given_back
+
+
+class Failing:
+    """A picture that never arrives."""
+
+    def result(self) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+class Arriving:
+    def result(self) -> np.ndarray:
+        return np.ones((2, 2, 3), np.uint8)
+
+
+def test_a_copy_that_fails_costs_its_picture_only_unless_the_device_is_broken() -> None:
+    network = LaMa.__new__(LaMa)
+    network.device = "cuda"
+    network.check_device = lambda: None  # type: ignore[method-assign]
+    here = np.zeros((2, 2, 3), np.uint8)
+    arrived, failed, kept = network.collect([Arriving(), Failing(), here])
+    assert isinstance(arrived, Restored)
+    assert arrived.pixels.all()
+    assert isinstance(failed, TransientFailure)
+    assert kept is here
+
+    def broken() -> None:
+        raise DeviceFault("it fails at everything")
+
+    network.check_device = broken  # type: ignore[method-assign]
+    with pytest.raises(DeviceFault):
+        network.collect([Failing()])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_what_cuda_says_beside_torchs_allocator_is_no_memory_too(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
 
 
 #: Memory runs out for real: the large picture's activations do not fit into what is allowed.

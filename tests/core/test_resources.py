@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
@@ -223,3 +224,65 @@ def test_a_worker_frozen_while_it_has_a_result_unlinks_it_when_it_may_not_commit
     wait_until(lambda: not segments(), "its output is unlinked")
     assert not client.exists(f"inpainting_result:{request}")
     assert frozen.stop() == other.stop() == 0
+
+
+# -- a device with memory of its own ---------------------------------------------------------------
+
+
+def test_what_a_device_finishes_is_delivered_like_all_else(
+    start_worker: StartWorker, pipeline: Pipeline
+) -> None:
+    for name in ("whole", "shrunk"):
+        image, mask = page(*{"whole": (60, 90), "shrunk": (100, 200)}[name], 3)
+        results = []
+        for settings in ({}, {"STUB_STAGING": 1}):
+            worker = start_worker(**settings)
+            request = pipeline.submit(image, mask, "long", canvas=CANVAS)
+            results.append(pipeline.fetch(request))
+            assert worker.stop() == 0
+        assert np.array_equal(*results)
+
+
+def test_a_picture_that_does_not_come_back_from_the_device_ends_the_process_and_is_done_by_the_next(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: redis.Redis,
+    make_hold: Callable[[], Path],
+) -> None:
+    requests = [send(pipeline, seed) for seed in range(6)]
+    hung = start_worker(
+        STUB_STAGING=1, STUB_HOLD=make_hold(), INFERENCE_TIMEOUT_S=0.2, ready=False, **SOON
+    )
+    assert hung.wait() == 1
+    assert "is not done after INFERENCE_TIMEOUT_S=0.2" in hung.output
+    assert not client.exists(keys.DEAD)
+    start_worker(STUB_STAGING=1, **SOON)
+    for request in requests:
+        assert pipeline.fetch(request).shape == (60, 90, 3)
+
+
+def test_a_device_that_breaks_while_a_picture_comes_back_costs_no_job(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: redis.Redis,
+    make_hold: Callable[[], Path],
+    tmp_path: Path,
+) -> None:
+    hold, broken, trace = make_hold(), tmp_path / "broken", tmp_path / "trace"
+    worker = start_worker(
+        STUB_STAGING=1, STUB_HOLD=hold, STUB_BROKEN=broken, STUB_TRACE=trace, **SOON
+    )
+    request = send(pipeline)
+    wait_until(trace.exists, "it is computed")
+    # Once the second is computed, the first was painted and is being waited for.
+    other = send(pipeline, 2)
+    wait_until(lambda: trace.read_text().count("\n") == 2, "the next one is")
+    broken.touch()
+    hold.unlink()
+    assert worker.wait() == 1
+    assert "the stub is broken: the process ends" in worker.output
+    assert not client.exists(keys.DEAD)
+    broken.unlink()
+    start_worker(STUB_STAGING=1, **SOON)
+    for one in (request, other):
+        assert pipeline.fetch(one).shape == (60, 90, 3)

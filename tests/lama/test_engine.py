@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lama.bin.inference import engine_of
-from lama.engine import fourier, network
+from lama.engine import Engine, fourier, network
 from lama.engine.folding import Affine, fold
 from lama.engine.layers import Conv
-from lama.engine.replay import Recording, Replayed
+from lama.engine.replay import Recording, Replayed, require_room
 from lama.engine.windows import windows
 from lama.saicinpainting.training.modules.ffc import FourierUnit
 from lama.saicinpainting.training.trainers import InpaintingModel
+from tests.conftest import wait_until
 from tests.lama import tiny
 
 CPU = torch.device("cpu")
@@ -186,9 +190,66 @@ def test_a_size_that_cannot_be_recorded_runs_as_it_is(caplog):
         raise RuntimeError("CUDA out of memory\nand a long story")
 
     replayed = Replayed(lambda x: (x + 1,), fail)
-    replayed.prepare(torch.zeros(2))
+    assert not replayed.prepare((2,), CPU)
     assert replayed(torch.zeros(2), CPU)[0].tolist() == [1, 1]
     assert "no CUDA graph for (2,): CUDA out of memory" in caplog.text
+
+
+def test_what_a_recording_uses_is_kept_once_and_only_if_there_is_one():
+    engine = engine_of(lively_model(), "cpu", torch.float32)
+    engine._by_windows = False
+    engine.prepare(1, 16, 24)
+    engine.prepare(1, 16, 24)
+    assert len(engine._kept) == 1
+
+    def fail(function, given):
+        raise RuntimeError("CUDA out of memory")
+
+    engine._paint._record = fail
+    engine.prepare(1, 24, 16)
+    assert len(engine._kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("needed", "shared", "free", "fits"),
+    [(10, 0, 20, True), (10, 0, 19, False), (10, 10, 10, True), (10, 12, 9, False)],
+)
+def test_a_graph_leaves_room_for_what_runs_without_one(needed, shared, free, fits):
+    with contextlib.nullcontext() if fits else pytest.raises(RuntimeError, match="for good"):
+        require_room(needed << 20, shared << 20, free << 20)
+
+
+def test_pictures_get_through_between_two_sizes_that_are_made_ready():
+    engine = engine_of(lively_model(), "cpu", torch.float32)
+    engine._by_windows = False
+    record, order = engine._paint._record, []
+    recording = threading.Event()
+    image, hole = tiny.picture(16, 16), tiny.box_mask(16, 16) > 0
+
+    def slow(function, given):
+        order.append(given.shape[0])
+        recording.set()
+        if len(order) == 1:
+            wait_until(lambda: len(engine._turns._line) == 2, "a picture waits")
+        return record(function, given)
+
+    def fill():
+        recording.wait()
+        engine.fill(image[None], hole[None])
+
+    def watched(pixels):
+        order.append("picture")
+        return filled(pixels)
+
+    filled = engine._filled
+    engine._filled = watched
+    engine._paint._record = slow
+    thread = threading.Thread(target=fill)
+    thread.start()
+    for batch in (3, 2):
+        engine.prepare(batch, 16, 16)
+    thread.join()
+    assert order == [3, "picture", 2]
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])
@@ -198,3 +259,28 @@ def test_an_overflow_inside_a_block_is_not_lost_in_a_relu(layer, branch):
     getattr(getattr(model.generator.model[5], layer).ffc, branch).weight.mul_(torch.inf)
     output = tiny.engine_output(model, tiny.picture(32, 32), tiny.box_mask(32, 32), torch.float32)
     assert np.isnan(output).any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_on_a_gpu_recorded_sizes_give_what_others_give(dtype, caplog):
+    model = lively_model().cuda()
+    plain, recorded = (
+        Engine(model.generator, torch.device("cuda"), dtype),
+        engine_of(model, "cuda", dtype),
+    )
+    sizes = [(3, 64, 96), (2, 64, 96), (3, 96, 64)]
+    for size in sizes:
+        recorded.prepare(*size)
+    assert "no CUDA graph" not in caplog.text
+    assert len(recorded._paint._recordings) == len(sizes)
+    for batch, height, width in [*sizes, *reversed(sizes), (1, 64, 64)]:
+        pictures = np.stack([tiny.picture(height, width, seed=i) for i in range(batch)])
+        holes = np.stack([tiny.box_mask(height, width) > 0] * batch)
+        for one, other in zip(
+            plain.fill(pictures, holes), recorded.fill(pictures, holes), strict=True
+        ):
+            assert np.abs(one.astype(int) - other).max() <= 1
+    # Whatever is asked meanwhile of the allocator: a graph's own memory stays where it is.
+    recorded.give_back_memory()
+    assert recorded.fill(pictures, holes)[0].shape == (64, 64, 3)

@@ -159,6 +159,18 @@ def test_tf32_is_off_inside_and_as_before_outside():
     assert [switch.fp32_precision for switch in switches] == before
 
 
+def test_tf32_stays_off_until_the_last_thread_is_out():
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    one, other = exact_float32(), exact_float32()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
+    other.__exit__(None, None, None)
+    assert [switch.fp32_precision for switch in switches] == before
+
+
 @needs_cuda
 @pytest.mark.parametrize("name", ["blocks2-ngf16", "blocks9-ngf8"])
 def test_cuda_agrees_with_the_original_in_both_precisions(name):

@@ -2,7 +2,8 @@
 
 It paints holes grey, and is steered by the environment: while the file STUB_HOLD exists no
 inference ends, though with STUB_PROGRESS it makes progress; while the file STUB_BROKEN exists the
-device fails at everything; STUB_TRACE is a file that gets a line per batch. A picture named
+device fails at everything; STUB_TRACE is a file that gets a line per batch. With STUB_STAGING it
+has a device with memory of its own, and STUB_HOLD holds what comes back from there. A picture named
 `explode.jpg` makes the inference of its batch raise, `nameless.jpg` the last stage, and `kill.jpg`
 kills the process.
 """
@@ -18,13 +19,51 @@ from pathlib import Path
 import numpy as np
 
 from core.config import Settings, load_settings
-from core.errors import DeviceFault, TransientFailure
+from core.errors import DeviceFault
 from core.halving import halving
+from core.handover import Filled, Loaded, Picture, Restored, is_pending
 from core.service import serve
-from core.stages import Loaded, Picture
 from core.telemetry import configure_logging
+from lama.padding import without_padding
 
 GREY = 128
+
+
+class StubPending:
+    """A picture on its way from the stub's device."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+
+    def result(self) -> Picture:
+        return self._picture
+
+
+class StubDevice:
+    """Has copies of what is loaded, and finishes what is painted."""
+
+    def __init__(self) -> None:
+        self._given: list[Picture] = []
+
+    def place(self, shape: Sequence[int]) -> Picture:
+        self._given.append(np.empty(shape, np.uint8))
+        return self._given[-1]
+
+    def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> object:
+        # Both were read to where this device wants them; the mask may be a view of its place.
+        assert any(picture is one for one in self._given)
+        assert any(np.may_share_memory(mask, one) for one in self._given)
+        self._given.clear()
+        return picture.copy(), mask.copy(), original_size
+
+    def finish(self, loaded: Loaded, painted: Filled) -> Filled:
+        if not isinstance(painted, np.ndarray):
+            return painted
+        picture, mask, size = loaded.staged
+        assert np.array_equal(picture, loaded.image)
+        assert np.array_equal(mask, loaded.mask)
+        content = without_padding(painted, loaded.job.padding, size)
+        return StubPending(np.ascontiguousarray(content[..., ::-1]))
 
 
 class StubNetwork:
@@ -35,23 +74,40 @@ class StubNetwork:
         self._trace = os.environ.get("STUB_TRACE")
         self._progresses = "STUB_PROGRESS" in os.environ
         self.progressed_at = 0.0
+        self.staging = None
+        self._staging = StubDevice() if "STUB_STAGING" in os.environ else None
+
+    def prepare(self) -> None:
+        self.staging = self._staging
 
     def describe(self) -> str:
         return "a stub"
 
-    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
+    def __call__(self, batch: Sequence[Loaded]) -> Sequence[Filled]:
         if self._trace:
             kind = "long" if batch[0].job.is_long else "short"
             requests = " ".join(one.job.request_id for one in batch)
             with open(self._trace, "a") as trace:
                 trace.write(f"{kind} {requests}\n")
+        if self.staging is None:
+            self._wait()
+        if any(one.job.image_id == "kill.jpg" for one in batch):
+            os.kill(os.getpid(), signal.SIGKILL)
+        painted = halving(self._paint, batch, self._check_device)
+        if self.staging is None:
+            return painted
+        return [self.staging.finish(*one) for one in zip(batch, painted, strict=True)]
+
+    def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
+        self._wait()
+        self._check_device()
+        return [Restored(one.result()) if is_pending(one) else one for one in pictures]
+
+    def _wait(self) -> None:
         while self._hold.exists():
             if self._progresses:
                 self.progressed_at = time.monotonic()
             time.sleep(0.002)
-        if any(one.job.image_id == "kill.jpg" for one in batch):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return halving(self._paint, batch, self._check_device)
 
     def _check_device(self) -> None:
         if self._broken.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -35,15 +36,31 @@ def half_dtype(device: str | torch.device, use_fp16: bool) -> torch.dtype:
     return torch.float32
 
 
+#: The switches are the whole process's: how many are inside, and what was before the first.
+_exact = threading.Lock()
+_inside = 0
+_before: list[str] = []
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Inside, CUDA's float32 convolutions and products are float32, not TF32 with its 10 bits."""
+    """Inside, CUDA's float32 convolutions and products are float32, not TF32 with its 10 bits.
+
+    Threads may be inside together; it is as before when the last one is out.
+    """
+    global _inside, _before
     switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
+    with _exact:
+        if not _inside:
+            _before = [switch.fp32_precision for switch in switches]
+            for switch in switches:
+                switch.fp32_precision = "ieee"
+        _inside += 1
     try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+        with _exact:
+            _inside -= 1
+            if not _inside:
+                for switch, value in zip(switches, _before, strict=True):
+                    switch.fp32_precision = value

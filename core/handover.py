@@ -1,0 +1,84 @@
+"""What the stages hand to each other, and what is asked of the one in the middle, the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from core.contract import Job
+from core.errors import TransientFailure
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A job with its pixels.
+
+    `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
+    picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
+    picture's segment, `began_at` when it was taken up, in unix seconds. `staged` is the network's
+    own: image and mask on its device.
+    """
+
+    job: Job
+    image: Picture
+    mask: Picture
+    original: Picture | None
+    owner: int
+    began_at: float = 0.0
+    staged: Any = None
+
+
+class Staging(Protocol):
+    """A device with memory of its own, which copies what is loaded while it computes."""
+
+    def place(self, shape: Sequence[int]) -> Picture:
+        """A uint8 array, of any values, that is quick to copy."""
+
+    def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> Any:
+        """Starts to copy H×W×3 RGB and H×W; None where that is left to the network."""
+
+
+class Pending(Protocol):
+    """A picture that is done, BGR, `original_size` × 3, but still on its way from the device."""
+
+    def result(self) -> Picture:
+        """The picture, once it is here. Raises RuntimeError if the device has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A picture that needs no more to be done to it: BGR, `original_size` × 3."""
+
+    pixels: Picture
+
+
+#: For each job its picture with the hole filled, H×W×3 RGB, or finished, or why there is none.
+Filled = Picture | Pending | Restored | TransientFailure
+
+
+class Network(Protocol):
+    """The second stage, as the service sees it."""
+
+    def describe(self) -> str:
+        """Device and precision, for the log."""
+
+    def __call__(self, batch: Sequence[Loaded]) -> Sequence[Filled]:
+        """For each job its picture with the holes filled, H×W×3 RGB, or why there is none.
+
+        Raises DeviceFault if only a new process can help. A network that works at a batch step by
+        step says when it made the last one in an attribute `progressed_at` (time.monotonic()).
+        One with a device of its own may have an attribute `staging`, a `Staging` or None, a method
+        `prepare`, which is called once before it serves, and a method `collect`, which turns its
+        `Pending` pictures into others, in a thread of its own.
+        """
+
+
+def is_pending(picture: Filled) -> TypeGuard[Pending]:
+    """Whether a picture has to be waited for."""
+    return not isinstance(picture, np.ndarray | Restored | TransientFailure)

@@ -1,0 +1,45 @@
+"""What is done to bytes before and after the network, on whatever device they are.
+
+The same as NumPy and OpenCV do on the host, so that a picture crosses the bus as bytes, once in
+each direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def masked(pictures: Tensor, masks: Tensor, threshold: int) -> Tensor:
+    """What the network takes: B×H×W×4 uint8, black in the hole, and the mask as fourth channel.
+
+    `pictures`: B×H×W×3 uint8; `masks`: B×H×W uint8, a value above `threshold` is a hole.
+    """
+    hole = (masks > threshold).unsqueeze(-1)
+    return torch.cat([pictures.masked_fill(hole, 0), hole.to(torch.uint8) * 255], dim=-1)
+
+
+def restored(picture: Tensor, padding: Sequence[int], original_size: Sequence[int]) -> Tensor:
+    """RGB on a canvas to BGR without its padding, of `original_size`: H×W×3 uint8, a new tensor.
+
+    `padding`: (top, right, bottom, left), which leaves something; `original_size`: (height, width).
+    """
+    top, right, bottom, left = padding
+    cut = picture[top : len(picture) - bottom, left : picture.shape[1] - right]
+    return resized(cut, (original_size[0], original_size[1])).flip(-1)
+
+
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """H×W×C uint8 to `size`, bilinearly: within one level of `cv2.resize` with INTER_LINEAR.
+
+    OpenCV rounds its weights to 11 bits, which is where the level comes from.
+    """
+    if tuple(picture.shape[:2]) == size:
+        return picture
+    # H, W, C -> 1, C, H, W
+    planes = picture.permute(2, 0, 1)[None].float()
+    wanted = functional.interpolate(planes, size, mode="bilinear", align_corners=False)
+    return wanted[0].permute(1, 2, 0).round_().to(torch.uint8)

@@ -1,0 +1,213 @@
+"""Pictures on their way to a GPU and back, while it computes others.
+
+Copies run on two streams of their own, one in each direction, from and to memory that the system
+doesn't move (pinned). Who waits for whom:
+
+    upload    up: copy, mark            compute: waits for the mark, reads
+    download  compute: writes, mark     down: waits for the mark, copies, marks; the host waits
+
+What a copy reads or writes is kept until its mark is reached, whoever else has lost interest.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Bytes = npt.NDArray[np.uint8]
+
+#: A stream of the device, and a mark that it reaches when it has done all that came before.
+Stream = Any
+Mark = Any
+
+
+class Streams(Protocol):
+    """A device that works beside its host. None for a stream is the one that computes."""
+
+    def stream(self) -> Stream: ...
+
+    def empty(self, shape: Sequence[int], stream: Stream) -> Tensor:
+        """uint8 on the device, whose memory is free for what `stream` does from now on."""
+
+    def copy(self, target: Tensor, source: Tensor, stream: Stream) -> None:
+        """Have `stream` copy; returns at once."""
+
+    def mark(self, stream: Stream | None) -> Mark: ...
+
+    def wait(self, stream: Stream | None, mark: Mark) -> None:
+        """Have `stream` wait; returns at once."""
+
+    def reached(self, mark: Mark) -> bool: ...
+
+    def join(self, mark: Mark) -> None:
+        """Wait here. Raises RuntimeError if the device has failed."""
+
+    def used(self, tensor: Tensor, stream: Stream | None) -> None:
+        """A tensor's memory isn't free before `stream` has done what it was given so far."""
+
+    def pinned(self, size: int) -> Tensor:
+        """uint8 on the host. Raises RuntimeError where there is none to be had."""
+
+
+class Cuda:
+    """`Streams` of a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def stream(self) -> Stream:
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def empty(self, shape: Sequence[int], stream: Stream) -> Tensor:
+        with torch.cuda.stream(stream):
+            return torch.empty(tuple(shape), dtype=torch.uint8, device=self._device)
+
+    def copy(self, target: Tensor, source: Tensor, stream: Stream) -> None:
+        with torch.cuda.stream(stream):
+            target.copy_(source, non_blocking=True)
+
+    def mark(self, stream: Stream | None) -> Mark:
+        return self._given(stream).record_event()
+
+    def wait(self, stream: Stream | None, mark: Mark) -> None:
+        self._given(stream).wait_event(mark)
+
+    def reached(self, mark: Mark) -> bool:
+        return bool(mark.query())
+
+    def join(self, mark: Mark) -> None:
+        mark.synchronize()
+
+    def used(self, tensor: Tensor, stream: Stream | None) -> None:
+        tensor.record_stream(self._given(stream))
+
+    def pinned(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def _given(self, stream: Stream | None) -> Any:
+        return torch.cuda.current_stream(self._device) if stream is None else stream
+
+
+_said = threading.Event()
+
+
+def say_unpinned(error: RuntimeError) -> None:
+    """Log once that there is no pinned memory."""
+    if not _said.is_set():
+        _said.set()
+        logger.warning(
+            "no pinned memory (%s): copies to and from the device are slower",
+            str(error).splitlines()[0],
+        )
+
+
+class Pinned:
+    """Blocks of pinned memory, taken once and used again. What doesn't fit gets ordinary memory.
+
+    That is slower to copy and nothing else, and so is a machine that has none to give.
+    """
+
+    def __init__(self, streams: Streams, blocks: int, size: int) -> None:
+        """`size`: bytes of a block."""
+        self._size = size
+        self._free: list[Tensor] = []
+        try:
+            self._free += streams.pinned(blocks * size).view(blocks, size)
+        except RuntimeError as error:
+            say_unpinned(error)
+
+    def take(self, shape: Sequence[int]) -> Bytes:
+        """Any values; the block is free again when the array and all views of it are gone."""
+        size = math.prod(shape)
+        try:
+            block = self._free.pop() if size <= self._size else None
+        except IndexError:
+            block = None
+        if block is None:
+            return np.empty(tuple(shape), np.uint8)
+        # Every view of `array` keeps it alive, as what it lies upon is no array itself.
+        array = block[:size].numpy()
+        weakref.finalize(array, self._free.append, block).atexit = False
+        return array.reshape(tuple(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """H×W×3 and H×W, uint8, on the device or on the way there."""
+
+    picture: Tensor
+    mask: Tensor
+    arrived: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A picture on its way to the host."""
+
+    _array: Bytes
+    _arrived: Mark
+    _streams: Streams
+
+    def result(self) -> Bytes:
+        """The picture, once it is there. Raises RuntimeError if the device has failed."""
+        self._streams.join(self._arrived)
+        return self._array
+
+
+class Transfers:
+    """Copies between one device and its host. Any thread may call."""
+
+    def __init__(self, streams: Streams, blocks: int, block_size: int) -> None:
+        """At most `blocks` of `block_size` bytes are pinned."""
+        self._streams = streams
+        self._up, self._down = streams.stream(), streams.stream()
+        self._pinned = Pinned(streams, blocks, block_size)
+        self._lock = threading.Lock()
+        self._under_way: list[tuple[Mark, tuple[object, ...]]] = []
+
+    def place(self, shape: Sequence[int]) -> Bytes:
+        """An array to read a picture or a mask into: C order, any values."""
+        return self._pinned.take(shape)
+
+    def upload(self, picture: Bytes, mask: Bytes) -> Staged:
+        """Starts to copy H×W×3 and H×W, which may not be changed as long as they are used."""
+        hosts = torch.from_numpy(picture), torch.from_numpy(mask)
+        there = [self._streams.empty(host.shape, self._up) for host in hosts]
+        for target, source in zip(there, hosts, strict=True):
+            self._streams.copy(target, source, self._up)
+        arrived = self._streams.mark(self._up)
+        self._keep(arrived, *hosts, *there)
+        return Staged(there[0], there[1], arrived)
+
+    def await_arrival(self, staged: Staged) -> None:
+        """What is computed from now on may read it."""
+        self._streams.wait(None, staged.arrived)
+        self._streams.used(staged.picture, None)
+        self._streams.used(staged.mask, None)
+
+    def download(self, tensor: Tensor) -> Download:
+        """Starts to copy what is computed up to now; `tensor` may not be written to any more."""
+        array = self._pinned.take(tensor.shape)
+        host = torch.from_numpy(array)
+        self._streams.wait(self._down, self._streams.mark(None))
+        self._streams.copy(host, tensor, self._down)
+        arrived = self._streams.mark(self._down)
+        self._keep(arrived, host, tensor)
+        return Download(array, arrived, self._streams)
+
+    def _keep(self, mark: Mark, *used: object) -> None:
+        with self._lock:
+            under_way = [one for one in self._under_way if not self._streams.reached(one[0])]
+            self._under_way = [*under_way, (mark, used)]

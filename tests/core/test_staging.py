@@ -1,0 +1,108 @@
+"""A worker with a device of its own delivers what one without delivers."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from core import shm
+from core.config import Settings
+from core.handover import is_pending
+from core.keys import Kind
+from core.queues import Claim
+from core.stages import Finisher, LaMa, Loader
+from lama.bin.staged import StagedInference
+from lama.padding import without_padding
+from tests.conftest import ROOT
+from tests.lama.late_device import LateDevice
+from tests.pipeline import Pipeline, page
+
+CANVAS = (64, 96)
+
+
+@pytest.fixture
+def network() -> LaMa:
+    folder = ROOT / "tests/data/golden/blocks2-ngf16"
+    return LaMa(
+        Settings(
+            _env_file=None, use_cuda=False, use_fp16=False,
+            lama_config_path=folder / "config.yaml",
+            lama_checkpoint_path=folder / "models/best.ckpt",
+        )
+    )  # fmt: skip
+
+
+def claims(pipeline: Pipeline) -> list[Claim]:
+    """A page that fills its canvas, one that doesn't, shrunk ones, without an original and with it,
+    and one without a hole."""
+    found = []
+    for seed, size in enumerate([(64, 96), (50, 80), (100, 130), (100, 130), (60, 90)]):
+        image, mask = page(*size, seed)
+        if seed == 4:
+            mask[:] = 0
+        message = pipeline.message(image, mask, "short", canvas=CANVAS, original=seed == 3)
+        found.append(Claim(Kind.SHORT, pipeline.push(message, "short")))
+    return found
+
+
+def test_results_are_within_a_level_and_the_same_outside_the_hole(
+    pipeline: Pipeline, network: LaMa
+) -> None:
+    settings = network._settings
+    finish = Finisher(settings)
+    given = claims(pipeline)
+    loaded = [Loader(settings)(claim) for claim in given]
+    expected = [finish(*one) for one in zip(loaded, network(loaded), strict=True)]
+
+    device = LateDevice()
+    network.staging = StagedInference(
+        network._model, "cpu", False, 0, len(given), CANVAS[0] * CANVAS[1], device
+    )
+    loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
+    assert all(np.may_share_memory(one.image, device._memory.numpy()) for one in loaded)
+    assert [one.staged is not None for one in loaded] == [True] * 4 + [False]
+    filled = network(loaded)
+    assert [is_pending(one) for one in filled] == [True] * 4 + [False]
+    results = [finish(*one) for one in zip(loaded, network.collect(filled), strict=True)]
+    for one, result, wanted in zip(loaded, results, expected, strict=True):
+        assert result.shape == wanted.shape
+        assert np.abs(result.astype(int) - wanted).max() <= 1
+        kept = without_padding(one.mask, one.job.padding, one.job.original_size) == 0
+        if one.original is not None:
+            assert np.array_equal(result[kept], one.original[kept])
+        elif one.job.original_size[0] <= CANVAS[0]:  # nothing is resized
+            assert np.array_equal(result[kept], wanted[kept])
+    for one in loaded:
+        names = [one.job.image.name, one.job.mask.name]
+        if one.original is not None:
+            names.append(one.job.original.name)
+        shm.unlink_all(names, settings.uids)
+
+
+def test_a_device_that_cannot_be_made_ready_works_as_well(
+    network: LaMa, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nand a long story")
+
+    monkeypatch.setattr(network._inference, "prepare", fail)
+    with caplog.at_level(logging.WARNING):
+        network._make_ready()
+    assert network.staging is None
+    assert "cpu is not made ready: CUDA error: out of memory" in caplog.text
+    assert "long story" not in caplog.text
+
+
+def test_graphs_are_recorded_before_other_threads_use_the_device(
+    network: LaMa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        network._inference, "prepare", lambda *_: seen.append(network.staging is None)
+    )
+    monkeypatch.setattr("lama.bin.staged.Cuda", lambda device: LateDevice())
+    network._make_ready()
+    assert seen == [True]
+    assert isinstance(network.staging, StagedInference)
