@@ -9,6 +9,7 @@ correctness. A picture walks
     layers.py    convolutions with bias, sum and ReLU in one go
     folding.py   batch norms into the weights in front of them
     rounding.py  weights in half precision, with errors that cancel out
+    precision.py whether half precision is faster on this machine
     windows.py   which parts of the decoder reach the hole
 
 Inside, a feature map is B×C×H×W in channels-last layout: a pixel's channels lie side by side, as
