@@ -61,7 +61,7 @@ Maker = Callable[[InpaintingModel, Tensor], Callable[[Tensor], Any]]
 def make(name: str, model: InpaintingModel, example: Tensor, device: str) -> Competitor:
     """Raises ImportError where its package is missing."""
     if name.startswith("engine"):
-        half = half_dtype(device, True)
+        half = half_dtype(device)
         return Engine(model, device, torch.float32 if name == "engine float32" else half)
     forward = MAKERS[name](model, example.to(device))
 

@@ -72,7 +72,7 @@ def _measure_time(
             there[name] = competitors.make(name, model, example, options.device)
         except Exception as error:
             print(f"{name} is left out: {type(error).__name__}: {error}"[:300], file=sys.stderr)
-    half = half_dtype(options.device, True)
+    half = half_dtype(options.device)
     timed: dict[str, Callable[[], object]] = {
         name: partial(one.fill, images, hole) for name, one in there.items()
     }

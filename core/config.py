@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     )
     use_cuda: bool = Field(True, description="use the GPU if there is one")
     use_fp16: bool = Field(
-        True, description="half precision: fp16 on a GPU, bf16 on a CPU that has it"
+        True, description="half precision where faster: fp16 on a GPU, bf16 on some CPUs"
     )
     inference_timeout_s: Number = Field(
         120, gt=0, description="seconds after which a batch counts as hung and the process exits"

@@ -111,6 +111,7 @@ class LaMa:
 
         from lama import regions
         from lama.bin import inference
+        from lama.engine.precision import decide
 
         self._inference = inference
         self._regions = regions
@@ -124,6 +125,7 @@ class LaMa:
         self.progressed_at = 0.0
         self.device = "cuda" if self._wants_cuda and torch.cuda.is_available() else "cpu"
         try:
+            self.precision = decide(self.device, self._use_half)
             self._model, self._config = inference.load_lama_model(
                 str(settings.lama_config_path), str(settings.lama_checkpoint_path), self.device
             )
@@ -168,7 +170,7 @@ class LaMa:
         from lama.refinement import Refiner
 
         return Refiner(
-            self._model, self.device, self._infer, use_fp16=self._use_half,
+            self._model, self.device, self._infer, dtype=self.precision.dtype,
             mask_threshold=self._threshold, progressed=self._progressed,
         )  # fmt: skip
 
@@ -176,14 +178,11 @@ class LaMa:
         self.progressed_at = time.monotonic()
 
     def describe(self) -> str:
-        """Device, precision and what the network is shown, for the log."""
-        from lama.saicinpainting.training.modules.precision import half_dtype
-
-        dtype = str(half_dtype(self.device, self._use_half)).removeprefix("torch.")
+        """Device, precision with its reason, and what the network is shown, for the log."""
         missing = " (USE_CUDA=1, but no CUDA device can be used)" * (self._wants_cuda)
         refined = ", refined" * (self._refine is not None)
         device = f"{self.device}{missing if self.device == 'cpu' else ''}"
-        return f"{device}, {dtype}, {self._region}{refined}"
+        return f"{device}, {self.precision}, {self._region}{refined}"
 
     @property
     def half_fallbacks(self) -> int:
@@ -191,10 +190,7 @@ class LaMa:
         return int(self._engine().half_fallbacks)
 
     def _engine(self) -> Any:
-        from lama.saicinpainting.training.modules.precision import half_dtype
-
-        dtype = half_dtype(self.device, self._use_half)
-        return self._inference.engine_of(self._model, self.device, dtype)
+        return self._inference.engine_of(self._model, self.device, self.precision.dtype)
 
     def __call__(self, batch: Sequence[Loaded]) -> Sequence[Filled]:
         return halving(self._inpaint, batch, self.check_device)

@@ -14,8 +14,8 @@ import torch
 from omegaconf import DictConfig
 
 from lama.engine import Engine
+from lama.engine.precision import decide
 from lama.padding import pad, padded_side, restore_from_padding
-from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import (
     InpaintingModel,
     load_checkpoint,
@@ -54,10 +54,10 @@ def batch_inference(
 
     `images_np`: uint8 H×W×3 RGB, any sizes from 1×1 up. `masks_np`: uint8 H×W or H×W×1; a value
     above `mask_threshold` is a hole. Outside the hole a result has the picture's own bytes; a
-    picture without a hole is copied. `use_fp16` allows half precision where the device is good at
-    it. `train_config` is there for callers that pass what `load_lama_model` gave them: the model
-    knows its own layout. Raises ValueError, which names the argument, index and value, for input
-    of another form, and FloatingPointError for weights that give no finite output.
+    picture without a hole is copied. `use_fp16` allows half precision where the device is
+    faster in it. `train_config` is there for callers that pass what `load_lama_model` gave them:
+    the model knows its own layout. Raises ValueError, which names the argument, index and value,
+    for input of another form, and FloatingPointError for weights that give no finite output.
     """
     holes = _checked_holes(images_np, masks_np, mask_threshold)
     results = [np.array(image, order="C") for image in images_np]
@@ -67,7 +67,7 @@ def batch_inference(
         if hole.any():
             height, width = hole.shape
             groups[padded_side(height, unit), padded_side(width, unit)].append(index)
-    engine = engine_of(model, device, half_dtype(device, use_fp16))
+    engine = engine_of(model, device, decide(device, use_fp16).dtype)
     for size, group in groups.items():
         pictures = np.stack([pad(results[index], size) for index in group])
         padded = np.stack([pad(holes[index], size) for index in group])
@@ -110,7 +110,7 @@ def prepare(
 
     On a GPU each takes seconds; other calls get through in between.
     """
-    engine = engine_of(model, device, half_dtype(device, use_fp16))
+    engine = engine_of(model, device, decide(device, use_fp16).dtype)
     for batch in batches:
         engine.prepare(*batch)
 

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 
 from lama.engine.pixels import restored
+from lama.engine.precision import decide
 from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
 from lama.padding import padded_side
-from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import InpaintingModel
 
 from .inference import engine_of
@@ -43,7 +43,7 @@ class StagedInference:
     ) -> None:
         """`batch`: pictures, and `pixels` of a canvas, for which pinned memory is taken."""
         where = torch.device(device)
-        self._engine = engine_of(model, device, half_dtype(device, use_fp16))
+        self._engine = engine_of(model, device, decide(device, use_fp16).dtype)
         self._threshold = mask_threshold
         self._unit = max(8, 2**model.generator.config.n_downsampling)
         self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch, 3 * pixels)

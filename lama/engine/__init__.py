@@ -12,6 +12,7 @@ correctness. A picture walks
     layers.py    convolutions with bias, sum and ReLU in one go
     folding.py   batch norms into the weights in front of them
     rounding.py  weights in half precision, with errors that cancel out
+    precision.py whether half precision is faster on this machine
     windows.py   which parts of the decoder reach the hole
     turns.py     one thread at a time, the longest waiting first
 

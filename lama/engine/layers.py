@@ -6,9 +6,10 @@ for dtypes that oneDNN lacks on this processor, they are torch's own operations.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Conv:
         self._stride = list(stride)
         self._relu = relu
         self._fuses = fuses(device, dtype)
-        self._packed = False
+        self._packings: dict[int, Tensor] = {}
 
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """`plus`, of the result's shape, is added before the ReLU."""
@@ -65,13 +66,8 @@ class Conv:
         return out.relu_() if self._relu else out
 
     def _run_fused(self, x: Tensor, plus: Tensor | None) -> Tensor:
-        if not self._packed:
-            self._weight = _fused._reorder_convolution_weight(
-                self._weight, [0, 0], self._stride, [1, 1], 1, list(x.shape)
-            )
-            self._packed = True
         out: Tensor
-        where = (x, self._weight, self._bias, [0, 0], self._stride, [1, 1], 1)
+        where = (x, self._weight_for(x), self._bias, [0, 0], self._stride, [1, 1], 1)
         if plus is not None:
             relu = "relu" if self._relu else None  # here there is no slope to be had
             x, *rest = where
@@ -81,6 +77,48 @@ class Conv:
         else:
             out = _fused._convolution_pointwise(*where, "none", [], "")
         return out
+
+    def _weight_for(self, x: Tensor) -> Tensor:
+        """The weight as oneDNN wants it for `x`, kept once for each such layout."""
+        layout = _layout(self._weight.shape, self._weight.dtype, self._stride, x.shape)
+        packed = self._packings.get(layout)
+        if packed is None:
+            # Of what is packed already no plain copy is kept.
+            plain = self._weight.to_dense() if self._packings else self._weight
+            packed = self._packings[layout] = _packed(plain, self._stride, x.shape)
+            self._weight = packed
+        return packed
+
+
+def _packed(weight: Tensor, stride: Sequence[int], shape: Sequence[int]) -> Tensor:
+    out: Tensor = _fused._reorder_convolution_weight(weight, [0, 0], stride, [1, 1], 1, list(shape))
+    return out
+
+
+#: Layouts of weights by what they depend on, for all networks of the process.
+_layouts: dict[tuple[object, ...], int] = {}
+_MOST_LAYOUTS = 1 << 16
+
+
+def _layout(
+    kernel: torch.Size, dtype: torch.dtype, stride: Sequence[int], shape: torch.Size
+) -> int:
+    """Names the layout of a kernel (out × in × k × k) that oneDNN wants for an input of `shape`.
+
+    A weight in another one is brought into it at every call, which for a small picture takes longer
+    than the convolution. There are few layouts, and torch doesn't say which it is: this tells them
+    apart by what becomes of a kernel of known numbers.
+    """
+    key = (kernel, dtype, *stride, shape, torch.get_num_threads())
+    if key not in _layouts:
+        if len(_layouts) >= _MOST_LAYOUTS:
+            _layouts.clear()
+        # Numbers that every dtype holds exactly, in an order without a period that blocks have.
+        known = torch.arange(math.prod(kernel)).remainder_(251).view(kernel)
+        packed = _packed(_placed(known, torch.device("cpu"), dtype), stride, shape)
+        content = ctypes.string_at(_fused.data_ptr(packed), _fused._nbytes(packed))
+        _layouts[key] = hash(content)
+    return _layouts[key]
 
 
 class Up:

@@ -28,7 +28,6 @@ import torch
 from lama.padding import pad
 from lama.regions import Fill, Padding
 from lama.regions.boxes import content, whole
-from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import InpaintingModel
 
 from .agreement import agree
@@ -51,15 +50,15 @@ class Refiner:
         device: str | torch.device,
         fill: Fill,
         *,
-        use_fp16: bool = True,
+        dtype: torch.dtype = torch.float32,
         mask_threshold: int = 0,
         budget: Budget | None = None,
         progressed: Callable[[], None] = lambda: None,
     ) -> None:
         """`fill` is the normal way, on `device` too; it is used for the smallest scale.
 
-        `use_fp16` allows bfloat16 for the optimisation, on a CPU that multiplies it. `progressed`
-        is called after each step, a few seconds apart at most times.
+        `dtype` is the network's, which the optimisation takes if it is bfloat16. `progressed` is
+        called after each step, a few seconds apart at most times.
         """
         self.budget = budget or Budget()
         self._device = torch.device(device)
@@ -68,8 +67,7 @@ class Refiner:
         self._threshold = mask_threshold
         self._progressed = progressed
         # On a GPU the gradients would leave float16's range.
-        half = self._device.type == "cpu" and half_dtype(device, use_fp16) == torch.bfloat16
-        self._dtype = torch.bfloat16 if half else torch.float32
+        self._dtype = dtype if dtype == torch.bfloat16 else torch.float32
         self._lock = threading.Lock()
 
     def __call__(

@@ -99,7 +99,7 @@ def test_large_holes_are_refined_where_that_is_set(
         return batch_inference(images, masks, model, config, "cpu", use_fp16=False)
 
     usual = fill([rgb], [grey])
-    refine = Refiner(model, "cpu", fill, use_fp16=False)
+    refine = Refiner(model, "cpu", fill)
     (filled,) = refine([rgb], [grey], usual, [tuple(padding)])
     assert not np.array_equal(filled, usual[0])
     expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]

@@ -12,13 +12,13 @@ from benchmarks import subjects
 from lama.bin import inference
 from lama.bin.inference import batch_inference, engine_of, load_lama_model
 from lama.engine.folding import fold
+from lama.engine.precision import Precision
 from lama.engine.rounding import rounded
-from lama.saicinpainting.training.modules import precision
 from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from tests.lama import tiny
 
 needs_bfloat16 = pytest.mark.skipif(
-    half_dtype("cpu", True) != torch.bfloat16, reason="this processor doesn't multiply bfloat16"
+    half_dtype("cpu") != torch.bfloat16, reason="this processor doesn't multiply bfloat16"
 )
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -26,7 +26,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 @pytest.fixture
 def float16_on_cpu(monkeypatch):
     """float16, whose range is small, stands for CUDA's."""
-    monkeypatch.setattr(inference, "half_dtype", lambda device, use_fp16: torch.float16)
+    chosen = Precision(torch.float16, "for a test")
+    monkeypatch.setattr(inference, "decide", lambda device, use_fp16: chosen)
 
 
 def overflowing_model():
@@ -76,7 +77,10 @@ def test_the_shipped_weights_lose_little_in_half_precision():
 
 
 @needs_bfloat16
-def test_use_fp16_fills_the_same_hole_on_a_cpu(golden_models):
+def test_use_fp16_fills_the_same_hole_on_a_cpu(golden_models, monkeypatch):
+    monkeypatch.setattr(inference, "decide", lambda device, use_fp16: Precision(
+        torch.bfloat16 if use_fp16 else torch.float32, "for a test"
+    ))  # fmt: skip
     sample = tiny.golden_sample("blocks9-ngf8", 1)
     arguments = ([sample["image"]], [sample["mask"]], golden_models["blocks9-ngf8"], {}, "cpu")
     (half,), (exact,) = (batch_inference(*arguments, use_fp16) for use_fp16 in (True, False))
@@ -128,27 +132,6 @@ def test_the_reference_network_stays_as_it_is(float16_on_cpu):
     assert set(after) == set(before)
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     assert all(after[key].dtype == tensor.dtype for key, tensor in before.items())
-
-
-@pytest.mark.parametrize(
-    ("flags", "use_fp16", "device", "expected"),
-    [
-        ({"avx512_bf16"}, True, "cpu", torch.bfloat16),
-        ({"amx_bf16"}, True, "cpu", torch.bfloat16),
-        ({"bf16"}, True, torch.device("cpu"), torch.bfloat16),
-        ({"avx2", "avx512f"}, True, "cpu", torch.float32),
-        (set(), True, "cpu", torch.float32),
-        ({"avx512_bf16"}, False, "cpu", torch.float32),
-        (set(), True, "cuda", torch.float16),
-        (set(), True, torch.device("cuda", 1), torch.float16),
-        (set(), False, "cuda:0", torch.float32),
-    ],
-)
-def test_half_precision_is_what_the_device_is_good_at(
-    monkeypatch, flags, use_fp16, device, expected
-):
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
-    assert half_dtype(device, use_fp16) == expected
 
 
 def test_tf32_is_off_inside_and_as_before_outside():

@@ -69,7 +69,7 @@ def fill(model):
 
 
 def refiner(model, fill, budget=SMALL, **options):
-    return Refiner(model, "cpu", fill, use_fp16=False, budget=budget, **options)
+    return Refiner(model, "cpu", fill, budget=budget, **options)
 
 
 # -- what is filled, and what is not --------------------------------------------------------------

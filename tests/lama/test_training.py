@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_ends_the_run_if_it_stay
         assert torch.equal(tensor, before[key])
 
 
-@pytest.mark.skipif(half_dtype("cpu", True) != torch.bfloat16, reason="no bfloat16 here")
+@pytest.mark.skipif(half_dtype("cpu") != torch.bfloat16, reason="no bfloat16 here")
 def test_in_bfloat16_weights_statistics_and_spectra_stay_float32():
     trainer = new_trainer(dtype=torch.bfloat16)
     seen = []

@@ -15,7 +15,6 @@ from core.config import Settings
 from core.stages import LaMa
 from core.telemetry import Watch
 from lama.bin.inference import engine_of
-from lama.saicinpainting.training.modules.precision import half_dtype
 from tests.admin import Admin
 from tests.conftest import StartWorker, wait_until
 from tests.core.admin.test_health import PORT
@@ -119,8 +118,7 @@ def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     settings = Settings(use_cuda=False, **{name.lower(): path for name, path in MODEL.items()})
     network = LaMa(settings)
     assert network.half_fallbacks == 0
-    dtype = half_dtype("cpu", settings.use_fp16)
-    engine_of(network._model, "cpu", dtype).half_fallbacks = 3
+    engine_of(network._model, "cpu", network.precision.dtype).half_fallbacks = 3
     watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
     text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
     assert "inpainting_half_precision_fallbacks_total 3.0" in text

@@ -1,4 +1,4 @@
-"""Which precision the network runs in."""
+"""What precision the hardware multiplies in."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(next(lines, "").partition(":")[2].split())
 
 
-def half_dtype(device: str | torch.device, use_fp16: bool) -> torch.dtype:
-    """The dtype to run in: float16 on CUDA, bfloat16 on a CPU that multiplies it, else float32."""
+def half_dtype(device: str | torch.device) -> torch.dtype:
+    """Half precision of a device: float16 on CUDA, bfloat16 on a CPU with units for it.
+
+    float32 where there is none. Whether it is the faster one, `lama.engine.precision` says.
+    """
     kind = torch.device(device).type
-    if use_fp16 and kind == "cuda":
+    if kind == "cuda":
         return torch.float16
-    if use_fp16 and kind == "cpu" and _BFLOAT16_FLAGS & _cpu_flags():
+    if kind == "cpu" and _BFLOAT16_FLAGS & _cpu_flags():
         # Without the instructions bfloat16 is emulated, and slower than float32.
         return torch.bfloat16
     return torch.float32
