@@ -4,7 +4,8 @@
 decoded already, through the network in a loop. `pictures/s` is of the whole run with a network that
 is loaded, but for Ray's, which has its start and its actors' in it; `steady` is without the first
 third of the pictures, in every way. `memory` takes pictures that all have different sizes, and says
-what the process holds on the way.
+what the process holds on the way. `strip` is one page of 20,000 rows, and the most memory that the
+command holds for it, with Python and the network.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -33,6 +37,13 @@ from core.memory import settle_memory
 
 #: Pixels: the sides of the pictures of `memory`.
 SHORTEST, LONGEST = 100, 420
+
+
+STRIP_ROWS: Final = 20_000
+
+SECTIONS: Final = ("throughput", "memory", "strip")
+
+ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class Clock:
@@ -102,14 +113,17 @@ def throughput(folders: Folders, count: int, rounds: int, actors: Sequence[int])
             filler([item])
             clock(item.task.name, None)
         del items
+        print(f"network alone: {clock.rate():.3f} pictures a second", flush=True)
         work, plan = prepare(folders.request(), settings)
         clocks["in process"].append(clock := Clock())
         Line(Decoder(work), filler, Encoder(work), clock).run(plan.tasks)
+        print(f"in process: {clock.rate():.3f}", flush=True)
     for number in actors:
         for _ in range(rounds):
             work, plan = prepare(folders.request(), settings)
             clocks[f"Ray, actors: {number}"].append(clock := Clock())
             on_ray.run(plan.tasks, work, settings, "local", number, clock)
+            print(f"Ray, actors: {number}: {clock.rate():.3f}", flush=True)
     rates = {way: _median(one.rate() for one in some) for way, some in clocks.items()}
     steady = {way: _median(one.rate(count // 3) for one in some) for way, some in clocks.items()}
     cores = int(machine.describe()["cores"])
@@ -153,16 +167,39 @@ def memory(folders: Folders, count: int) -> list[Row]:
     ]
 
 
+def long_strip(folders: Folders) -> list[Row]:
+    """Peak memory of the command, for one very long page."""
+    image, mask, _ = strip(STRIP_ROWS)
+    folders.add(0, image, mask)
+    request = folders.request()
+    places = [request.source, request.output, "--masks", request.masks]
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, str(ROOT / "worker.py"), "bulk", *places])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"bulk ended with {process.returncode}")
+    return [
+        {
+            "section": "strip",
+            "what": "×".join(map(str, mask.shape)),
+            "holes": float((mask > 0).mean()),
+            "peak MB": usage.ru_maxrss * 1024 / 1e6,
+            "s": time.perf_counter() - began,
+        }
+    ]
+
+
 def _median(values: Iterable[float]) -> float:
     return float(np.median(list(values)))
 
 
 def main() -> None:
-    """Measure both sections."""
+    """Measure the sections."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument(
-        "sections", nargs="*", default=["throughput", "memory"], metavar="SECTION",
-        help="of throughput and memory",
+        "sections", nargs="*", default=list(SECTIONS), metavar="SECTION",
+        help=f"of {', '.join(SECTIONS)}",
     )  # fmt: skip
     parser.add_argument("--pages", type=int, default=40, help="of throughput")
     parser.add_argument("--pictures", type=int, default=1000, help="of memory")
@@ -173,7 +210,7 @@ def main() -> None:
     )  # fmt: skip
     add_output_argument(parser, "bulk")
     options = parser.parse_args()
-    if unknown := set(options.sections) - {"throughput", "memory"}:
+    if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(unknown)}")
     settle_memory()
     report = Report("bulk", ("section", "what"), options.json)
@@ -182,6 +219,8 @@ def main() -> None:
             folders = Folders(Path(root))
             if section == "memory":
                 rows = memory(folders, options.pictures)
+            elif section == "strip":
+                rows = long_strip(folders)
             else:
                 rows = throughput(folders, options.pages, options.rounds, options.actors)
         for row in rows:
