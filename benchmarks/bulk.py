@@ -1,18 +1,25 @@
 """Whole folders: pictures a second against the bare network, in process and on Ray; memory.
 
 `throughput` takes product pages 860 wide, as JPEG, through `bulk`; the baseline is the same pages,
-decoded already, through the network in a loop. Rates are of the whole run with a network that is
-loaded, but for Ray's, which has its start and its actor's in it. `memory` takes pictures that all
-have different sizes, and says what the process holds on the way.
+decoded already, through the network in a loop. `pictures/s` is of the whole run with a network that
+is loaded, but for Ray's, which has its start and its actors' in it; `steady` is without the first
+third of the pictures, in every way. `memory` takes pictures that all have different sizes, and says
+what the process holds on the way. `strip` is one page of 20,000 rows, and the most memory that the
+command holds for it, with Python and the network.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -32,6 +39,13 @@ from core.memory import settle_memory
 SHORTEST, LONGEST = 100, 420
 
 
+STRIP_ROWS: Final = 20_000
+
+SECTIONS: Final = ("throughput", "memory", "strip")
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
 class Clock:
     """Notes when each picture was done, and how much memory the process held by then."""
 
@@ -46,10 +60,10 @@ class Clock:
         self.times.append(time.perf_counter())
         self.resident.append(machine.resident_bytes())
 
-    @property
-    def rate(self) -> float:
-        """Pictures a second, from when this was made until the last was done."""
-        return len(self.times) / (self.times[-1] - self.began)
+    def rate(self, first: int = 0) -> float:
+        """Pictures a second from when `first` of them were done until the last one was."""
+        began = self.times[first - 1] if first else self.began
+        return (len(self.times) - first) / (self.times[-1] - began)
 
 
 class Folders:
@@ -76,11 +90,13 @@ class Folders:
         return Request(pages, clean, masks)
 
 
-def throughput(folders: Folders, count: int, rounds: int, ray: bool) -> list[Row]:
-    """Pictures a second of the bare network, of `bulk` in process, and on Ray with one actor."""
-    for number in range(count):
-        height = LOWEST + (HIGHEST - LOWEST) * number // max(1, count - 1)
-        image, mask, _ = strip(height, seed=number)
+def throughput(folders: Folders, count: int, rounds: int, actors: Sequence[int]) -> list[Row]:
+    """Pictures a second of the bare network, of `bulk` in process, and on Ray with so many
+    actors."""
+    # Not in the order of their sizes: each part of a run has some of all.
+    heights = np.random.default_rng(0).permutation(np.linspace(LOWEST, HIGHEST, count).astype(int))
+    for number, height in enumerate(heights):
+        image, mask, _ = strip(int(height), seed=number)
         folders.add(number, image, mask)
     settings = load_settings()
     work, plan = prepare(folders.request(), settings)
@@ -88,38 +104,41 @@ def throughput(folders: Folders, count: int, rounds: int, ray: bool) -> list[Row
     decoder = Decoder(work)
     for task in plan.tasks:  # what the first picture of each size always costs
         filler([decoder(task)])
-    rates: dict[str, list[float]] = {"network alone": [], "in process": []}
+    ways = ["network alone", "in process", *(f"Ray, actors: {number}" for number in actors)]
+    clocks: dict[str, list[Clock]] = {way: [] for way in ways}
     for _ in range(rounds):
         items = [decoder(task) for task in plan.tasks]
-        clock = Clock()
+        clocks["network alone"].append(clock := Clock())
         for item in items:
             filler([item])
             clock(item.task.name, None)
-        rates["network alone"].append(clock.rate)
         del items
+        print(f"network alone: {clock.rate():.3f} pictures a second", flush=True)
         work, plan = prepare(folders.request(), settings)
-        clock = Clock()
+        clocks["in process"].append(clock := Clock())
         Line(Decoder(work), filler, Encoder(work), clock).run(plan.tasks)
-        rates["in process"].append(clock.rate)
-    if ray:
-        rates["Ray, one actor, with its start"] = []
+        print(f"in process: {clock.rate():.3f}", flush=True)
+    for number in actors:
         for _ in range(rounds):
             work, plan = prepare(folders.request(), settings)
-            clock = Clock()
-            on_ray.run(plan.tasks, work, settings, "local", 1, clock)
-            rates["Ray, one actor, with its start"].append(clock.rate)
-    alone = float(np.median(rates["network alone"]))
+            clocks[f"Ray, actors: {number}"].append(clock := Clock())
+            on_ray.run(plan.tasks, work, settings, "local", number, clock)
+            print(f"Ray, actors: {number}: {clock.rate():.3f}", flush=True)
+    rates = {way: _median(one.rate() for one in some) for way, some in clocks.items()}
+    steady = {way: _median(one.rate(count // 3) for one in some) for way, some in clocks.items()}
     cores = int(machine.describe()["cores"])
     return [
         {
             "section": "throughput",
-            "what": what,
+            "what": way,
             "pictures": count,
-            "pictures/s": (median := float(np.median(some))),
-            "of network alone": median / alone,
-            "pictures a core-hour": median * 3600 / cores,
+            "pictures/s": rates[way],
+            "of network alone": rates[way] / rates["network alone"],
+            "steady": steady[way],
+            "steady, of network alone": steady[way] / steady["network alone"],
+            "pictures a core-hour": rates[way] * 3600 / cores,
         }
-        for what, some in rates.items()
+        for way in ways
     ]
 
 
@@ -148,20 +167,50 @@ def memory(folders: Folders, count: int) -> list[Row]:
     ]
 
 
+def long_strip(folders: Folders) -> list[Row]:
+    """Peak memory of the command, for one very long page."""
+    image, mask, _ = strip(STRIP_ROWS)
+    folders.add(0, image, mask)
+    request = folders.request()
+    places = [request.source, request.output, "--masks", request.masks]
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, str(ROOT / "worker.py"), "bulk", *places])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"bulk ended with {process.returncode}")
+    return [
+        {
+            "section": "strip",
+            "what": "×".join(map(str, mask.shape)),
+            "holes": float((mask > 0).mean()),
+            "peak MB": usage.ru_maxrss * 1024 / 1e6,
+            "s": time.perf_counter() - began,
+        }
+    ]
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
+
+
 def main() -> None:
-    """Measure both sections."""
+    """Measure the sections."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument(
-        "sections", nargs="*", default=["throughput", "memory"], metavar="SECTION",
-        help="of throughput and memory",
+        "sections", nargs="*", default=list(SECTIONS), metavar="SECTION",
+        help=f"of {', '.join(SECTIONS)}",
     )  # fmt: skip
     parser.add_argument("--pages", type=int, default=40, help="of throughput")
     parser.add_argument("--pictures", type=int, default=1000, help="of memory")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument(
+        "--actors", type=int, nargs="*", default=[1, os.cpu_count() or 1],
+        help="with how many on Ray (%(default)s)",
+    )  # fmt: skip
     add_output_argument(parser, "bulk")
     options = parser.parse_args()
-    if unknown := set(options.sections) - {"throughput", "memory"}:
+    if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(unknown)}")
     settle_memory()
     report = Report("bulk", ("section", "what"), options.json)
@@ -170,8 +219,10 @@ def main() -> None:
             folders = Folders(Path(root))
             if section == "memory":
                 rows = memory(folders, options.pictures)
+            elif section == "strip":
+                rows = long_strip(folders)
             else:
-                rows = throughput(folders, options.pages, options.rounds, not options.no_ray)
+                rows = throughput(folders, options.pages, options.rounds, options.actors)
         for row in rows:
             report.add(**row)
         print(f"\n{table(rows)}", flush=True)

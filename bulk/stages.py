@@ -22,7 +22,7 @@ from bulk.parquet import Reader
 from bulk.storage import Store
 from bulk.tasks import Task
 from core.config import Settings
-from core.halving import is_out_of_memory
+from core.halving import does_not_fit, halved, is_out_of_memory
 from lama.regions import MOST_AT_ONCE, Region, inpaint
 
 #: Pixels: sizes up to the same multiple go into one call.
@@ -108,7 +108,9 @@ class Filler:
         """
         results: list[npt.NDArray[np.uint8] | PictureError | None] = [None] * len(items)
         for group in self._groups(items):
-            for index, result in zip(group, self._filled([items[i] for i in group]), strict=True):
+            alike = [items[index] for index in group]
+            filled = halved(self._filled, alike, _failure, self._network.check_device)
+            for index, result in zip(group, filled, strict=True):
                 results[index] = result
         return [one for one in results if one is not None]
 
@@ -126,20 +128,11 @@ class Filler:
             groups += [alike[first : first + count] for first in range(0, len(alike), count)]
         return groups
 
-    def _filled(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
-        """A group, and where it fails its pictures one by one."""
-        try:
-            images = [item.picture.rgb for item in items]
-            masks = [item.hole.view(np.uint8) * np.uint8(255) for item in items]
-            filled = inpaint(self._network.fill, images, masks, self._region)
-            return list(self._network.refined(images, masks, filled))
-        except Exception as error:
-            failure = _failure(error) if len(items) == 1 else None
-        # Only here is the memory free that the error's frames held.
-        self._network.check_device()
-        if failure is not None:
-            return [failure]
-        return [result for item in items for result in self._filled([item])]
+    def _filled(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8]]:
+        images = [item.picture.rgb for item in items]
+        masks = [item.hole.view(np.uint8) * np.uint8(255) for item in items]
+        filled = inpaint(self._network.fill, images, masks, self._region)
+        return self._network.refined(images, masks, filled)
 
 
 class Encoder:
@@ -175,7 +168,7 @@ def _read(store: Store, name: str, reason: str) -> bytes:
         raise PictureError(reason, f"{name} cannot be read: {error}") from error
 
 
-def _failure(error: Exception) -> PictureError:
+def _failure(item: Item, error: Exception) -> PictureError:
     if is_out_of_memory(error):
-        return PictureError("out_of_memory", f"it does not fit into memory: {error}")
+        return PictureError("out_of_memory", does_not_fit(item.picture.rgb, error))
     return PictureError("inference_failed", f"the network failed: {error}")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -119,3 +120,32 @@ class Program:
             self._tally.others["worker stopped uncleanly"] += 1
         else:
             self._tally.wrong.append(f"{self.kind} ended with {status} ({self.log})")
+
+
+def kill_marked(variable: str, value: str) -> int:
+    """SIGKILL all processes that have `variable=value` in their environment; how many there were.
+
+    That finds what came of a program whatever became of its parents, as long as it inherited its
+    environment. Those that a process starts while it dies are killed too.
+    """
+    wanted = f"{variable}={value}".encode()
+    killed: set[int] = set()
+    while found := [one for one in _processes() if wanted in _environment(one)]:
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        killed.update(found)
+        time.sleep(0.01)
+    return len(killed)
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _environment(process: int) -> list[bytes]:
+    """The variables that a process was started with; none once it is dead."""
+    try:
+        return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -36,43 +36,52 @@ class WithPicture(Protocol):
     def image(self) -> Picture: ...
 
 
-Item = TypeVar("Item", bound=WithPicture)
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+Failure = TypeVar("Failure")
+Loaded = TypeVar("Loaded", bound=WithPicture)
 
 
-def halving(
-    infer: Callable[[Sequence[Item]], list[Result]],
+def halved(
+    infer: Callable[[Sequence[Item]], Sequence[Result]],
     batch: Sequence[Item],
+    failure: Callable[[Item, Exception], Failure],
     check_device: Callable[[], None] = lambda: None,
-) -> list[Result | TransientFailure]:
-    """The results of a batch, which is halved when it fails until what fails is one picture.
+    note: Callable[[Sequence[Item], Exception], None] = lambda batch, error: None,
+) -> list[Result | Failure]:
+    """The results of a batch, which is halved when it fails until what fails is one item.
 
-    After a failure `check_device` gives memory back and raises DeviceFault if nothing can be
-    computed any more: then the jobs are not to blame.
+    `failure` makes of that one and its error what stands for the result; `note` is told of what is
+    halved, and why. Neither may keep the error. After either `check_device` gives memory back and
+    raises DeviceFault if nothing can be computed any more: then the items are not to blame.
     """
     try:
         return list(infer(batch))
     except DeviceFault:
         raise
     except Exception as error:
-        if len(batch) > 1:
-            requests = [one.job.request_id for one in batch]
-            log.warning(
-                "inference failed for a batch of %d (%s): halved: %s",
-                len(batch), str(error), ", ".join(requests), extra=about(*requests),
-            )  # fmt: skip
-            failure = None
+        alone = len(batch) == 1
+        if alone:
+            failed = failure(batch[0], error)
         else:
-            failure = _failure(batch[0], error)
-    # Only here is the error gone, and with it the memory of all that its frames hold. (For the
-    # same reason the log gets its text only: a handler may keep what it is given.)
+            note(batch, error)
+    # Only here is the error gone, and with it the memory of all that its frames hold.
     check_device()
-    if failure is not None:
-        return [failure]
+    if alone:
+        return [failed]
     middle = len(batch) // 2
-    return halving(infer, batch[:middle], check_device) + halving(
-        infer, batch[middle:], check_device
+    return halved(infer, batch[:middle], failure, check_device, note) + halved(
+        infer, batch[middle:], failure, check_device, note
     )
+
+
+def halving(
+    infer: Callable[[Sequence[Loaded]], Sequence[Result]],
+    batch: Sequence[Loaded],
+    check_device: Callable[[], None] = lambda: None,
+) -> list[Result | TransientFailure]:
+    """The same for jobs; the log has their requests."""
+    return halved(infer, batch, _failure, check_device, _log_halved)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -85,18 +94,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _failure(loaded: WithPicture, error: Exception) -> TransientFailure:
-    if not is_out_of_memory(error):
-        request_id = loaded.job.request_id
-        extra = about(request_id)
-        log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
-        return TransientFailure("inference_failed", f"the network failed: {error}")
-    height, width = loaded.image.shape[:2]
+def does_not_fit(image: Picture, error: Exception) -> str:
+    """That there was no memory for a picture (H×W×3), with how much it needs, for people."""
+    height, width = image.shape[:2]
     said = re.split(r"\. (?!\d)|\n", str(error) or "no memory")[0]
-    return TransientFailure(
-        "out_of_memory",
-        f"a picture of {height}×{width} pixels does not fit into memory{_needed(error)}: {said}",
-    )
+    return f"a picture of {height}×{width} pixels does not fit into memory{_needed(error)}: {said}"
+
+
+def _failure(loaded: WithPicture, error: Exception) -> TransientFailure:
+    if is_out_of_memory(error):
+        return TransientFailure("out_of_memory", does_not_fit(loaded.image, error))
+    request_id = loaded.job.request_id
+    extra = about(request_id)
+    log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
+    return TransientFailure("inference_failed", f"the network failed: {error}")
+
+
+def _log_halved(batch: Sequence[WithPicture], error: Exception) -> None:
+    requests = [one.job.request_id for one in batch]
+    # Its text only: a handler may keep what it is given.
+    log.warning(
+        "inference failed for a batch of %d (%s): halved: %s",
+        len(batch), str(error), ", ".join(requests), extra=about(*requests),
+    )  # fmt: skip
 
 
 def _needed(error: Exception) -> str:

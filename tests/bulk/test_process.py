@@ -1,52 +1,14 @@
-"""The command as a process: killed, started again, and how much memory it takes."""
+"""The command as a process: its exit status, and how much memory it takes."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import numpy as np
 
 from tests.bulk.catalogue import Catalogue, content, opened, photograph
-from tests.conftest import ROOT, wait_until
-
-PICTURES = 60
-
-
-def test_a_run_that_is_killed_is_finished_by_a_second_one(catalogue: Catalogue) -> None:
-    for number in range(PICTURES):
-        catalogue.add(f"{number % 3}/{number}.png", (160 + number, 200), number)
-    first = subprocess.Popen(
-        catalogue.command(), env=catalogue.environment, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until(
-            lambda: len([*catalogue.clean.rglob("*.png")]) >= 5 or first.poll() is not None,
-            "there are five results",
-        )
-    finally:
-        first.kill()
-        first.wait()
-    there = {
-        name: (catalogue.clean / name).stat().st_ino
-        for name in catalogue.results
-        if name.endswith(".png")
-    }
-    assert 5 <= len(there) < PICTURES, "it was not killed half-way"
-    for name in there:
-        opened(catalogue.clean / name)  # whole
-    (catalogue.clean / "0/.bulk-part-of-a-killed-run").touch()
-    second = subprocess.run(
-        catalogue.command("--json"), env=catalogue.environment, capture_output=True, check=True
-    )
-    counts = json.loads(second.stdout)
-    assert (counts["done"], counts["there"]) == (PICTURES - len(there), len(there))
-    assert len(catalogue.results) == PICTURES  # and no part is left
-    for name, inode in there.items():
-        assert (catalogue.clean / name).stat().st_ino == inode
-    for name in sorted(catalogue.results)[::9]:
-        catalogue.check(name)
+from tests.conftest import ROOT
 
 
 def test_the_exit_status_says_whether_a_picture_failed(catalogue: Catalogue) -> None:

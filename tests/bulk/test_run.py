@@ -14,9 +14,11 @@ from PIL import Image
 
 from bulk.errors import BulkRefused
 from bulk.local import Budget
+from bulk.report import FAILURES
 from bulk.run import Request, estimate
 from core.commands import main as run_command
 from core.errors import WorkerError
+from core.stages import LaMa
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,
@@ -96,6 +98,31 @@ def test_one_bad_picture_does_not_keep_the_others_from_being_done(catalogue: Cat
         "pipe.png": "unreadable",
     }
     assert (counts.done, counts.failed) == (1, 8)
+
+
+def test_a_picture_that_the_network_fails_at_costs_no_other(
+    catalogue: Catalogue, monkeypatch: Any
+) -> None:
+    sizes = {"good.png": (64, 72), "large.png": (64, 71), "odd.png": (64, 70), "too.png": (64, 69)}
+    for name, size in sizes.items():
+        catalogue.add(name, size)
+    fill = LaMa.fill
+
+    def failing(self: LaMa, images: Any, masks: Any) -> Any:
+        shapes = {image.shape[1] for image in images}
+        if 71 in shapes:
+            raise MemoryError("no memory")
+        if 70 in shapes:
+            raise RuntimeError("it is odd")
+        return fill(self, images, masks)
+
+    monkeypatch.setattr(LaMa, "fill", failing)
+    counts = catalogue.run({"inpaint_region": "full"})
+    assert (counts.done, counts.failed) == (2, 2)
+    assert catalogue.failures == {"large.png": "out_of_memory", "odd.png": "inference_failed"}
+    said = (catalogue.clean / FAILURES).read_text(encoding="utf-8")
+    assert json.dumps("a picture of 64×71 pixels does not fit into memory: no memory") in said
+    assert catalogue.results == {"good.png", "too.png"}
 
 
 def test_a_result_that_cannot_be_written_is_named_and_leaves_nothing(

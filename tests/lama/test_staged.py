@@ -11,6 +11,7 @@ from lama.bin import staged
 from lama.bin.inference import batch_inference, engine_of
 from lama.bin.inference import prepare as prepare_graphs
 from lama.bin.staged import StagedInference
+from lama.engine.precision import Precision
 from lama.padding import without_padding
 from tests.lama import tiny
 from tests.lama.late_device import LateDevice
@@ -72,7 +73,9 @@ def test_batches_in_flight_at_once_give_what_the_host_gives(recorded: bool) -> N
 
 
 def test_only_pictures_that_overflow_are_computed_again(monkeypatch) -> None:
-    monkeypatch.setattr(staged, "half_dtype", lambda device, use_fp16: torch.float16)
+    monkeypatch.setattr(
+        staged, "decide", lambda device, use_fp16: Precision(torch.float16, "a test")
+    )
     model = overflowing_model()
     inference = StagedInference(model, "cpu", True, 0, 3, 48 * 64, LateDevice())
     black, bright = np.zeros((48, 64, 3), np.uint8), np.full((48, 64, 3), 255, np.uint8)
