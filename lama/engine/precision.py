@@ -44,7 +44,7 @@ def decide(device: str | torch.device, use_fp16: bool) -> Precision:
     """The precision for `device`: half where it is allowed by `use_fp16`, there, and faster.
 
     float16 on CUDA, bfloat16 or float32 on a CPU. On a CPU that has both, the first call with a
-    number of threads (torch's, of the calling thread) measures for some 50 ms; later ones know.
+    number of threads (torch's, of the calling thread) measures for about 0.1 s; later ones know.
     """
     half = half_dtype(device)
     if not use_fp16:
