@@ -226,11 +226,17 @@ class Arena:
         last = self._worker("worker-last", DEAD_TTL_S="0.001", REAP_INTERVAL_S="0.2")
         last.start()
         deadline = time.monotonic() + PATIENCE_S
-        while client.exists(keys.DEAD) or self.jobs.segments():
+        while client.exists(keys.DEAD) or self.jobs.segments() or self._others(client):
             if time.monotonic() > deadline:
                 break  # the account says what is left
             time.sleep(0.1)
         last.stop()
+
+    def _others(self, client: redis.Redis) -> bool:
+        """Whether a worker is still known besides the last: one that died when it was stopped, and
+        whose heartbeat has not expired."""
+        known = client.scan_iter(keys.workers("*"), 1000)
+        return sum(int(client.scard(key)) for key in known) > 1
 
     def _alarms(self) -> list[str]:
         return [

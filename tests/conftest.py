@@ -18,6 +18,9 @@ import redis
 from demo.redis_server import RedisServer
 from tests.pipeline import Pipeline
 
+# A shell that starts the tests in the background has them ignore SIGINT, and so what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before torch is loaded, here or in a worker: threads that wait for each other by spinning starve
 # each other tenfold where something else runs on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
