@@ -288,10 +288,7 @@ class BatchPipeline:
         await self._unlink(*useless, *inputs)
         if done:
             reach(Fault.INPUTS_UNLINKED)
-        # Also what was lost: a commit may have had its effect and lost its reply, and its result
-        # was replaced and removed before it was repeated. Nobody else drops a living worker's
-        # entries.
-        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in stored))
+        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
         for _, job, segment in done:
             reach(Fault.CLEANED)
             transitions.done(job, segment.name)

@@ -197,8 +197,9 @@ class Queues:
     ) -> tuple[bool, str]:
         """Publish a result and leave the job's inputs to be unlinked.
 
-        Returns whether the job was still this worker's, and the name of the segment of an older
-        result of the same request that nobody fetched, or ''.
+        Returns whether the job was still this worker's, and the name of a segment to be removed, or
+        '': of an older result of the same request that nobody fetched, or this one, if a newer
+        result has replaced it before Redis answered.
         """
         flat = [word for pair in fields.items() for word in pair]
         outcome, replaced = await self._run(

@@ -12,7 +12,8 @@
 -- ARGV[6]  when an unread result expires, in unix seconds
 -- ARGV[7…] fields and values of the hash
 -- Returns {'committed', name of the segment that this result replaces or ''},
--- {'landed', ''} if an earlier call with the same segment had its effect and lost its reply, or
+-- {'landed', ''} if an earlier call with the same segment had its effect and lost its reply,
+-- {'landed', the segment} if that result was replaced and removed meanwhile, or
 -- {'lost', ''} if the payload is no longer this worker's, or others have removed the segment: the
 -- worker was presumed dead, and may have been given the same payload again since.
 --
@@ -23,8 +24,12 @@ local fenced, payload, sha1, segment, request, expiry =
 local member = segment .. ' ' .. request
 
 local score = redis.call('ZSCORE', KEYS[3], member)
-if score then
-  return {tonumber(score) < 0 and 'lost' or 'landed', ''}
+if score and tonumber(score) >= 0 then
+  return {'landed', ''}
+elseif score then
+  -- Only a commit leaves inputs to be unlinked: as long as this worker lives it has to do it.
+  local landed = redis.call('LPOS', KEYS[5], payload)
+  return {landed and 'landed' or 'lost', landed and segment or ''}
 end
 if fenced and not redis.call('LPOS', KEYS[1], payload) then
   return {'lost', ''}

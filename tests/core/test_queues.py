@@ -224,6 +224,9 @@ def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: redis.
         await queues.forget_replaced("r", "s1")
         assert raw.zrangebyscore(keys.segments("boot-1"), 0, "+inf") == [b"s2 r"]
         # Were it the reply to the first commit that was lost, this would be its repetition.
+        assert await queues.commit(first, "r", "s1", info) == (True, "s1")
+        # Others have unlinked its inputs, as after a worker that is taken for dead.
+        await queues.cleaned(first)
         assert await queues.commit(first, "r", "s1", info) == (False, "")
         assert json.loads(raw.hget("inpainting_result:r", "inpaint_shm_info"))["shm_name"] == "s2"
 

@@ -481,7 +481,7 @@ def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(
     assert frozen.stop() == 0
 
 
-def test_a_commit_whose_result_was_replaced_before_its_repetition_leaves_nothing_to_clean_up(
+def test_a_commit_whose_result_was_replaced_before_its_repetition_leaves_no_entry_and_no_input(
     start_worker: StartWorker,
     pipeline: Pipeline,
     client: redis.Redis,
@@ -496,10 +496,11 @@ def test_a_commit_whose_result_was_replaced_before_its_repetition_leaves_nothing
     payload = client.lpop(f"inpainting:processing:{identity}:long")
     assert payload is not None
     # As the commit of the worker's first segment would have left it, whose reply was lost, when
-    # the same message was done once more meanwhile.
+    # another message of the same request was done meanwhile, and its result fetched.
     first = f"{result_name_start(settings, identity, payload)}0 {request_id}"
     client.zadd(keys.segments(current_identity(settings).namespace), {first: -time.time() - 60})
     client.rpush(keys.cleanup(identity), payload)
     hold.unlink()
-    worker.wait_for_line("taken over by another worker")
     wait_until(lambda: not client.exists(keys.cleanup(identity)), "the entry is dropped")
+    assert segments() == set()  # the result, and the message's own inputs
+    assert not client.exists(f"inpainting_result:{request_id}")
