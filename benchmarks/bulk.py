@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.layouts import HIGHEST, LOWEST, strip
 from benchmarks.report import Report, Row, add_output_argument, table
+from benchmarks.subjects import ROOT
 from bulk import on_ray
 from bulk.errors import PictureError
 from bulk.local import Line
@@ -39,12 +40,10 @@ from core.memory import settle_memory
 #: Pixels: the sides of the pictures of `memory`.
 SHORTEST, LONGEST = 100, 420
 
-
+#: Of the page of `strip`.
 STRIP_ROWS: Final = 20_000
 
 SECTIONS: Final = ("throughput", "memory", "strip")
-
-ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class Clock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +11,10 @@ from numpy.random import Generator
 from bulk.masks import mask_of_boxes
 from core.client import Prepared, prepare
 from core.keys import Kind
+from demo.scenes import SAMPLES
 from lama.saicinpainting.training.data.pages import product_page, table
 from lama.saicinpainting.training.data.pictures import Pictures, picture_files
 from lama.saicinpainting.training.data.text import Slot, glyph_ink
-
-SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 
 #: Pixels: the width of a page, and the least and the largest height.
 WIDTH, LOWEST, HIGHEST = 860, 250, 1300

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from core.config import Settings
 from core.errors import TransientFailure
-from core.stages import LaMa, Loaded, Network, Picture
+from core.handover import Loaded, Network, Picture
+from core.stages import LaMa
 
 #: Environment variable: milliseconds a picture that the stand-in takes, asleep, like a device that
 #: computes without the processor; unset for the real network.

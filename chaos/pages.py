@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from demo.scenes import SAMPLES
+
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
 
 #: Corners of a line of text, [x, y] in pixels, as an OCR gives them.
 Corners = list[list[int]]
-
-SAMPLES: Final = Path(__file__).resolve().parent.parent / "samples"
 
 #: Pixels: the least and the largest side of a page, and height of a line.
 SIDES: Final = (128, 400)

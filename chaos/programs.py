@@ -85,6 +85,10 @@ class Program:
         self._note(status)
         return True
 
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self.log.read_text()[-2000:]
+
     def stop(self) -> None:
         """Thaw it, SIGTERM, wait; it must end cleanly now that nothing disturbs it."""
         if self._process is None:

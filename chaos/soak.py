@@ -130,8 +130,8 @@ class Soak:
         deadline = time.monotonic() + JOB_TIMEOUT_S
         while not (description := self._redis.hget(key, "inpaint_shm_info")):
             if self._worker.has_ended():
-                tail = self._worker.log.read_text()[-2000:]
-                raise RuntimeError(f"the worker ended before job {number} was done: {tail}")
+                said = self._worker.last_words()
+                raise RuntimeError(f"the worker ended before job {number} was done: {said}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no result of job {number} after {JOB_TIMEOUT_S:g} s")
             time.sleep(0.002)
@@ -206,7 +206,7 @@ def _wait_for(client: Any, worker: Program) -> int:
         for key in client.scan_iter("inpainting:worker:*"):
             return int(json.loads(client.get(key))["pid"])
         time.sleep(0.05)
-    raise TimeoutError(f"the worker is not ready: {worker.log.read_text()[-2000:]}")
+    raise TimeoutError(f"the worker is not ready: {worker.last_words()}")
 
 
 def _print(jobs: int, elapsed: float, soak: Soak) -> None:

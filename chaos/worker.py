@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from chaos.jobs import POISON, fill
 from core.config import Settings, load_settings
 from core.errors import TransientFailure
+from core.handover import Loaded, Picture
 from core.service import serve
-from core.stages import Loaded, Picture
 from core.telemetry import configure_logging
 
 

@@ -18,13 +18,13 @@ from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS
 from core.errors import RedisUnsuitable, WorkerError
 from core.faults import Fault, reach
+from core.handover import Network
 from core.heartbeat import Heartbeat
 from core.identity import Identity, current_identity
 from core.memory import settle_memory
 from core.pipeline import BatchPipeline
 from core.queues import Queues, open_queues
 from core.recovery import Recovery
-from core.stages import Network
 from core.telemetry import tracing, watch
 from core.telemetry.record import Phase
 

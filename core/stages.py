@@ -22,14 +22,12 @@ from core.config import Settings
 from core.contract import CANVAS, Job, Segment, parse_job
 from core.errors import BadMessage, DeviceFault, JobError, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
-from core.handover import Filled, Loaded, Network, Pending, Picture, Restored, Staging, is_pending
+from core.handover import Filled, Loaded, Pending, Picture, Restored, Staging, is_pending
 from core.keys import Kind
 from core.queues import Claim
 from core.telemetry import about
 from lama.padding import without_padding
 from lama.regions import Padding
-
-__all__ = ["Finisher", "LaMa", "Loaded", "Loader", "Network", "Picture", "full_batches"]
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from chaos import soak as soaking
 from chaos.jobs import DEV_SHM
 from chaos.programs import Program, Tally
 from chaos.soak import Soak, Vitals, vitals
@@ -52,9 +51,8 @@ def test_what_does_not_level_off_is_found(last: Vitals, what: str) -> None:
 
 
 def test_a_worker_that_ends_is_told_with_its_last_words(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(soaking, "JOB_TIMEOUT_S", 60.0)
     log = tmp_path / "log"
     worker = Program("worker", ["-c", "raise SystemExit('out of order')"], Tally(), log)
     worker.start()
