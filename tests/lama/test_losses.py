@@ -59,6 +59,34 @@ def test_decibels_count_by_the_ratio_of_two_errors_down_to_the_floor():
     assert at(1e-4) < 0.001 * at(0.1)
 
 
+def test_local_decibels_see_a_flat_grounds_tone_beside_a_missed_edge():
+    image, mask = torch.zeros(1, 3, 32, 64), torch.zeros(1, 1, 32, 64)
+    mask[..., 8:56] = 1
+
+    def gain(term, floor: float) -> float:
+        """Of halving the tone's error right of an edge whose error stays."""
+        errors = [torch.full_like(image, size) * mask for size in (0.02, 0.01)]
+        for error in errors:
+            error[..., 8:14] = 0.8 * mask[..., 8:14]
+        before, after = (float(term(image + error, image, mask, floor)) for error in errors)
+        return before - after
+
+    assert gain(reconstruction.decibels, 60) < 0.01
+    # About two thirds of the hole see nothing of the edge.
+    assert gain(reconstruction.local_decibels, 60) > 0.6 * 2 * math.log10(2)
+
+
+def test_local_decibels_level_off_at_their_floor_and_see_nothing_outside_the_hole():
+    image, mask = torch.zeros(1, 3, 32, 32), a_hole()
+
+    def at(error: torch.Tensor) -> float:
+        return float(reconstruction.local_decibels(image + error, image, mask, floor=42))
+
+    assert at(torch.zeros(())) == pytest.approx(0, abs=1e-6)
+    assert at(1 - mask) == pytest.approx(0, abs=1e-6)
+    assert at(torch.tensor(1e-4)) < 0.001 * at(torch.tensor(0.1))
+
+
 def test_the_known_part_counts_by_its_share_of_the_picture():
     image = torch.zeros(1, 3, 32, 32)
     assert math.isclose(reconstruction.known_l1(image + 0.5, image, a_hole(8)), 0.375)

@@ -47,6 +47,21 @@ def decibels(filled: Tensor, image: Tensor, mask: Tensor, floor: float) -> Tenso
     return (error + 10 ** (-floor / 10)).log10().mean() + floor / 10
 
 
+def local_decibels(
+    filled: Tensor, image: Tensor, mask: Tensor, floor: float, window: int = 9
+) -> Tensor:
+    """log10 of the mean squared error about each pixel of the hole, down to `floor` dB.
+
+    `decibels` of a picture are those of its worst places: where an edge was missed, the tone of the
+    flat ground beside it no longer counts. Here each place counts by the ratio of its own error. A
+    place is the part of the hole within `window` pixels about it.
+    """
+    local = partial(F.avg_pool2d, kernel_size=window, stride=1, padding=window // 2)
+    error = (filled - image).square().mean(1, keepdim=True)
+    error = local(error * mask) / local(mask).clamp(min=1 / window**2)
+    return over_hole((error + 10 ** (-floor / 10)).log10(), mask) + floor / 10
+
+
 def chroma(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """L1 of the two colour differences (Cb, Cr) over the hole."""
     # B, (Y, Cb, Cr), H, W: luma is left out

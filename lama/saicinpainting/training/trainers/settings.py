@@ -27,6 +27,10 @@ class LossWeights:
     #: `losses.decibels.floor`, `.final`: … down to this many dB at the start, and at the end.
     floor: float = 35.0
     floor_final: float = 50.0
+    #: `losses.local_decibels.weight`: of the mean squared error about each pixel of the hole …
+    local: float = 0.0
+    #: `losses.local_decibels.floor`: … down to this many dB.
+    local_floor: float = 42.0
     #: `losses.hole_l1.weight`: the hole at the start of the schedule …
     hole: float = 10.0
     #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
@@ -115,6 +119,8 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         decibels=float(decibels.get("weight", base.decibels)),
         floor=float(decibels.get("floor", base.floor)),
         floor_final=float(decibels.get("final", base.floor_final)),
+        local=_number(losses, "local_decibels", "weight", base.local),
+        local_floor=_number(losses, "local_decibels", "floor", base.local_floor),
         gradient=_number(losses, "gradient", "weight", base.gradient),
         spectrum=_number(losses, "spectrum", "weight", base.spectrum),
         ssim=_number(losses, "ssim", "weight", base.ssim),

@@ -168,10 +168,12 @@ class Trainer:
         hole = weights.hole + (weights.hole_final - weights.hole) * share
         floor = weights.floor + (weights.floor_final - weights.floor) * share
         decibels = partial(reconstruction.decibels, floor=floor)
+        local = partial(reconstruction.local_decibels, floor=weights.local_floor)
         table: list[tuple[str, float, Callable[[Tensor, Tensor, Tensor], Tensor], Tensor]] = [
             ("known", weights.known, reconstruction.known_l1, predicted),
             ("hole", hole, reconstruction.hole_l1, filled),
             ("bel", weights.decibels, decibels, filled),
+            ("local", weights.local, local, filled),
             ("grad", weights.gradient, reconstruction.gradients, filled),
             ("spec", weights.spectrum, reconstruction.spectra, filled),
             ("dssim", weights.ssim, reconstruction.dissimilarity, filled),
