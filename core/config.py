@@ -273,6 +273,10 @@ class Settings(BaseSettings):
         return self.inpainting_batch_size_short
 
 
+#: What a value must be, for those of pydantic's errors whose own words tell what it tried.
+_MUST_BE = {"bool_parsing": "1 or 0", "int_parsing": "a whole number", "float_parsing": "a number"}
+
+
 def load_settings() -> Settings:
     """Settings from the environment and `.env`.
 
@@ -288,6 +292,8 @@ def _sentence(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
+    if found := re.match(r"Input should be (.*)", message):
+        message = f"it must be {_MUST_BE.get(problem['type'], found[1])}"
     field = str(problem["loc"][0])
     value = without_password(repr(problem["input"]))
     meaning = Settings.model_fields[field].description

@@ -66,9 +66,9 @@ def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("INPAINTING_BATCH_SIZE_SHORT", "four", "integer"),
-        ("INPAINTING_BATCH_SIZE_SHORT", "0", "greater than or equal to 1"),
-        ("USE_CUDA", "maybe", "boolean"),
+        ("INPAINTING_BATCH_SIZE_SHORT", "four", "it must be a whole number"),
+        ("INPAINTING_BATCH_SIZE_SHORT", "0", "it must be greater than or equal to 1"),
+        ("USE_CUDA", "maybe", "it must be 1 or 0"),
         ("SHM_FILE_MODE", "rw", "octal"),
         ("SHM_NAME_PREFIX", "../", "letters, digits"),
         ("SHM_INPUT_PREFIXES", ",", "at least 1"),
@@ -78,6 +78,7 @@ def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
         ("DELIVERY", "exactly_once", "at_most_once"),
         ("INPAINT_REGION", "holes", "'full', 'content' or 'mask'"),
         ("RETRY_DELAY_S", "inf", "finite"),
+        ("RETRY_DELAY_S", "soon", "it must be a number"),
         ("LOG_LEVEL", "loud", "WARNING"),
     ],
 )
