@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 import uuid
@@ -190,13 +191,15 @@ def submit_file(
     image_path: Path,
     mask_path: Path,
     output: Path,
-    kind: Kind,
+    kind: Kind | None,
     timeout_s: float,
-) -> float:
-    """Have a picture on disk inpainted by a running worker; the seconds that it took.
+) -> tuple[Kind, float]:
+    """Have a picture on disk inpainted by a running worker; its queue, and the seconds it took.
 
-    Raises SubmitError, which names the file and what is wrong with it.
+    Without a kind, it goes to the queue whose canvas shrinks it least. Raises SubmitError, which
+    names the file and what is wrong with it.
     """
+    _require_writable(output)  # before a worker has done it for nothing
     image = _imread(image_path, cv2.IMREAD_COLOR)
     mask = _imread(mask_path, cv2.IMREAD_GRAYSCALE)
     if image.shape[:2] != mask.shape:
@@ -204,6 +207,7 @@ def submit_file(
             f"{image_path} is {image.shape[1]}×{image.shape[0]} pixels, {mask_path} "
             f"{mask.shape[1]}×{mask.shape[0]}: picture and mask must have the same size"
         )
+    kind = kind or suitable_kind(*image.shape[:2])
     began = time.monotonic()
     with Client(settings) as client:
         submission = client.submit(image, mask, kind, image_path.name)
@@ -215,7 +219,7 @@ def submit_file(
         raise SubmitError(f"{output} cannot be written: {error}") from error
     if not written:
         raise SubmitError(f"{output} cannot be written: is there such a folder?")
-    return elapsed
+    return kind, elapsed
 
 
 def suitable_kind(height: int, width: int) -> Kind:
@@ -226,6 +230,17 @@ def suitable_kind(height: int, width: int) -> Kind:
         return min(canvas_height / height, canvas_width / width)
 
     return max(Kind, key=scale)
+
+
+def _require_writable(output: Path) -> None:
+    if not cv2.haveImageWriter(output.name):
+        raise SubmitError(
+            f"{output}: OpenCV writes no pictures of that suffix; end it in .png, .jpg or .webp"
+        )
+    if not os.access(output.parent, os.W_OK):
+        raise SubmitError(
+            f"{output} cannot be written: {output.parent} is no folder that this user may write to"
+        )
 
 
 def _imread(path: Path, flags: int) -> Picture:

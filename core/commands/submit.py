@@ -34,18 +34,12 @@ def add(commands: Any) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Send the picture and wait for its result."""
-    import cv2
-
-    from core.client import submit_file, suitable_kind
+    from core.client import submit_file
     from core.keys import Kind
 
-    if options.kind == "auto":
-        image = cv2.imread(str(options.image))
-        kind = Kind.SHORT if image is None else suitable_kind(*image.shape[:2])
-    else:
-        kind = Kind(options.kind)
-    elapsed_s = submit_file(
-        load_settings(), options.image, options.mask, options.output, kind, options.timeout
+    asked = None if options.kind == "auto" else Kind(options.kind)
+    kind, elapsed_s = submit_file(
+        load_settings(), options.image, options.mask, options.output, asked, options.timeout
     )
     if options.json:
         print_json({"output": str(options.output), "kind": kind, "seconds": round(elapsed_s, 3)})

@@ -218,6 +218,34 @@ def test_submit_tells_programs_what_it_did(
     wait_until(lambda: not segments(), "the result's segment is gone")
 
 
+@pytest.mark.parametrize(
+    ("image", "output", "said"),
+    [
+        ("none.png", "o.png", "none.png is not a file"),
+        ("page.png", "none/o.png", "none is no folder that this user may write to"),
+        ("page.png", "o.xyz", "end it in .png, .jpg or .webp"),
+    ],
+)
+def test_submit_refuses_files_before_it_sends_anything(
+    run: Run, client: redis.Redis, capfd: Any, tmp_path: Path, image: str, output: str, said: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "page.png"), page(60, 90, 1)[0])
+    done = run("submit", tmp_path / image, tmp_path / "page.png", "-o", tmp_path / output)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert capfd.readouterr().err == ""  # OpenCV has a voice of its own
+    assert not client.keys("lama_inference:*")
+
+
+def test_a_missing_shared_memory_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.identity.SHM_FOLDER", "/nowhere/shm")
+    done = run("health", ADMIN_PORT=0)
+    assert done.returncode == 1
+    assert done.stderr.startswith("worker.py: /nowhere/shm cannot be used (No such file")
+    assert done.stderr.count("\n") == 1
+
+
 def test_health_asks_the_workers_of_this_host(
     run: Run, start_worker: StartWorker, client: redis.Redis
 ) -> None:
