@@ -21,6 +21,10 @@ class RedisUnsuitable(WorkerError):
     """The Redis server answers, but cannot serve the configured delivery mode."""
 
 
+class NoSharedMemory(WorkerError):
+    """There is no /dev/shm, where all pictures travel."""
+
+
 class HungInference(WorkerError):
     """The network did not return within INFERENCE_TIMEOUT_S; only a new process can help."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from enum import StrEnum
 
@@ -64,7 +65,10 @@ def parse(value: str) -> tuple[Fault, int]:
 
 
 if _value := os.environ.get(VARIABLE):
-    _fatal, _visits_left = parse(_value)
+    try:
+        _fatal, _visits_left = parse(_value)
+    except ValueError as error:  # this is imported before anything that could report it
+        sys.exit(f"{error}")
     _lock = threading.Lock()
 
     def reach(fault: Fault) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.config import Settings
+from core.errors import NoSharedMemory
 from core.keys import Kind
 from core.shm import SHM_FOLDER
 
@@ -34,9 +35,16 @@ class Identity:
 
 
 def current_identity(settings: Settings) -> Identity:
-    """A new identity for this process."""
+    """A new identity for this process; raises NoSharedMemory."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return identity_in(settings, f"{boot}-{os.stat(SHM_FOLDER).st_dev}")
+    try:
+        device = os.stat(SHM_FOLDER).st_dev
+    except OSError as error:
+        raise NoSharedMemory(
+            f"{SHM_FOLDER} cannot be used ({error.strerror}): mount a tmpfs there, or in a "
+            "container the producer's own"
+        ) from error
+    return identity_in(settings, f"{boot}-{device}")
 
 
 def identity_in(settings: Settings, namespace: str) -> Identity:

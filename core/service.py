@@ -167,10 +167,10 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
     infer_thread = ThreadPoolExecutor(1, "infer")
 
     async def run(network: Network) -> NoReturn:
-        identity = current_identity(settings)
-        queues = open_queues(settings, identity)
-        service = Service(settings, identity, queues, network, infer_thread)
         with _reported():
+            identity = current_identity(settings)
+            queues = open_queues(settings, identity)
+            service = Service(settings, identity, queues, network, infer_thread)
             status = await service.run()
             if admin:
                 await asyncio.to_thread(admin.stop)

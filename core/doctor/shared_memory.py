@@ -15,7 +15,7 @@ from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
 from core.contract import input_names
 from core.doctor.finding import Finding, ok, problem, size, warning
-from core.errors import OutOfSharedMemory
+from core.errors import NoSharedMemory, OutOfSharedMemory
 from core.identity import current_identity
 from core.keys import Kind
 from core.overview import read_overview
@@ -39,11 +39,16 @@ SHARE: Final = (
 
 def check(settings: Settings) -> Iterator[Finding]:
     """The shared memory that this process sees."""
+    try:
+        mine = current_identity(settings).namespace
+    except NoSharedMemory as error:
+        yield problem("shm", str(error), SHARE)
+        return
     yield _room()
     yield _writing(settings)
     try:
         with sync_client(settings) as client:
-            yield from _sharing(settings, client)
+            yield from _sharing(settings, client, mine)
     except REDIS_ERRORS:
         pass  # the check of Redis says so
 
@@ -74,8 +79,8 @@ def _writing(settings: Settings) -> Finding:
     return ok("shm", f"a segment of {size(TEST_BYTES)} was written and removed")
 
 
-def _sharing(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
-    """Whether the jobs that wait can be opened here."""
+def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Finding]:
+    """Whether the jobs that wait can be opened here, in the namespace `mine`."""
     names: list[str] = []
     for kind in Kind:
         waiting = cast("list[bytes]", client.lrange(settings.queue(kind), 0, SAMPLE - 1))
@@ -91,7 +96,6 @@ def _sharing(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
         yield found(
             "shm", f"of {len(names)} input segments of the next waiting jobs {here} are here", SHARE
         )
-    mine = current_identity(settings).namespace
     others = [
         worker.worker
         for worker in read_overview(client, settings).workers

@@ -123,6 +123,16 @@ def test_a_full_shared_memory_is_a_problem(server: RedisServer) -> None:
     assert all("shm_size" in problem["mend"] for problem in problems)
 
 
+def test_a_missing_shared_memory_is_a_problem(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.identity.SHM_FOLDER", "/nowhere/shm")
+    status, found = findings("shm", REDIS_URL=server.url)
+    assert status == 1
+    assert "/nowhere/shm cannot be used" in only(found, "problem")["message"]
+    assert "ipc: host" in only(found, "problem")["mend"]
+
+
 def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
     server: RedisServer, pipeline: Pipeline, client: redis.Redis
 ) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import redis
 
 from core import keys
 from core.faults import Fault, parse
-from tests.conftest import StartWorker, Worker, segments, wait_until
+from tests.conftest import ROOT, StartWorker, Worker, segments, wait_until
 from tests.pipeline import Pipeline, page
 
 LONG = "lama_inference:longtasks"
@@ -236,3 +238,13 @@ def test_a_fault_point_may_be_reached_often_before_it_kills() -> None:
 def test_a_fault_point_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="FAULT_POINT"):
         parse(value)
+
+
+def test_a_wrong_fault_point_ends_the_program_with_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "worker.py"), "status"],
+        env={**os.environ, "FAULT_POINT": "nowhere"}, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("FAULT_POINT='nowhere': one of registered, ")
+    assert done.stderr.count("\n") == 1
