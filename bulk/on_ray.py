@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -34,6 +35,9 @@ RETRIES: Final = 3
 #: What is lost even so is done in rounds of its own, each picture by itself: one that kills its
 #: actor takes no other with it.
 ROUNDS: Final = 3
+
+#: Seconds that the head of a cluster has to answer.
+CONNECT_S: Final = 10.0
 
 #: Share of a core that a task asks for that decodes or encodes.
 TASK_CPUS: Final = 0.5
@@ -135,6 +139,7 @@ def run(
         raise BulkRefused(
             f"--ray needs Ray ({error}): pip install -r ray_requirements.txt"
         ) from None
+    _check_reachable(address)
     try:
         local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -144,6 +149,20 @@ def run(
         _run(ray, tasks, work, settings, workers, note)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse HOST:PORT where nobody listens: Ray would go on asking there, without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # 'local', 'auto', or something that Ray refuses itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise BulkRefused(
+            f"--ray {address}: there is no cluster to join: {error}; take the address that "
+            "`ray start --head` prints, auto, or --ray alone for this machine"
+        ) from error
 
 
 def _run(

@@ -31,6 +31,11 @@ class Row:
     index: int
 
 
+def is_parquet(name: str) -> bool:
+    """Whether a file is one, by its name."""
+    return name.lower().endswith(SUFFIX)
+
+
 def rows(store: Store, name: str) -> Iterator[tuple[str, Row]]:
     """Names and places of a file's pictures, which are not read; raises PictureError."""
     file = _open(store, name)

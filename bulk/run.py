@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bulk import local, on_ray
 from bulk.errors import BulkRefused, PictureError
+from bulk.parquet import is_parquet
 from bulk.report import Counts, Failures, Progress
 from bulk.stages import Decoder, Encoder, Filler, Work
 from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
@@ -49,6 +50,10 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
     _check_apart(request)
     source, single = open_store(request.source, "INPUT")
     names = [single] if single else list(source.names())
+    if not (request.masks or request.boxes or any(map(is_parquet, names))):
+        raise BulkRefused(
+            "--masks or --boxes is needed: only Parquet files may have a mask or boxes in them"
+        )
     if request.boxes and not is_url(request.source) and not is_url(request.boxes):
         names = [name for name in names if not _is_same(source, name, request.boxes)]
     mask_store: Store | None = None

@@ -111,6 +111,8 @@ def find(
             if _is_there(target, there):
                 plan.there += 1
                 continue
+            if row is None and masks is None and boxes is None:
+                raise PictureError("no_mask", "a file of its own needs --masks or --boxes")
             mask = masks.of(name) if isinstance(masks, MaskNames) else masks or ""
             own = None
             if boxes is not None:
@@ -125,7 +127,7 @@ def find(
 
 def _pictures(store: Store, names: Iterable[str], plan: Plan) -> Iterator[tuple[str, Row | None]]:
     for name in names:
-        if name.lower().endswith(parquet.SUFFIX):
+        if parquet.is_parquet(name):
             try:
                 yield from parquet.rows(store, name)
             except PictureError as error:

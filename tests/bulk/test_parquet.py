@@ -64,6 +64,7 @@ def test_bad_rows_and_files_are_named(catalogue: Catalogue) -> None:
     }
     write(catalogue.pages / "shop.parquet", columns)
     write(catalogue.pages / "other.parquet", {"picture": [good]})
+    (catalogue.pages / "loose.png").write_bytes(good)
     (catalogue.pages / "broken.parquet").write_bytes(b"PAR1 no PAR1")
     catalogue.run(masks="")
     assert catalogue.results == {"good.png"}
@@ -74,4 +75,5 @@ def test_bad_rows_and_files_are_named(catalogue: Catalogue) -> None:
         "maskless.png": "no_mask",
         "other.parquet": "undecodable",
         "broken.parquet": "undecodable",
+        "loose.png": "no_mask",
     }

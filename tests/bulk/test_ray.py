@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from bulk.errors import BulkRefused
 from bulk.on_ray import networks
 from tests.bulk.catalogue import Catalogue
 from tests.conftest import wait_until
@@ -167,6 +168,13 @@ def test_every_picture_is_done_though_an_actor_and_then_a_node_is_killed(
     assert len(catalogue.results) == PICTURES
     for name in sorted(catalogue.results)[::25]:
         catalogue.check(name)
+
+
+@needs_ray
+def test_an_address_where_no_cluster_is_is_refused(catalogue: Catalogue) -> None:
+    catalogue.add("a.png")
+    with pytest.raises(BulkRefused, match=r"--ray 127\.0\.0\.1:\d+: there is no cluster to join"):
+        catalogue.run(ray=f"127.0.0.1:{_free_port()}")
 
 
 def test_there_is_a_network_per_gpu_or_per_share_of_the_cores() -> None:

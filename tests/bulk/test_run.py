@@ -205,6 +205,7 @@ def test_a_line_of_boxes_that_is_none_is_refused_at_the_start(
         ({"masks": "nowhere"}, "--masks: there is no"),
         ({"output": "file"}, "OUTPUT.*is a file"),
         ({"source": "sftpx://host/pages"}, "cannot be used"),
+        ({"masks": ""}, "--masks or --boxes is needed"),
     ],
 )
 def test_what_could_do_harm_is_refused_at_the_start(
@@ -213,7 +214,7 @@ def test_what_could_do_harm_is_refused_at_the_start(
     catalogue.add("a.png")
     (catalogue.root / "file").touch()
     places = {
-        key: value if "://" in value else str(catalogue.root / value)
+        key: value if "://" in value or not value else str(catalogue.root / value)
         for key, value in request_.items()
     }
     before = sorted(catalogue.root.rglob("*"))
