@@ -58,13 +58,14 @@ def main(given: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
     try:
+        options.out.mkdir(parents=True, exist_ok=True)  # before the work, which it may be in vain
         files = spread(picture_files(options.images), options.pictures)
         methods = {name: CLASSICAL[name] for name in options.methods}
         for path in options.checkpoint:
             methods[_title(path, options.checkpoint)] = checkpoint_method(
                 path, options.config, options.device, options.half
             )
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     scores: list[Score] = []
@@ -83,7 +84,6 @@ def main(given: list[str] | None = None) -> int:
     print(file=sys.stderr)
     table = sorted(rows(scores), key=lambda row: (row["size"], row["kind"]))
     text = markdown(table, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text(text)
     (options.out / "table.json").write_text(
         json.dumps({"seed": options.seed, "files": [path.name for path in files], "rows": table})

@@ -35,10 +35,20 @@ def load_lama_model(
     Raises CheckpointError (see `trainers/errors.py`) where a file doesn't serve, ValueError where
     there is no such device.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r}: torch sees no CUDA device; use 'cpu'")
+    device = usable_device(device)
     train_config = load_train_config(config_path)
     return load_checkpoint(train_config, checkpoint_path, map_location=device), train_config
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of a name; raises ValueError where torch knows or sees none."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r}: 'cpu', 'cuda' or 'cuda:0' is needed") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: torch sees no CUDA device; use 'cpu'")
+    return found
 
 
 def batch_inference(

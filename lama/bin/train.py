@@ -21,10 +21,11 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from lama.bin.inference import usable_device
 from lama.saicinpainting.training.trainers.config import load_train_config
 from lama.saicinpainting.training.trainers.errors import CheckpointError
 from lama.saicinpainting.training.trainers.loop import Budget, train
-from lama.saicinpainting.training.trainers.settings import left_out, read_settings
+from lama.saicinpainting.training.trainers.settings import left_out, override, read_settings
 from lama.saicinpainting.training.trainers.training import Trainer, training_dtype
 
 
@@ -55,13 +56,13 @@ def main(given: list[str] | None = None) -> int:
     options = arguments(given)
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    if device.type == "cuda":
-        # Few shapes, many times.
-        torch.backends.cudnn.benchmark = True
     try:
+        device = usable_device(options.device)
+        if device.type == "cuda":
+            # Few shapes, many times.
+            torch.backends.cudnn.benchmark = True
         config = load_train_config(options.config)
-        config.merge_with_dotlist(options.overrides)
+        override(config, options.overrides)
         dtype = training_dtype(device, not options.float32)
         settings = read_settings(config, device, given=bool(options.start))
         trainer = Trainer(config, settings, device, options.seed, dtype)
@@ -84,7 +85,7 @@ def main(given: list[str] | None = None) -> int:
                 workers=max(1, min(8, (os.cpu_count() or 2) // 2)),
                 say=_say,
             )
-    except (CheckpointError, ValueError, FloatingPointError) as error:
+    except (CheckpointError, ValueError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:

@@ -22,7 +22,14 @@ from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import snapshots
 from lama.saicinpainting.training.trainers.errors import ConfigError, MismatchError
 from lama.saicinpainting.training.trainers.loop import Budget, train
-from lama.saicinpainting.training.trainers.settings import LossWeights, Settings, read_settings
+from lama.saicinpainting.training.trainers.settings import (
+    READ,
+    LossWeights,
+    Settings,
+    _Section,
+    left_out,
+    read_settings,
+)
 from lama.saicinpainting.training.trainers.training import PATIENCE, Trainer, learning_rate
 from lama.saicinpainting.training.trainers.validation import hold_out
 from tests.lama import tiny
@@ -318,6 +325,45 @@ def test_problems_are_one_line_on_standard_error(tmp_path, capsys):
     config = tiny.write_config(tmp_path / "config.yaml")
     assert program.main([str(config), str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'}: no such folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--device", "gpu"], "device 'gpu': 'cpu', 'cuda' or 'cuda:0' is needed"),
+        (["--out", "/proc/none"], "/proc/none"),
+        (["fast"], "fast: name=value is needed"),
+        (
+            ["data.batchsize=3"],
+            "data.batchsize=3: nothing reads data.batchsize; is data.batch_size",
+        ),
+        (["data.batch_size=x"], "data.batch_size = 'x': a whole number is needed"),
+        (["losses.l1=3"], "losses.l1 = 3: a mapping is needed"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_begins_nothing(folder, tmp_path, capsys, words, said):
+    config = tiny.write_config(tmp_path / "config.yaml")
+    out = tmp_path / "out"
+    assert program.main([str(config), str(folder), "--out", str(out), "--steps", "1", *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_what_may_be_given_is_what_a_run_reads(monkeypatch):
+    read, get = set(), _Section.get
+
+    def noted(section, path, default=None):
+        read.add(f"{section.name}.{path}")
+        return get(section, path, default)
+
+    monkeypatch.setattr(_Section, "get", noted)
+    config = OmegaConf.create(tiny.tiny_config())
+    read_settings(config, CPU)
+    left_out(config)
+    assert read == READ - {"generator"}
 
 
 def test_weights_of_another_size_are_refused(tmp_path):

@@ -25,7 +25,7 @@ def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
     """All pictures below a folder, in order of their names. ValueError if there are none."""
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; the pictures to learn from are needed")
+        raise ValueError(f"{root}: no such folder; a folder of pictures is needed")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
         raise ValueError(f"{root}: no pictures ({', '.join(sorted(_SUFFIXES))}) in there")

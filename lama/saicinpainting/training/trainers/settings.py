@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +13,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data.batches import MASK_SHARES, Recipe
 from .errors import ConfigError
+
+#: All that a run reads of a config. What `generator` may have is in config.py.
+READ = frozenset(
+    {
+        "generator", "initialisation.kind", "ema.decay", "normalisation.batch_until",
+        "losses.l1.weight_known", "losses.hole_l1.weight", "losses.hole_l1.final",
+        "losses.decibels.weight", "losses.decibels.floor", "losses.decibels.final",
+        "losses.local_decibels.weight", "losses.local_decibels.floor",
+        "losses.gradient.weight", "losses.spectrum.weight", "losses.ssim.weight",
+        "losses.chroma.weight", "losses.adversarial.kind", "losses.adversarial.weight",
+        "losses.adversarial.begin", "losses.adversarial.gp_coef", "losses.feature_matching.weight",
+        "losses.perceptual.weight", "losses.resnet_pl.weight",
+        "data.batch_size", "data.sides", "data.train.out_size", "data.masks", "data.drawn",
+        "data.smoothed", "optimizers.generator.kind", "optimizers.generator.lr",
+        "optimizers.generator.outer", "optimizers.discriminator.kind",
+        "optimizers.discriminator.lr", "discriminator.kind", "discriminator.ndf",
+        "discriminator.n_layers",
+    }
+)  # fmt: skip
 
 #: Pictures from which a batch has statistics to go by.
 _LARGE_BATCH = 16
@@ -96,43 +117,43 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
     `hole_l1`, that is, where it is an unchanged published config. Raises ConfigError.
     """
     cuda = device.type == "cuda"
-    losses, data = _section(config, "losses"), _section(config, "data")
-    discriminator, optimizers = _section(config, "discriminator"), _section(config, "optimizers")
-    published = "hole_l1" not in losses
+    losses, data = _Section.of(config, "losses"), _Section.of(config, "data")
+    discriminator = _Section.of(config, "discriminator")
+    optimizers = _Section.of(config, "optimizers")
+    published = "hole_l1" not in losses.values
     base = LossWeights()
-    hole = losses.get("hole_l1") or {}
-    decibels = losses.get("decibels") or {}
-    begins = str(_section(config, "initialisation").get("kind", "random"))
+    begins = str(_Section.of(config, "initialisation").get("kind", "random"))
     if begins not in ("random", "wavelet"):
         raise ConfigError(f"initialisation.kind = {begins!r}: 'random' or 'wavelet' is needed")
-    adversarial = losses.get("adversarial") or {}
-    matching = losses.get("feature_matching") or {}
-    if adversarial.get("kind", "r1") != "r1":
-        raise ConfigError(f"losses.adversarial.kind = {adversarial['kind']!r}: only 'r1' is there")
+    adversary = losses.get("adversarial.kind", "r1")
+    if adversary != "r1":
+        raise ConfigError(f"losses.adversarial.kind = {adversary!r}: only 'r1' is there")
     kind = discriminator.get("kind", "pix2pixhd_nlayer")
     if kind != "pix2pixhd_nlayer":
         raise ConfigError(f"discriminator.kind = {kind!r}: only 'pix2pixhd_nlayer' is there")
     weights = LossWeights(
-        known=_number(losses, "l1", "weight_known", base.known),
-        hole=_number(losses, "hole_l1", "weight", base.hole),
-        hole_final=float(hole.get("final", min(base.hole_final, hole.get("weight", 1e9)))),
-        decibels=float(decibels.get("weight", base.decibels)),
-        floor=float(decibels.get("floor", base.floor)),
-        floor_final=float(decibels.get("final", base.floor_final)),
-        local=_number(losses, "local_decibels", "weight", base.local),
-        local_floor=_number(losses, "local_decibels", "floor", base.local_floor),
-        gradient=_number(losses, "gradient", "weight", base.gradient),
-        spectrum=_number(losses, "spectrum", "weight", base.spectrum),
-        ssim=_number(losses, "ssim", "weight", base.ssim),
-        chroma=_number(losses, "chroma", "weight", base.chroma),
-        adversarial=float(adversarial.get("weight", 10.0 if published else base.adversarial))
+        known=losses.number("l1.weight_known", base.known),
+        hole=losses.number("hole_l1.weight", base.hole),
+        hole_final=losses.number(
+            "hole_l1.final", min(base.hole_final, losses.number("hole_l1.weight", math.inf))
+        ),
+        decibels=losses.number("decibels.weight", base.decibels),
+        floor=losses.number("decibels.floor", base.floor),
+        floor_final=losses.number("decibels.final", base.floor_final),
+        local=losses.number("local_decibels.weight", base.local),
+        local_floor=losses.number("local_decibels.floor", base.local_floor),
+        gradient=losses.number("gradient.weight", base.gradient),
+        spectrum=losses.number("spectrum.weight", base.spectrum),
+        ssim=losses.number("ssim.weight", base.ssim),
+        chroma=losses.number("chroma.weight", base.chroma),
+        adversarial=losses.number("adversarial.weight", 10.0 if published else base.adversarial)
         * (0.03 if published else 1.0),
-        adversarial_begin=float(adversarial.get("begin", base.adversarial_begin)),
-        penalty=float(adversarial.get("gp_coef", base.penalty)),
-        features=float(matching.get("weight", 100.0 if published else base.features))
+        adversarial_begin=losses.number("adversarial.begin", base.adversarial_begin),
+        penalty=losses.number("adversarial.gp_coef", base.penalty),
+        features=losses.number("feature_matching.weight", 100.0 if published else base.features)
         * (0.01 if published else 1.0),
     )
-    sides = (data.get("train") or {}).get("out_size") or data.get("sides")
+    sides = data.get("train.out_size") or data.get("sides")
     sides = sides or ([256, 256, 256, 384] if cuda else [96, 128, 160, 256])
     sides = [sides] if isinstance(sides, int) else list(sides)
     if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
@@ -141,64 +162,101 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
     if set(shares) - set(MASK_SHARES) or sum(shares.values()) <= 0:
         raise ConfigError(f"data.masks = {shares}: shares of {', '.join(MASK_SHARES)} are needed")
     recipe = Recipe(
-        batch=int(data.get("batch_size") or _fitting_batch(config, device, min(sides))),
+        batch=data.whole("batch_size", 0) or _fitting_batch(config, device, min(sides)),
         sides=tuple(sides),
-        drawn=float(data.get("drawn", Recipe.drawn)),
+        drawn=data.number("drawn", Recipe.drawn),
         masks=tuple(shares.items()),
-        smoothed=float(data.get("smoothed", Recipe.smoothed)),
+        smoothed=data.number("smoothed", Recipe.smoothed),
     )
     large = recipe.pictures(max(sides)) >= _LARGE_BATCH
     return Settings(
         recipe=recipe,
         losses=weights,
         wavelet=begins == "wavelet",
-        muon=(optimizers.get("generator") or {}).get("kind") == "muon",
-        lr=_optimizer(optimizers, "generator", 1e-3 if large else Settings.lr),
-        outer=_number(optimizers, "generator", "outer", 0.2 if begins == "wavelet" else 1.0),
-        discriminator_lr=_optimizer(optimizers, "discriminator", Settings.discriminator_lr),
-        ndf=int(discriminator.get("ndf", Settings.ndf)),
-        n_layers=int(discriminator.get("n_layers", Settings.n_layers)),
-        ema_decay=_number({"ema": _section(config, "ema")}, "ema", "decay", Settings.ema_decay),
-        batch_until=_number(
-            {"normalisation": _section(config, "normalisation")},
-            "normalisation",
-            "batch_until",
-            0.0 if begins == "wavelet" else 1.0 if large else 0.0 if given else 0.1,
+        muon=optimizers.get("generator.kind") == "muon",
+        lr=_learning_rate(optimizers, "generator", 1e-3 if large else Settings.lr),
+        outer=optimizers.number("generator.outer", 0.2 if begins == "wavelet" else 1.0),
+        discriminator_lr=_learning_rate(optimizers, "discriminator", Settings.discriminator_lr),
+        ndf=discriminator.whole("ndf", Settings.ndf),
+        n_layers=discriminator.whole("n_layers", Settings.n_layers),
+        ema_decay=_Section.of(config, "ema").number("decay", Settings.ema_decay),
+        batch_until=_Section.of(config, "normalisation").number(
+            "batch_until", 0.0 if begins == "wavelet" else 1.0 if large else 0.0 if given else 0.1
         ),
         validation_side=512 if cuda else 256,
     )
 
 
+def override(config: DictConfig, given: Sequence[str]) -> None:
+    """Takes over settings `name=value`; raises ConfigError for what no run would read."""
+    for one in given:
+        name, equals, _ = one.partition("=")
+        if not equals:
+            raise ConfigError(f"{one}: name=value is needed, such as data.drawn=0.2")
+        whole = f"{name}."
+        if not any(whole.startswith(f"{read}.") or f"{read}.".startswith(whole) for read in READ):
+            close = difflib.get_close_matches(name, READ, 1)
+            raise ConfigError(
+                f"{one}: nothing reads {name}; "
+                + (f"is {close[0]} meant?" if close else f"there are {', '.join(sorted(READ))}")
+            )
+    config.merge_with_dotlist(list(given))
+
+
 def left_out(config: DictConfig) -> list[str]:
     """Terms that the config gives a weight, and that nothing can be had for."""
-    losses = _section(config, "losses")
-    return [name for name in ("perceptual", "resnet_pl") if (losses.get(name) or {}).get("weight")]
+    losses = _Section.of(config, "losses")
+    return [name for name in ("perceptual", "resnet_pl") if losses.get(f"{name}.weight")]
 
 
-def _section(config: DictConfig, name: str) -> dict[str, Any]:
-    """A section as a plain mapping; what stands in it unresolved (`${env:…}`) stays text."""
-    section = config.get(name)
-    if section is None:
-        return {}
-    plain = OmegaConf.to_container(section) if isinstance(section, DictConfig) else None
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{name} = {section!r}: a mapping is needed")
-    return {str(key): value for key, value in plain.items()}
+@dataclass(frozen=True)
+class _Section:
+    """A section as plain values; what stands in it unresolved (`${env:…}`) stays text."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: DictConfig, name: str) -> _Section:
+        section = config.get(name)
+        if section is None:
+            return cls(name, {})
+        plain = OmegaConf.to_container(section) if isinstance(section, DictConfig) else None
+        if not isinstance(plain, dict):
+            raise ConfigError(f"{name} = {section!r}: a mapping is needed")
+        return cls(name, {str(key): value for key, value in plain.items()})
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """What stands at a path such as `l1.weight_known`; `default` where nothing does."""
+        found: Any = self.values
+        name = self.name
+        for key in path.split("."):
+            if not isinstance(found, Mapping):
+                raise ConfigError(f"{name} = {found!r}: a mapping is needed")
+            found, name = found.get(key), f"{name}.{key}"
+            if found is None:
+                return default
+        return found
+
+    def number(self, path: str, default: float) -> float:
+        value = self.get(path, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{self.name}.{path} = {value!r}: a number is needed")
+        return float(value)
+
+    def whole(self, path: str, default: int) -> int:
+        value = self.get(path, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{self.name}.{path} = {value!r}: a whole number is needed")
+        return value
 
 
-def _number(sections: Mapping[str, Any], section: str, name: str, default: float) -> float:
-    value = (sections.get(section) or {}).get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{section}.{name} = {value!r}: a number is needed")
-    return float(value)
-
-
-def _optimizer(optimizers: Mapping[str, Any], name: str, default: float) -> float:
-    kind = (optimizers.get(name) or {}).get("kind", "adam")
+def _learning_rate(optimizers: _Section, name: str, default: float) -> float:
+    kind = optimizers.get(f"{name}.kind", "adam")
     known = ("adam", "muon") if name == "generator" else ("adam",)
     if kind not in known:
         raise ConfigError(f"optimizers.{name}.kind = {kind!r}: {' or '.join(known)} is needed")
-    return _number(optimizers, name, "lr", default)
+    return optimizers.number(f"{name}.lr", default)
 
 
 def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
@@ -206,8 +264,8 @@ def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
     if device.type != "cuda":
         return 16
     free, _ = torch.cuda.mem_get_info(device)
-    generator = _section(config, "generator")
-    blocks, ngf = int(generator.get("n_blocks", 9)), int(generator.get("ngf", 64))
+    generator = _Section.of(config, "generator")
+    blocks, ngf = generator.whole("n_blocks", 9), generator.whole("ngf", 64)
     # Bytes kept for the backward pass, counted with saved-tensor hooks under bfloat16: per pixel
     # 42 for each channel of the stem and 10 more for each block, and 1,400 for the discriminator.
     # Half as much again for what comes and goes.
