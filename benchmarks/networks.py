@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from core.config import Settings
 from core.errors import TransientFailure
 from core.handover import Loaded, Network, Picture
-from core.stages import LaMa
+from core.network import LaMa
 
 #: Environment variable: milliseconds a picture that the stand-in takes, asleep, like a device that
 #: computes without the processor; unset for the real network.

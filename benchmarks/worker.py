@@ -28,7 +28,7 @@ from core.contract import CANVAS, parse_job
 from core.handover import Loaded
 from core.keys import Kind
 from core.memory import keep_freed_memory
-from core.stages import LaMa
+from core.network import LaMa
 from demo.redis_server import RedisServer
 
 PROGRAMS = {"worker": "benchmarks.own_worker", "plain consumer": "benchmarks.plain_consumer"}

@@ -91,7 +91,7 @@ class Filler:
 
     def __init__(self, settings: Settings, region: Region) -> None:
         """Raises ModelUnavailable."""
-        from core.stages import LaMa
+        from core.network import LaMa
 
         # Regions are cut here, as these pictures have no padding.
         self._network = LaMa(settings.model_copy(update={"inpaint_region": "full"}))

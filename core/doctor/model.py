@@ -39,7 +39,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     try:
         import torch
 
-        from core.stages import LaMa
+        from core.network import LaMa
     except ImportError as error:
         yield problem(
             "model", f"{error}", "install base_requirements.txt for the Python that runs this"

@@ -18,7 +18,7 @@ from bulk.report import FAILURES
 from bulk.run import Request, estimate
 from core.commands import main as run_command
 from core.errors import WorkerError
-from core.stages import LaMa
+from core.network import LaMa
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.config import Settings
-from core.stages import full_batches
+from core.network import full_batches
 
 
 def test_every_batch_of_whole_canvases_is_made_ready_for_the_largest_first() -> None:

@@ -15,7 +15,7 @@ import torch
 from core.errors import DeviceFault, TransientFailure
 from core.halving import halving, is_out_of_memory
 from core.handover import Restored
-from core.stages import LaMa
+from core.network import LaMa
 from tests.conftest import ROOT
 
 
@@ -174,7 +174,7 @@ import resource, sys
 from types import SimpleNamespace
 import numpy as np, torch
 from core.config import Settings
-from core.stages import LaMa
+from core.network import LaMa
 
 torch.set_num_threads(1)
 golden = sys.argv[1]

@@ -41,7 +41,7 @@ import os, sys
 from core.config import load_settings
 from core.memory import KERNEL_CACHES
 from core.service import serve
-import core.stages
+import core.network
 
 def load(settings):
     assert "torch" not in sys.modules, "torch may have read its settings already"

@@ -11,8 +11,9 @@ from core import shm
 from core.config import Settings
 from core.handover import is_pending
 from core.keys import Kind
+from core.network import LaMa
 from core.queues import Claim
-from core.stages import Finisher, LaMa, Loader
+from core.stages import Finisher, Loader
 from lama.bin.staged import StagedInference
 from lama.padding import without_padding
 from tests.conftest import ROOT

@@ -12,7 +12,7 @@ from core.admin import device
 from core.admin.metrics import Metrics
 from core.admin.sampler import Sampler
 from core.config import Settings
-from core.stages import LaMa
+from core.network import LaMa
 from core.telemetry import Watch
 from lama.bin.inference import engine_of
 from tests.admin import Admin
