@@ -6,64 +6,24 @@ inputs are on a cleanup list, whoever else works on the list at the same time.
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import redis
 
 from core import keys, shm
 from core.config import Settings
 from core.connection import LUA
-from core.contract import input_names, request_of
+from core.contract import input_names
+from core.dead_job import DeadJob, parse_entry
 from core.identity import Identity, current_identity, identity_in
 from core.keys import Kind
 
 #: Most entries fetched at once.
 CHUNK: Final = 1000
-
-#: Hexadecimal digits of an entry's id.
-ID_LENGTH: Final = 12
-
-
-@dataclass(frozen=True)
-class DeadJob:
-    """An entry of the dead list. `at` is in unix seconds; unknown texts are empty.
-
-    `queue` is the name of the list that the job came from.
-    """
-
-    entry: bytes
-    payload: bytes
-    reason: str
-    error: str
-    attempts: int
-    queue: str
-    worker: str
-    namespace: str
-    at: float
-
-    @cached_property
-    def id(self) -> str:
-        """What names the entry in commands: the start of its sha1."""
-        return keys.sha1(self.entry)[:ID_LENGTH]
-
-    @cached_property
-    def request(self) -> tuple[str, str] | None:
-        """Request and image id, where the message has them."""
-        return request_of(self.payload)
-
-    @property
-    def request_id(self) -> str:
-        return self.request[0] if self.request else ""
-
-    @property
-    def image_id(self) -> str:
-        return self.request[1] if self.request else ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +74,7 @@ class DeadList:
     def latest(self, most: int) -> list[DeadJob]:
         """The jobs that died last, the very last first."""
         entries = cast("list[bytes]", self._redis.lrange(keys.DEAD, -most, -1))
-        return [job for entry in reversed(entries) if (job := _parse(entry))]
+        return [job for entry in reversed(entries) if (job := parse_entry(entry))]
 
     def matching(self, wanted: Filter) -> Iterator[DeadJob]:
         """The jobs that a filter wants, oldest first.
@@ -126,7 +86,7 @@ class DeadList:
         while entries := cast(
             "list[bytes]", self._redis.lrange(keys.DEAD, start, start + CHUNK - 1)
         ):
-            yield from (job for entry in entries if (job := _parse(entry)) and wanted(job))
+            yield from (job for entry in entries if (job := parse_entry(entry)) and wanted(job))
             start += len(entries)
 
     def inputs_here(self, job: DeadJob) -> bool | None:
@@ -187,26 +147,3 @@ class DeadList:
         if kind is None:
             raise ValueError(self.refusal(job))
         return kind
-
-
-def _parse(entry: bytes) -> DeadJob | None:
-    """The job of an entry; None if somebody else has written it."""
-    try:
-        about: dict[str, Any] = json.loads(entry)
-        if "raw_base64" in about:
-            payload = base64.b64decode(about["raw_base64"])
-        else:
-            payload = str(about["raw"]).encode("utf-8", "surrogateescape")
-        return DeadJob(
-            entry=entry,
-            payload=payload,
-            reason=str(about.get("reason", "")),
-            error=str(about.get("error", "")),
-            attempts=int(about.get("attempts", 0)),
-            queue=str(about.get("queue", "")),
-            worker=str(about.get("worker", "")),
-            namespace=str(about.get("namespace", "")),
-            at=float(about.get("at", 0)),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None

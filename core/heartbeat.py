@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
 
-from core import keys
+from core import __version__, keys
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
 from core.identity import Identity
-from core.queues import heartbeat_value
+from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
@@ -59,3 +60,17 @@ class Heartbeat(threading.Thread):
                 else:
                     log.warning("the heartbeat was gone: registered %s again", key)
                     self._on_revival()
+
+
+def heartbeat_value(identity: Identity) -> str:
+    """What a worker's heartbeat says about it."""
+    return json.dumps(
+        {
+            "host": identity.host,
+            "pid": identity.pid,
+            "namespace": identity.namespace,
+            "version": __version__,
+            "started": identity.started,
+            **watch.in_brief(),
+        }
+    )

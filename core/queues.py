@@ -9,9 +9,7 @@ from there has lost the job to another one and touches nothing.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import logging
 import time
 from collections import Counter
@@ -21,15 +19,17 @@ from typing import Any, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
-from core import __version__, keys
-from core.config import Delivery, Settings
+from core import keys
+from core.config import Settings
 from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
-from core.errors import JobError, RedisUnsuitable
+from core.dead_job import write_entry
+from core.errors import JobError
 from core.faults import Fault, reach
+from core.heartbeat import heartbeat_value
 from core.identity import Identity
 from core.keys import Kind
 from core.pipelining import Pipelined
-from core.telemetry import watch
+from core.server import KEEPS_ALL, eviction_policy, require_suitable
 from core.waiter import SHORT_BLOCK_S, Waiter
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ class Queues:
     """The two queues with at-least-once delivery."""
 
     fenced = True
-    oldest_server: tuple[int, ...] = (6, 2)
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.settings = settings
@@ -71,25 +70,12 @@ class Queues:
         Raises RedisUnsuitable unless that is enough for the delivery mode.
         """
         info = await self._redis.info()
-        version = str(info.get("redis_version", "0"))
-        if int(info.get("cluster_enabled", 0)):
-            raise RedisUnsuitable(
-                "this Redis is a cluster, and the worker's keys do not share a slot: point "
-                "REDIS_URL at a server that is not in cluster mode"
-            )
-        if version_parts(version) < self.oldest_server:
-            oldest = ".".join(map(str, self.oldest_server))
-            raise RedisUnsuitable(
-                f"this Redis is {version}, DELIVERY={self.settings.delivery} needs {oldest} or "
-                "later: upgrade it"
-                + (" or set DELIVERY=at_most_once (a crash then loses a batch)" * self.fenced)
-            )
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+        require_suitable(info, self.settings.delivery)
+        if (policy := eviction_policy(info)) != KEEPS_ALL:
             log.warning(
-                "redis may evict jobs and results: its maxmemory-policy is %s, set noeviction",
-                policy,
-            )
+                "redis may evict jobs and results: its maxmemory-policy is %s, set %s",
+                policy, KEEPS_ALL,
+            )  # fmt: skip
         try:
             await self._redis.execute_command("CLIENT UNBLOCK", 0)  # type: ignore[no-untyped-call]
         except NoPermissionError as error:
@@ -335,7 +321,7 @@ class Queues:
             del self._held[claim]
 
     def _dead_entry(self, claim: Claim, error: JobError, attempts: int) -> str:
-        return dead_entry(
+        return write_entry(
             claim.payload,
             reason=error.reason,
             error=str(error),
@@ -346,78 +332,9 @@ class Queues:
         )
 
 
-class AtMostOnceQueues(Queues):
-    """The two queues with plain pops: a claimed job is nowhere but in this process."""
-
-    fenced = False
-    oldest_server = (6, 0)
-
-    async def _take(self, kind: Kind, count: int) -> list[bytes]:
-        taken = await self._scripts["pop"]([self.settings.queue(kind)], [count])
-        return cast("list[bytes]", taken)
-
-    async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
-        reply = await self._waiters[kind].wait("BLPOP", self.settings.queue(kind), timeout_s)
-        return None if reply is None else cast(bytes, reply[1])
-
-    async def wait_for_either(self, first: Kind) -> list[Claim]:
-        names = [self.settings.queue(kind) for kind in (first, first.other)]
-        reply = await self._waiters[first].wait("BLPOP", *names, self._waiters[first].longest_s)
-        if reply is None:
-            return []
-        kind = first if reply[0].decode() == names[0] else first.other
-        return self._hold(kind, [reply[1]])
-
-    async def reconcile(self) -> list[Claim]:
-        return []
-
-
-def open_queues(settings: Settings, identity: Identity) -> Queues:
-    """The queues with the configured delivery."""
-    return queues_class(settings)(settings, identity)
-
-
-def queues_class(settings: Settings) -> type[Queues]:
-    """The queues' class for the configured delivery."""
-    return AtMostOnceQueues if settings.delivery is Delivery.AT_MOST_ONCE else Queues
-
-
 def condemned_until(settings: Settings) -> int:
     """The score, in the set of segments, of one that must not be committed any more.
 
     By the time that it means, nobody who would try can be about any more.
     """
     return -int(time.time() + settings.result_ttl_s)
-
-
-def heartbeat_value(identity: Identity) -> str:
-    """What a worker's heartbeat says about it."""
-    return json.dumps(
-        {
-            "host": identity.host,
-            "pid": identity.pid,
-            "namespace": identity.namespace,
-            "version": __version__,
-            "started": identity.started,
-            **watch.in_brief(),
-        }
-    )
-
-
-def dead_entry(payload: bytes, **about: str | int) -> str:
-    """An entry of the dead list.
-
-    `raw` is the payload as text. A payload that is not UTF-8 is in `raw_base64` too, byte for byte.
-    """
-    entry: dict[str, str | int] = {"raw": payload.decode("utf-8", "replace"), **about}
-    try:
-        payload.decode("utf-8")
-    except UnicodeDecodeError:
-        entry["raw_base64"] = base64.b64encode(payload).decode()
-    entry["at"] = int(time.time())
-    return json.dumps(entry)
-
-
-def version_parts(version: str) -> tuple[int, ...]:
-    """A version for comparison: `7.2.4` is (7, 2, 4)."""
-    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 import time
@@ -24,6 +23,7 @@ from core import keys, shm
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
 from core.contract import input_names, is_result_name, request_of, result_name_start
+from core.dead_job import parse_entry
 from core.faults import Fault, reach
 from core.identity import Identity, is_kin
 from core.keys import Kind
@@ -243,19 +243,17 @@ class Recovery:
         chunk = cast("list[bytes]", await self._redis.lrange(keys.DEAD, start, start + CHUNK - 1))
         self._dead_seen = start + len(chunk) if len(chunk) == CHUNK else 0
         for entry in chunk:
-            try:
-                told = json.loads(entry)
-                if told["namespace"] != self._identity.namespace or told["at"] > latest:
-                    continue
-                payload = str(told["raw"]).encode()
-            except (ValueError, KeyError, TypeError):
-                continue  # written by somebody else
-            await self._unlink(input_names(payload, self._settings))
+            job = parse_entry(entry)
+            if job is None or job.namespace != self._identity.namespace:
+                continue
+            if not 0 < job.at <= latest:  # 0 is that of an entry that somebody else has written
+                continue
+            await self._unlink(input_names(job.payload, self._settings))
             reach(Fault.DEAD_EXPIRED)
             await self._redis.lrem(keys.DEAD, 1, cast(str, entry))
             self._dead_seen = max(0, self._dead_seen - 1)
-            request = request_of(payload) or ("unknown", "")
-            log.info("the dead job of request %s is dropped", request[0], extra=about(request[0]))
+            request_id = job.request_id or "unknown"
+            log.info("the dead job of request %s is dropped", request_id, extra=about(request_id))
 
     async def _unlink(self, names: Collection[str]) -> None:
         await asyncio.to_thread(shm.unlink_all, names, self._uids)

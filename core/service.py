@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from core.admin import start_admin
+from core.at_most_once import open_queues
 from core.config import Delivery, Settings
 from core.connection import REDIS_ERRORS
 from core.errors import RedisUnsuitable, WorkerError
@@ -23,7 +24,7 @@ from core.heartbeat import Heartbeat
 from core.identity import Identity, current_identity
 from core.memory import settle_memory
 from core.pipeline import BatchPipeline
-from core.queues import Queues, open_queues
+from core.queues import Queues
 from core.recovery import Recovery
 from core.telemetry import tracing, watch
 from core.telemetry.record import Phase

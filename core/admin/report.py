@@ -17,7 +17,8 @@ from core.admin.http import Request, Response, json_response
 from core.admin.sampler import Sampler
 from core.config import PROJECT_ROOT, Settings
 from core.connection import REDIS_ERRORS
-from core.dead import DeadJob, DeadList
+from core.dead import DeadList
+from core.dead_job import DeadJob
 from core.overview import shm_use
 from core.redis_url import without_password
 from core.telemetry import Watch

@@ -27,7 +27,8 @@ from core.admin.report import Report
 from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
-from core.dead import DeadJob, DeadList, Filter
+from core.dead import DeadList, Filter
+from core.dead_job import DeadJob
 from core.identity import process_name
 from core.telemetry import watch
 

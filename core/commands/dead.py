@@ -18,7 +18,8 @@ from core.commands.common import (
     table,
 )
 from core.config import Settings, load_settings
-from core.dead import DeadJob, DeadList, Filter
+from core.dead import DeadList, Filter
+from core.dead_job import DeadJob
 from core.errors import WorkerError
 from core.keys import Kind
 from core.telemetry.logs import printable

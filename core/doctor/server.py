@@ -15,8 +15,8 @@ from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
 from core.doctor.finding import Finding, ok, problem, size, warning
 from core.keys import Kind
-from core.queues import queues_class, version_parts
 from core.redis_url import without_password
+from core.server import KEEPS_ALL, eviction_policy, is_cluster, is_too_old, oldest, version
 
 PINGS: Final = 25
 
@@ -48,7 +48,7 @@ def check(settings: Settings) -> Iterator[Finding]:
 def _reached(settings: Settings, client: redis.Redis, where: str) -> Iterator[Finding]:
     info = client.info()
     yield _version(settings, info, where)
-    if int(info.get("cluster_enabled", 0)):
+    if is_cluster(info):
         yield problem(
             "redis", "it is a cluster: the worker's keys do not share a slot",
             "point REDIS_URL at a server that is not in cluster mode",
@@ -65,25 +65,23 @@ def _reached(settings: Settings, client: redis.Redis, where: str) -> Iterator[Fi
 
 
 def _version(settings: Settings, info: dict[str, Any], where: str) -> Finding:
-    version = str(info.get("redis_version", "0"))
-    oldest = queues_class(settings).oldest_server
-    if version_parts(version) < oldest:
+    if is_too_old(info, settings.delivery):
         return problem(
             "redis",
-            f"{where} is version {version}, DELIVERY={settings.delivery} needs "
-            f"{'.'.join(map(str, oldest))}",
+            f"{where} is version {version(info)}, DELIVERY={settings.delivery} needs "
+            f"{oldest(settings.delivery)}",
             "upgrade it, or DELIVERY=at_most_once (a crash then loses up to one batch)",
         )
-    return ok("redis", f"version {version} answers at {where}")
+    return ok("redis", f"version {version(info)} answers at {where}")
 
 
 def _policy(info: dict[str, Any]) -> Finding:
-    policy = info.get("maxmemory_policy", "noeviction")
+    policy = eviction_policy(info)
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
-    if policy != "noeviction":
+    if policy != KEEPS_ALL:
         return warning(
             "redis", f"its maxmemory-policy is {policy}: jobs may be evicted",
-            "CONFIG SET maxmemory-policy noeviction",
+            f"CONFIG SET maxmemory-policy {KEEPS_ALL}",
         )  # fmt: skip
     if most and used > 0.9 * most:
         return warning(

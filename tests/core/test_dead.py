@@ -15,8 +15,8 @@ import redis
 from core import keys, shm
 from core.config import Settings
 from core.dead import DeadList, Filter
+from core.dead_job import write_entry
 from core.identity import current_identity, is_kin
-from core.queues import dead_entry
 from demo.redis_server import RedisServer
 from tests.conftest import OWN, StartWorker, segments, wait_until
 from tests.pipeline import Pipeline, page
@@ -45,7 +45,7 @@ def add(client: redis.Redis, settings: Settings, name: str = "a", **about: Any) 
         "reason": "crashed", "error": "it did", "attempts": 3, "queue": LONG, "worker": "w",
         "namespace": current_identity(settings).namespace, **about,
     }  # fmt: skip
-    client.rpush(keys.DEAD, dead_entry(payload, **told))
+    client.rpush(keys.DEAD, write_entry(payload, **told))
     return payload
 
 
@@ -84,7 +84,7 @@ def test_a_payload_that_is_not_utf_8_is_put_back_byte_for_byte(
     client: redis.Redis, settings: Settings, dead: DeadList
 ) -> None:
     payload = b'{"request_id": "\xff\x00"}'
-    client.rpush(keys.DEAD, dead_entry(payload, queue=LONG, reason="bad_json"))
+    client.rpush(keys.DEAD, write_entry(payload, queue=LONG, reason="bad_json"))
     (job,) = dead.matching(Filter())
     assert dead.retry(job)
     assert client.lpop(LONG) == payload
@@ -181,7 +181,7 @@ def test_entries_that_somebody_else_has_written_are_passed_over(
         '{"raw": "x", "attempts": 1e999}', "[" * 100_000, b"\xff", '{"raw": "\\ud800"}',
     ]  # fmt: skip
     client.rpush(keys.DEAD, *hostile)
-    client.rpush(keys.DEAD, dead_entry(b"{}", queue=LONG, reason="r"))
+    client.rpush(keys.DEAD, write_entry(b"{}", queue=LONG, reason="r"))
     assert "r" in [job.reason for job in dead.matching(Filter())]
     assert dead.latest(1)[0].reason == "r"
     assert len(dead.latest(100)) <= 4

@@ -16,11 +16,12 @@ import pytest
 import redis
 
 from core import keys
+from core.at_most_once import open_queues
 from core.config import Settings
 from core.errors import BadMessage, RedisUnsuitable
 from core.identity import Identity
 from core.keys import Kind
-from core.queues import AtMostOnceQueues, Claim, Queues
+from core.queues import Claim, Queues
 
 ME = Identity("host-1-0a0b0c0d", "boot-1", "host", 1, 0)
 OTHER = Identity("host-2-0a0b0c0d", "boot-1", "host", 2, 0)
@@ -46,9 +47,9 @@ def settings_of(raw: redis.Redis, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def opened(
-    raw: redis.Redis, kind: type[Queues] = Queues, identity: Identity = ME, **changes: Any
+    raw: redis.Redis, identity: Identity = ME, **changes: Any
 ) -> AsyncIterator[Queues]:
-    queues = kind(settings_of(raw, **changes), identity)
+    queues = open_queues(settings_of(raw, **changes), identity)
     try:
         yield queues
     finally:
@@ -423,23 +424,23 @@ def test_at_most_once_takes_jobs_for_good(raw: redis.Redis) -> None:
         assert raw.lrange(LONG, 0, -1) == [b"b", b"c"]
         assert await queues.reconcile() == []
 
-    run(raw, scenario, kind=AtMostOnceQueues)
+    run(raw, scenario, delivery="at_most_once")
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "refused"),
+    ("delivery", "version", "refused"),
     [
-        (Queues, "6.0.16", "at_most_once"),
-        (Queues, "5.0.7", "6.2"),
-        (AtMostOnceQueues, "5.0.7", "6.0"),
-        (AtMostOnceQueues, "6.0.16", None),
-        (Queues, "6.2.0", None),
+        ("at_least_once", "6.0.16", "at_most_once"),
+        ("at_least_once", "5.0.7", "6.2"),
+        ("at_most_once", "5.0.7", "6.0"),
+        ("at_most_once", "6.0.16", None),
+        ("at_least_once", "6.2.0", None),
     ],
 )
 def test_a_server_that_is_too_old_is_refused_with_its_version(
     raw: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
-    kind: type[Queues],
+    delivery: str,
     version: str,
     refused: str | None,
 ) -> None:
@@ -454,4 +455,4 @@ def test_a_server_that_is_too_old_is_refused_with_its_version(
             with pytest.raises(RedisUnsuitable, match=rf"{version}.*{refused}"):
                 await queues.check_server()
 
-    run(raw, scenario, kind=kind)
+    run(raw, scenario, delivery=delivery)

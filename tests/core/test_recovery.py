@@ -356,7 +356,8 @@ def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
 
     past = now - int(settings.dead_ttl_s) - 1
     kept = [entry(young, namespace, now), entry(foreign, "elsewhere", past), "written by hand"]
-    raw.rpush(keys.DEAD, entry(old, namespace, past), *kept)
+    kept += ["[" * 100_000, json.dumps({"raw": "x", "namespace": namespace})]
+    raw.rpush(keys.DEAD, *kept, entry(old, namespace, past))
     reap(settings)
     assert segments() == {young, foreign}
     assert raw.lrange(keys.DEAD, 0, -1) == [one.encode() for one in kept]
