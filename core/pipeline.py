@@ -9,34 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import TypeVar
 
-import numpy as np
-
-from core import shm, transitions
+from core import transitions
 from core.batches import Batch, BatchSource
 from core.config import Settings
-from core.connection import REDIS_ERRORS, Backoff
-from core.contract import Segment, request_of, result_fields, result_name_start
-from core.errors import HungInference, JobError, OutOfSharedMemory, TransientFailure
+from core.connection import REDIS_ERRORS
+from core.delivery import Deliverer
+from core.errors import HungInference, JobError
+from core.failures import Failures, outcome_of
 from core.faults import Fault, reach
-from core.handover import Filled, Loaded, Network, Restored, Staging, is_pending
+from core.handover import Filled, Loaded, Network, Staging, is_pending
 from core.identity import Identity
 from core.queues import Claim, Queues
-from core.stages import Finisher, Loader
-from core.telemetry import tracing, watch
-
-#: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
-#: (a wrong IPC namespace, say) is not mended by trying the rest.
-MAX_DELAYED: Final = 256
-
-#: A job whose result is in shared memory and not committed.
-Stored = tuple[Claim, Loaded, Segment]
+from core.stages import Loader
+from core.telemetry import watch
 
 Given = TypeVar("Given")
 Outcome = TypeVar("Outcome")
@@ -71,19 +62,16 @@ class BatchPipeline:
         self._queues = queues
         self._network = network
         self._stop = stop
-        self._uids = settings.uids
         self._loader = Loader(settings, self._staging)
-        self._finisher = Finisher(settings)
+        self._failures = Failures(settings, queues, stop)
+        self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
         self._source = BatchSource(settings, queues)
         self._room = asyncio.Semaphore(1)
         self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
         self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
-        self._delayed: set[asyncio.Task[None]] = set()
         self._unstarted: list[Claim] = []
-        self._counter = itertools.count()
         self._load_thread = ThreadPoolExecutor(1, "load")
         self._infer_thread = infer_thread
-        self._store_thread = ThreadPoolExecutor(1, "store")
 
     async def run(self) -> None:
         """Work; returns when the batch in hand at the stop is delivered.
@@ -98,8 +86,7 @@ class BatchPipeline:
 
     async def put_back(self) -> None:
         """Return what run() has claimed and not started to the queues."""
-        if self._delayed:
-            await asyncio.wait(self._delayed)
+        await self._failures.settle()
         reach(Fault.STOPPED)
         unheard: list[Claim] = []
         with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
@@ -116,9 +103,9 @@ class BatchPipeline:
     async def _claim_loop(self) -> None:
         while True:
             await self._room.acquire()
-            while len(self._delayed) >= MAX_DELAYED:
+            while self._failures.too_many:
                 watch.turned()
-                await asyncio.wait(self._delayed, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                await self._failures.wait_for_one(timeout_s=1.0)
             batch = await self._source.next_batch()
             if batch is None:
                 break
@@ -150,7 +137,8 @@ class BatchPipeline:
         while (work := await self._to_store.get()) is not None:
             began = time.monotonic()
             await self._collect(work)
-            delivered = await self._deliver(work)
+            delivered, left = await self._deliver(work.jobs, work.pictures, work.batch.attempts)
+            self._unstarted += left
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
             transitions.batch_done(
@@ -174,7 +162,7 @@ class BatchPipeline:
                 loaded = await self._in_time(self._load_thread, self._load_all, batch.claims)
         for claim, outcome in zip(batch.claims, loaded, strict=True):
             if isinstance(outcome, Exception):
-                await self._failed(claim, batch.attempts, outcome)
+                await self._failures.add(claim, batch.attempts, outcome)
             else:
                 transitions.taken(claim, outcome.job)
                 work.jobs.append((claim, outcome))
@@ -186,7 +174,7 @@ class BatchPipeline:
         return staging
 
     def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
-        return [_outcome(self._loader, claim) for claim in claims]
+        return [outcome_of(self._loader, claim) for claim in claims]
 
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
@@ -199,7 +187,7 @@ class BatchPipeline:
         """Wait for what a device still has of a batch."""
         if any(is_pending(picture) for picture in work.pictures):
             collect: Callable[[Sequence[Filled]], list[Filled]] = self._network.collect  # type: ignore[attr-defined]
-            work.pictures = await self._in_time(self._store_thread, collect, work.pictures)
+            work.pictures = await self._in_time(self._deliver.thread, collect, work.pictures)
 
     async def _in_time(
         self, thread: Executor, act: Callable[[Sequence[Given]], Outcome], batch: Sequence[Given]
@@ -221,120 +209,3 @@ class BatchPipeline:
                 f"the batch stays in the processing list of {self._identity.worker}"
             )
         return doing.result()
-
-    async def _deliver(self, work: Work) -> int:
-        """Store and commit a batch; how many of its jobs were delivered by this worker."""
-        loop = asyncio.get_running_loop()
-        delivered, backoff = 0, Backoff()
-        left = [(*job, picture) for job, picture in zip(work.jobs, work.pictures, strict=True)]
-        while left:
-            outcomes = await loop.run_in_executor(self._store_thread, self._store_all, left)
-            stored: list[Stored] = []
-            waiting = []
-            for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
-                if isinstance(outcome, Segment):
-                    stored.append((claim, loaded, outcome))
-                elif isinstance(outcome, OutOfSharedMemory):
-                    transitions.waits(loaded.job, outcome)
-                    waiting.append((claim, loaded, picture))
-                else:
-                    await self._failed(claim, work.batch.attempts, outcome)
-            # What is stored doesn't wait with the rest: its consumer may be who makes room.
-            delivered += await self._commit_all(stored)
-            left = waiting
-            if left and self._stop.is_set():
-                self._unstarted += [claim for claim, _, _ in left]
-                break
-            if left:
-                await backoff.wait()
-        return delivered
-
-    def _store_all(self, jobs: Sequence[tuple[Claim, Loaded, Filled]]) -> list[Segment | Exception]:
-        return [_outcome(self._store, *job) for job in jobs]
-
-    def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Segment:
-        if isinstance(picture, TransientFailure):
-            raise picture
-        assert isinstance(picture, np.ndarray | Restored), "it was not collected"
-        start = result_name_start(self._settings, self._identity.worker, claim.payload)
-        name = f"{start}{next(self._counter)}"
-        result = self._finisher(loaded, picture)
-        shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
-        reach(Fault.SEGMENT_WRITTEN)
-        watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
-        return Segment(name, result.shape, np.dtype(np.uint8))
-
-    async def _commit_all(self, stored: Sequence[Stored]) -> int:
-        """Commit jobs and clean up after them; how many were still this worker's.
-
-        Together: their commands go to Redis in one go, and their segments in one.
-        """
-        outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
-        if stored:
-            reach(Fault.COMMITTED)
-        replaced, useless, done = [], [], []
-        for (claim, loaded, segment), (owned, old) in zip(stored, outcomes, strict=True):
-            if owned:
-                done.append((claim, loaded.job, segment))
-                replaced += [(loaded.job.request_id, old)] * bool(old)
-            else:
-                transitions.lost(claim, loaded.job)
-                useless.append(segment.name)
-        if replaced:
-            await self._unlink(*(name for _, name in replaced))
-            reach(Fault.REPLACED_UNLINKED)
-            await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
-        inputs = [name for _, job, _ in done for name in (job.image.name, job.mask.name)]
-        await self._unlink(*useless, *inputs)
-        if done:
-            reach(Fault.INPUTS_UNLINKED)
-        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
-        for _, job, segment in done:
-            reach(Fault.CLEANED)
-            transitions.done(job, segment.name)
-        return len(done)
-
-    async def _commit(self, claim: Claim, loaded: Loaded, segment: Segment) -> tuple[bool, str]:
-        job = loaded.job
-        fields = result_fields(job, segment, claim.kind, self._identity.worker)
-        fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
-        return await self._queues.commit(claim, job.request_id, segment.name, fields)
-
-    async def _unlink(self, *names: str) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._store_thread, shm.unlink_all, names, self._uids)
-
-    async def _failed(self, claim: Claim, attempts: int, error: Exception) -> None:
-        """Have a job tried again later, or give it up."""
-        if not isinstance(error, JobError):
-            transitions.failed_unexpectedly(claim, error)
-            error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
-        allowed = self._settings.max_attempts
-        tried = min(attempts + 1, allowed)
-        if isinstance(error, TransientFailure) and tried < allowed:
-            delay_s = self._settings.retry_delay_s * 2**attempts
-            transitions.failed(claim, error, tried, allowed, delay_s)
-            task = asyncio.create_task(self._retry_after(claim, delay_s))
-            self._delayed.add(task)
-            task.add_done_callback(self._delayed.discard)
-        else:
-            reach(Fault.FAILING)
-            if await self._queues.fail(claim, error, tried, request_of(claim.payload)):
-                transitions.failed(claim, error, tried, allowed, None)
-            reach(Fault.FAILED)
-
-    async def _retry_after(self, claim: Claim, delay_s: float) -> None:
-        """Put a job back after a delay, which a stop cuts short."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), delay_s)
-        reach(Fault.DELAYED)
-        await self._queues.retry(claim)
-        reach(Fault.RETRIED)
-
-
-def _outcome(act: Callable[..., Outcome], *arguments: object) -> Outcome | Exception:
-    """What a call returns or raises, so that one job's error doesn't touch its batch mates."""
-    try:
-        return act(*arguments)
-    except Exception as error:
-        return error

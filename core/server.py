@@ -8,7 +8,8 @@ from typing import Any, Final
 from core.config import Delivery
 from core.errors import RedisUnsuitable
 
-#: The oldest version for each delivery: BLMOVE came with 6.2, BLPOP's fractions of seconds with 6.0.
+#: The oldest version for each delivery: BLMOVE came with 6.2, fractions of seconds for BLPOP with
+#: 6.0.
 OLDEST: Final = {Delivery.AT_LEAST_ONCE: (6, 2), Delivery.AT_MOST_ONCE: (6, 0)}
 
 #: The `maxmemory-policy` of a server that refuses writes rather than drop a job.

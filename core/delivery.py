@@ -1,0 +1,139 @@
+"""The way out: results into shared memory, announced in Redis, and then the inputs unlinked."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from core import shm, transitions
+from core.config import Settings
+from core.connection import Backoff
+from core.contract import Segment, result_fields, result_name_start
+from core.errors import OutOfSharedMemory, TransientFailure
+from core.failures import Failures, outcome_of
+from core.faults import Fault, reach
+from core.handover import Filled, Loaded, Restored
+from core.identity import Identity
+from core.queues import Claim, Queues
+from core.stages import Finisher
+from core.telemetry import tracing, watch
+
+#: A job whose result is in shared memory and not committed.
+Stored = tuple[Claim, Loaded, Segment]
+
+
+class Deliverer:
+    """Stores and commits the results of one batch after another."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        queues: Queues,
+        failures: Failures,
+        stop: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._queues = queues
+        self._failures = failures
+        self._stop = stop
+        self._uids = settings.uids
+        self._finisher = Finisher(settings)
+        self._counter = itertools.count()
+        #: Where results are finished and written, and segments unlinked.
+        self.thread = ThreadPoolExecutor(1, "store")
+
+    async def __call__(
+        self,
+        jobs: Sequence[tuple[Claim, Loaded]],
+        pictures: Sequence[Filled],
+        attempts: int,
+    ) -> tuple[int, list[Claim]]:
+        """Store and commit the jobs of a batch with `attempts` failed tries behind them.
+
+        Returns how many of them were delivered by this worker, and those whose results a stop has
+        found without room in shared memory.
+        """
+        loop = asyncio.get_running_loop()
+        delivered, backoff = 0, Backoff()
+        left = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
+        while left:
+            outcomes = await loop.run_in_executor(self.thread, self._store_all, left)
+            stored: list[Stored] = []
+            waiting = []
+            for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
+                if isinstance(outcome, Segment):
+                    stored.append((claim, loaded, outcome))
+                elif isinstance(outcome, OutOfSharedMemory):
+                    transitions.waits(loaded.job, outcome)
+                    waiting.append((claim, loaded, picture))
+                else:
+                    await self._failures.add(claim, attempts, outcome)
+            # What is stored doesn't wait with the rest: its consumer may be who makes room.
+            delivered += await self._commit_all(stored)
+            left = waiting
+            if left and self._stop.is_set():
+                break
+            if left:
+                await backoff.wait()
+        return delivered, [claim for claim, _, _ in left]
+
+    def _store_all(self, jobs: Sequence[tuple[Claim, Loaded, Filled]]) -> list[Segment | Exception]:
+        return [outcome_of(self._store, *job) for job in jobs]
+
+    def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Segment:
+        if isinstance(picture, TransientFailure):
+            raise picture
+        assert isinstance(picture, np.ndarray | Restored), "it was not collected"
+        start = result_name_start(self._settings, self._identity.worker, claim.payload)
+        name = f"{start}{next(self._counter)}"
+        result = self._finisher(loaded, picture)
+        shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
+        reach(Fault.SEGMENT_WRITTEN)
+        watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
+        return Segment(name, result.shape, np.dtype(np.uint8))
+
+    async def _commit_all(self, stored: Sequence[Stored]) -> int:
+        """Commit jobs and clean up after them; how many were still this worker's.
+
+        Together: their commands go to Redis in one go, and their segments in one.
+        """
+        outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
+        if stored:
+            reach(Fault.COMMITTED)
+        replaced, useless, done = [], [], []
+        for (claim, loaded, segment), (owned, old) in zip(stored, outcomes, strict=True):
+            if owned:
+                done.append((claim, loaded.job, segment))
+                replaced += [(loaded.job.request_id, old)] * bool(old)
+            else:
+                transitions.lost(claim, loaded.job)
+                useless.append(segment.name)
+        if replaced:
+            await self._unlink(*(name for _, name in replaced))
+            reach(Fault.REPLACED_UNLINKED)
+            await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
+        inputs = [name for _, job, _ in done for name in (job.image.name, job.mask.name)]
+        await self._unlink(*useless, *inputs)
+        if done:
+            reach(Fault.INPUTS_UNLINKED)
+        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
+        for _, job, segment in done:
+            reach(Fault.CLEANED)
+            transitions.done(job, segment.name)
+        return len(done)
+
+    async def _commit(self, claim: Claim, loaded: Loaded, segment: Segment) -> tuple[bool, str]:
+        job = loaded.job
+        fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
+        return await self._queues.commit(claim, job.request_id, segment.name, fields)
+
+    async def _unlink(self, *names: str) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.thread, shm.unlink_all, names, self._uids)
