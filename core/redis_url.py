@@ -65,5 +65,8 @@ def check_redis_url(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """A Redis URL fit for logs."""
-    return re.sub(r"//[^@/]*@", "//***@", url)
+    """A Redis URL, or a text with one in it, fit for logs.
+
+    Up to the last @, which a password may have in it; and redis-py takes one from the query too.
+    """
+    return re.sub(r"([?&]password=)[^&'\s]*", r"\1***", re.sub(r"//.*@", "//***@", url))

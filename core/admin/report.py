@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -182,8 +181,7 @@ def _shown(name: str, value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, Path):
         return _short_path(value)
-    text = without_password(str(value))
-    return re.sub(r"(password=)[^&]*", r"\1***", text)
+    return without_password(str(value))
 
 
 def _short_path(path: Path) -> str:

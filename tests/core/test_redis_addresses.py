@@ -40,6 +40,9 @@ def test_a_sentinel_url_that_is_not_one_is_refused(rest: str) -> None:
 def test_a_password_is_taken_out_of_any_url() -> None:
     assert without_password("rediss://:secret@host/1") == "rediss://***@host/1"
     assert without_password("redis+sentinel://u:p@a,b/s") == "redis+sentinel://***@a,b/s"
+    assert without_password("redis://u:p/a@ss@host:1/0") == "redis://***@host:1/0"
+    assert without_password("unix:///s?db=1&password=a@b&x=1") == "unix://***@b&x=1"
+    assert without_password("redis://host?password=secret&db=1") == "redis://host?password=***&db=1"
 
 
 # -- TLS ---------------------------------------------------------------------------------------
