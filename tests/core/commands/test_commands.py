@@ -261,6 +261,20 @@ def test_health_asks_the_workers_of_this_host(
     assert one == [{"port": ports[1], "healthy": True, "says": "ok"}]
 
 
+def test_health_finds_a_worker_many_ports_after_its_own(
+    run: Run, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.commands.health.TIMEOUT_S", 1.0)
+    first = PORT + 70
+    with contextlib.ExitStack() as others:  # and all of them mute
+        for port in range(first, first + 25):
+            others.enter_context(socket.create_server(("127.0.0.1", port)))
+        port = Admin(start_worker(ADMIN_PORT=first)).port
+        assert port >= first + 25
+        (answer,) = printed(run("health", "--json", ADMIN_PORT=first))
+    assert answer == {"port": port, "healthy": True, "says": "ok"}
+
+
 def test_health_without_an_admin_port_goes_by_the_heartbeat(
     run: Run, start_worker: StartWorker, client: redis.Redis
 ) -> None:
