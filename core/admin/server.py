@@ -28,7 +28,7 @@ from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
 from core.dead import DeadList, Filter
-from core.dead_job import DeadJob
+from core.dead_job import ID_LENGTH, DeadJob
 from core.identity import process_name
 from core.telemetry import watch
 
@@ -182,7 +182,7 @@ def _ids(body: bytes) -> tuple[str, ...]:
     if (
         not isinstance(ids, list)
         or not 0 < len(ids) <= MOST_DEAD
-        or not all(isinstance(one, str) and len(one) == 12 and one.isalnum() for one in ids)
+        or not all(isinstance(one, str) and len(one) == ID_LENGTH and one.isalnum() for one in ids)
     ):
         raise HttpError(
             HTTPStatus.BAD_REQUEST, f'{{"ids": […]}} with 1 to {MOST_DEAD} ids is needed'

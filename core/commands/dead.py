@@ -79,7 +79,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", choices=list(map(str, Kind)), help="the kind of its queue")
     parser.add_argument("--text", default="", help="found in the error, request or image id")
     parser.add_argument("--older-than", type=duration, metavar="TIME", help="such as 10m, 2h, 7d")
-    parser.add_argument("--newer-than", type=duration, metavar="TIME")
+    parser.add_argument("--newer-than", type=duration, metavar="TIME", help="the same")
 
 
 def _filter(options: argparse.Namespace, settings: Settings) -> Filter:

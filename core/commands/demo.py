@@ -15,8 +15,16 @@ class DemoMissing(WorkerError):
 
 def add(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("demo", help="erase text from the sample pictures, see out/")
-    parser.add_argument("-o", "--output", type=Path, default=Path("out"))
+    parser = commands.add_parser(
+        "demo",
+        help="erase text from the sample pictures, see out/",
+        description="Erases text from the sample pictures, with a worker and a Redis of its own "
+        "(or the one in REDIS_URL).",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("out"),
+        help="folder for pictures, contact sheet and figures (%(default)s)",
+    )  # fmt: skip
     parser.set_defaults(command=command)
 
 

@@ -37,18 +37,34 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         prog="python -m lama.bin.evaluate", description="Compares methods of filling holes."
     )
     parser.add_argument("images", help="folder of pictures")
-    parser.add_argument("--checkpoint", action="append", default=[], type=Path)
+    parser.add_argument(
+        "--checkpoint", action="append", default=[], type=Path,
+        help="weights to compare; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, help="if it isn't beside the checkpoints")
-    parser.add_argument("--methods", nargs="*", choices=list(CLASSICAL), default=list(CLASSICAL))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--sizes", nargs="+", type=_size, default=list(SIZES), metavar="HxW")
+    parser.add_argument(
+        "--methods", nargs="*", choices=list(CLASSICAL), default=list(CLASSICAL),
+        help="methods without a network; all by default, none if no name follows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of holes"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=_size, default=list(SIZES), metavar="HxW",
+        help="canvases, height first, e.g. 864x1504",
+    )  # fmt: skip
     parser.add_argument("--pictures", type=int, help="only so many, spread over the folder")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the holes (%(default)s)")
     parser.add_argument("--rows", type=int, default=24, help="of the sheet (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/evaluation"), help="folder to write to (%(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu",
+        help="of the networks (here %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="networks in half precision")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, help="processor threads (as many as torch takes)")
     return parser.parse_args(given)
 
 

@@ -39,13 +39,22 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="settings of the config, e.g. data.drawn=0.2")
     parser.add_argument("--out", default="out/training", help="folder to write to (%(default)s)")
     parser.add_argument("--from", dest="start", help="checkpoint whose generator to begin with")
-    parser.add_argument("--minutes", type=float, help="minutes of training, resumptions included")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="minutes of training, resumptions included (60, without --steps)",
+    )
     parser.add_argument("--steps", type=int, help="steps of training, resumptions included")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:1 (here %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="processor threads for the network")
     parser.add_argument("--float32", action="store_true", help="no bfloat16")
-    parser.add_argument("--save-every", type=float, default=5, help="minutes (%(default)s)")
+    parser.add_argument(
+        "--save-every", type=float, default=5, help="minutes between two checkpoints (%(default)s)"
+    )
     parsed = parser.parse_intermixed_args(given)
     if parsed.minutes is None and parsed.steps is None:
         parsed.minutes = 60.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from core.admin.guard import Guard
 from core.admin.http import HttpError, Request, Route, listen, text_response
 from core.config import Settings
 from tests.admin import Admin
-from tests.conftest import StartWorker
+from tests.conftest import StartWorker, wait_until
 from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
@@ -183,7 +184,10 @@ def test_callers_beyond_the_limit_are_turned_away_and_the_others_served(
     with serving(PORT + 70) as port, contextlib.ExitStack() as open_ones:
         for _ in range(2):
             open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
-        time.sleep(0.2)  # until both have their threads
+        wait_until(
+            lambda: sum("process_request" in one.name for one in threading.enumerate()) == 2,
+            "both have their threads",
+        )
         third = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
         third.settimeout(5)
         assert third.recv(100) == b""
