@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from typing import Any
@@ -37,22 +38,26 @@ def command(options: argparse.Namespace) -> int:
     """Show it once, or again and again."""
     settings = load_settings()
     with connected(settings) as client:
+        if options.watch is None:
+            _show(options, read_overview(client, settings))
+            return 0
         before: Overview | None = None
-        while True:
-            overview = read_overview(client, settings)
-            if options.json:
-                print_json(overview.to_dict())
-            else:
-                clear = CLEAR if options.watch and sys.stdout.isatty() else ""
-                print(clear + rendered(overview, before))
-            if options.watch is None:
-                return 0
-            sys.stdout.flush()
-            before = overview
-            try:
+        with contextlib.suppress(KeyboardInterrupt):  # its proper end, at whatever moment
+            while True:
+                overview = read_overview(client, settings)
+                _show(options, overview, before)
+                before = overview
                 time.sleep(max(0.1, options.watch))
-            except KeyboardInterrupt:
-                return 0
+    return 0
+
+
+def _show(options: argparse.Namespace, overview: Overview, before: Overview | None = None) -> None:
+    if options.json:
+        print_json(overview.to_dict())
+    else:
+        clear = CLEAR if options.watch and sys.stdout.isatty() else ""
+        print(clear + rendered(overview, before))
+    sys.stdout.flush()
 
 
 def rendered(overview: Overview, before: Overview | None = None) -> str:
