@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from chaos.jobs import POISON, fill
 from core.config import Settings, load_settings
 from core.errors import TransientFailure
-from core.handover import Loaded, Picture
+from core.handover import Loaded, Network, Picture
 from core.service import serve
 from core.telemetry import configure_logging
 
 
-class TinyNetwork:
+class TinyNetwork(Network):
     """Takes some time, so that workers always have jobs in hand; a poisonous picture kills."""
 
     def __init__(self, _: Settings) -> None:

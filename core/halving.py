@@ -7,16 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from core.contract import Job
 from core.errors import DeviceFault, TransientFailure
+from core.handover import Picture
 from core.telemetry import about
 
 log = logging.getLogger(__name__)
-
-Picture = npt.NDArray[np.uint8]
 
 #: What torch says when an allocation fails, on a GPU and on a CPU; the size that it asked for.
 _TRIED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMG]iB)", re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
@@ -62,21 +63,41 @@ class Restored:
 Filled = Picture | Pending | Restored | TransientFailure
 
 
-class Network(Protocol):
-    """The second stage, as the service sees it."""
+class Network(ABC):
+    """The second stage, as the service sees it; all but two of its members may stay as they are."""
 
+    #: A device that copies what is loaded while it computes, from when there is one.
+    staging: Staging | None = None
+
+    #: time.monotonic() of the last step of a batch, for a network that works step by step: such a
+    #: one is slow, not hung, for as long as it makes some.
+    progressed_at: float = 0.0
+
+    @abstractmethod
     def describe(self) -> str:
         """Device and precision, for the log."""
 
+    @abstractmethod
     def __call__(self, batch: Sequence[Loaded]) -> Sequence[Filled]:
         """For each job its picture with the holes filled, H×W×3 RGB, or why there is none.
 
-        Raises DeviceFault if only a new process can help. A network that works at a batch step by
-        step says when it made the last one in an attribute `progressed_at` (time.monotonic()).
-        One with a device of its own may have an attribute `staging`, a `Staging` or None, a method
-        `prepare`, which is called once before it serves, and a method `collect`, which turns its
-        `Pending` pictures into others, in a thread of its own.
+        Raises DeviceFault if only a new process can help.
         """
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called once before it serves."""
+
+    @property
+    def half_fallbacks(self) -> int:
+        """Pictures computed again in float32 so far, because half precision overflowed."""
+        return 0
+
+    def collect(self, pictures: Sequence[Filled]) -> Sequence[Filled]:
+        """What `__call__` gave, when all of it has arrived from the device; nothing is pending.
+
+        Called in a thread of its own, and only if something was. Raises DeviceFault as well.
+        """
+        return pictures
 
 
 def is_pending(picture: Filled) -> TypeGuard[Pending]:

@@ -18,14 +18,14 @@ from core.config import Settings
 from core.contract import CANVAS
 from core.errors import DeviceFault, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
-from core.handover import Filled, Loaded, Pending, Picture, Restored, is_pending
+from core.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
 from core.keys import Kind
 from lama.regions import Padding
 
 log = logging.getLogger(__name__)
 
 
-class LaMa:
+class LaMa(Network):
     """The network that the settings name, with all that it needs to fill batches."""
 
     def __init__(self, settings: Settings) -> None:
@@ -45,7 +45,6 @@ class LaMa:
         self._settings = settings
         #: Where a full canvas is best loaded to, once the device is prepared.
         self.staging: Any = None
-        self.progressed_at = 0.0
         self.device = "cuda" if self._wants_cuda and torch.cuda.is_available() else "cpu"
         try:
             self.precision = decide(self.device, self._use_half)

@@ -23,7 +23,7 @@ from core.delivery import Deliverer
 from core.errors import HungInference, JobError
 from core.failures import Failures, outcome_of
 from core.faults import Fault, reach
-from core.handover import Filled, Loaded, Network, Staging, is_pending
+from core.handover import Filled, Loaded, Network, is_pending
 from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Loader
@@ -62,7 +62,7 @@ class BatchPipeline:
         self._queues = queues
         self._network = network
         self._stop = stop
-        self._loader = Loader(settings, self._staging)
+        self._loader = Loader(settings, lambda: network.staging)
         self._failures = Failures(settings, queues, stop)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
         self._source = BatchSource(settings, queues)
@@ -155,7 +155,7 @@ class BatchPipeline:
         if batch.attempts >= self._settings.max_attempts:
             loaded = [JobError("crashed", "every worker that tried this job died on it")]
         else:
-            if self._staging() is None:
+            if self._network.staging is None:
                 loop = asyncio.get_running_loop()
                 loaded = await loop.run_in_executor(self._load_thread, self._load_all, batch.claims)
             else:  # which asks something of a device, and that may hang
@@ -168,10 +168,6 @@ class BatchPipeline:
                 work.jobs.append((claim, outcome))
         work.load_s = time.monotonic() - work.claimed_at
         return work
-
-    def _staging(self) -> Staging | None:
-        staging: Staging | None = getattr(self._network, "staging", None)
-        return staging
 
     def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
         return [outcome_of(self._loader, claim) for claim in claims]
@@ -186,8 +182,9 @@ class BatchPipeline:
     async def _collect(self, work: Work) -> None:
         """Wait for what a device still has of a batch."""
         if any(is_pending(picture) for picture in work.pictures):
-            collect: Callable[[Sequence[Filled]], list[Filled]] = self._network.collect  # type: ignore[attr-defined]
-            work.pictures = await self._in_time(self._deliver.thread, collect, work.pictures)
+            work.pictures = await self._in_time(
+                self._deliver.thread, self._network.collect, work.pictures
+            )
 
     async def _in_time(
         self, thread: Executor, act: Callable[[Sequence[Given]], Outcome], batch: Sequence[Given]
@@ -197,8 +194,7 @@ class BatchPipeline:
         doing = asyncio.get_running_loop().run_in_executor(thread, act, batch)
         timeout_s = self._settings.inference_timeout_s
         while not doing.done():
-            # A network that works step by step is slow, not hung, for as long as it makes some.
-            progressed_at = max(began, float(getattr(self._network, "progressed_at", began)))
+            progressed_at = max(began, self._network.progressed_at)
             left_s = timeout_s - (time.monotonic() - progressed_at)
             if left_s > 0:
                 await asyncio.wait({doing}, timeout=left_s)

@@ -184,9 +184,9 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
         admin = start_admin(settings)  # so that probes are answered while the network is loaded
         network = infer_thread.submit(load_network, settings).result()
         log.info("model %s: %s", settings.lama_checkpoint_path, network.describe())
-        getattr(network, "prepare", lambda: None)()
+        network.prepare()
         watch.model, watch.phase = network.describe(), Phase.CONNECTING
-        watch.half_fallbacks = lambda: getattr(network, "half_fallbacks", 0)
+        watch.half_fallbacks = lambda: network.half_fallbacks
     asyncio.run(run(network))
     raise AssertionError("run() does not return")
 

@@ -21,7 +21,7 @@ import numpy as np
 from core.config import Settings, load_settings
 from core.errors import DeviceFault
 from core.halving import halving
-from core.handover import Filled, Loaded, Picture, Restored, is_pending
+from core.handover import Filled, Loaded, Network, Picture, Restored, is_pending
 from core.service import serve
 from core.telemetry import configure_logging
 from lama.padding import without_padding
@@ -66,15 +66,13 @@ class StubDevice:
         return StubPending(np.ascontiguousarray(content[..., ::-1]))
 
 
-class StubNetwork:
+class StubNetwork(Network):
     def __init__(self, settings: Settings) -> None:
         self._threshold = settings.mask_threshold
         self._hold = Path(os.environ.get("STUB_HOLD", "/nonexistent"))
         self._broken = Path(os.environ.get("STUB_BROKEN", "/nonexistent"))
         self._trace = os.environ.get("STUB_TRACE")
         self._progresses = "STUB_PROGRESS" in os.environ
-        self.progressed_at = 0.0
-        self.staging = None
         self._staging = StubDevice() if "STUB_STAGING" in os.environ else None
 
     def prepare(self) -> None:
