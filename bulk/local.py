@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -85,7 +86,7 @@ class Line:
         writing: set[Future[_Decoded]] = set()
         try:
             while True:
-                for task in _some(coming, AHEAD - len(reading)):
+                for task in islice(coming, AHEAD - len(reading)):
                     reading.add(readers.submit(self._decode, task))
                 if not reading and not writing:
                     return
@@ -139,9 +140,3 @@ class Line:
             decoded.item = None
             self._budget.give_back(decoded.pixels)
         return decoded
-
-
-def _some(tasks: Iterator[Task], count: int) -> Iterator[Task]:
-    """At most `count` more."""
-    for _, task in zip(range(count), tasks, strict=False):
-        yield task

@@ -71,16 +71,16 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
         except OSError as error:
             raise BulkRefused(f"--boxes: {request.boxes} cannot be read: {error}") from error
     output = _output(request.output)
+    given = settings.model_fields_set
     work = Work(
-        source,
-        mask_store,
-        output,
-        request.form,
-        settings.max_image_pixels if "max_image_pixels" in settings.model_fields_set
-        else MOST_PIXELS,
-        settings.mask_threshold,
-        settings.inpaint_region if "inpaint_region" in settings.model_fields_set else "mask",
-    )  # fmt: skip
+        source=source,
+        masks=mask_store,
+        output=output,
+        form=request.form,
+        most_pixels=settings.max_image_pixels if "max_image_pixels" in given else MOST_PIXELS,
+        threshold=settings.mask_threshold,
+        region=settings.inpaint_region if "inpaint_region" in given else "mask",
+    )
     there = set(output.names()) if output.exists() else set()
     return work, find(source, names, there, request.form, masks, boxes)
 

@@ -70,13 +70,13 @@ def command(options: argparse.Namespace) -> int:
         raise BulkRefused("--workers is a number of networks, from 1 on, and goes with --ray")
     settle_memory()
     request = Request(
-        options.input,
-        options.output,
-        options.masks,
-        options.boxes,
-        FORMATS.get(options.format, ""),
-        options.ray,
-        options.workers,
+        source=options.input,
+        output=options.output,
+        masks=options.masks,
+        boxes=options.boxes,
+        form=FORMATS.get(options.format, ""),
+        ray=options.ray,
+        workers=options.workers,
     )
     settings = load_settings()
     if options.refine:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bulk.errors import BulkRefused
+from bulk.errors import BulkRefused, PictureError
 from bulk.local import Budget
 from bulk.report import FAILURES
 from bulk.run import Request, estimate
@@ -29,6 +31,7 @@ from tests.bulk.catalogue import (
     photograph,
     settings,
 )
+from tests.conftest import PATIENCE_S
 
 
 def test_every_picture_is_what_batch_inference_makes_of_its_windows(catalogue: Catalogue) -> None:
@@ -259,6 +262,21 @@ def test_a_budget_lets_the_largest_picture_through_alone() -> None:
     budget.take(40)
     budget.give_back(60)
     budget.take(60)
+
+
+def test_a_budget_holds_back_what_does_not_fit_until_there_is_room_or_the_run_ends() -> None:
+    budget = Budget(100)
+    budget.take(60)
+    with ThreadPoolExecutor(2) as threads, closing(budget):
+        second, third = threads.submit(budget.take, 60), threads.submit(budget.take, 70)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        budget.give_back(60)
+        wait([second, third], PATIENCE_S, FIRST_COMPLETED)
+        assert second.done() != third.done()
+        budget.close()
+        with pytest.raises(PictureError, match="the run was stopped"):
+            (third if second.done() else second).result(PATIENCE_S)
 
 
 def test_large_holes_are_refined_where_that_is_asked_for(catalogue: Catalogue) -> None:
