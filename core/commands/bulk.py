@@ -88,7 +88,8 @@ def command(options: argparse.Namespace) -> int:
         else:
             refused = found.pop("refused")
             for name, value in found.items():
-                print(f"{name.replace('_', ' '):<22}{value}")
+                shown = f"{value:.2f}" if isinstance(value, float) else value
+                print(f"{name.replace('_', ' '):<22}{shown}")
             for name, why in refused.items():
                 print(printable(f"{name}: {why}"), file=sys.stderr)
             print(f"{'cannot be done':<22}{len(refused)}")
