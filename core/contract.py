@@ -139,7 +139,7 @@ def request_of(payload: bytes) -> tuple[str, str] | None:
     The image id is empty where the message has no usable one.
     """
     try:
-        message = _object(payload)
+        message = _object(payload, any_numbers=True)
         request_id = _text(message, "request_id")
     except BadMessage:
         return None
@@ -164,7 +164,7 @@ def input_names(payload: bytes, settings: Settings) -> list[str]:
     """The input segments that a message names, as far as it names any that are allowed."""
     names = []
     with contextlib.suppress(BadMessage):
-        message = _object(payload)
+        message = _object(payload, any_numbers=True)
         for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
             info = message.get(field)
             if isinstance(info, dict):
@@ -187,13 +187,22 @@ def is_result_name(name: str, settings: Settings) -> bool:
     return name.startswith(prefix) and bool(_RESULT_SUFFIX.fullmatch(name[len(prefix) :]))
 
 
-def _object(payload: bytes) -> dict[str, Any]:
+def _object(payload: bytes, *, any_numbers: bool = False) -> dict[str, Any]:
+    """The object that a message is.
+
+    With `any_numbers` also where NaN, infinity or an integer of too many digits make it no JSON:
+    whose it is and what it names can be told all the same.
+    """
     if len(payload) > MAX_MESSAGE_BYTES:
         _refuse(
             "too_long", f"the message has {len(payload)} bytes, {MAX_MESSAGE_BYTES} are allowed"
         )
     try:
-        message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        text = payload.decode("utf-8")
+        if any_numbers:  # as floats, which have no limit of digits and know NaN and infinity
+            message = json.loads(text, parse_int=float)
+        else:
+            message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadMessage("bad_json", f"the message is not UTF-8 JSON: {error}") from None
     if not isinstance(message, dict):

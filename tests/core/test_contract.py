@@ -14,7 +14,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from core.config import Settings
-from core.contract import Segment, is_result_name, parse_job, request_of, result_fields
+from core.contract import (
+    Segment,
+    input_names,
+    is_result_name,
+    parse_job,
+    request_of,
+    result_fields,
+)
 from core.errors import BadMessage
 from core.identity import current_identity
 from core.keys import Kind
@@ -108,6 +115,19 @@ def test_what_is_no_json_object_is_refused(payload: bytes) -> None:
     with pytest.raises(BadMessage):
         parse_job(payload, SETTINGS)
     assert request_of(payload) is None
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "9" * 5000])
+@pytest.mark.parametrize("field", ["original_size", "added_later"])
+def test_a_number_that_is_no_json_is_refused_and_does_not_hide_whose_message_it_is(
+    field: str, number: str
+) -> None:
+    payload = changed(field, "?").replace(b'"?"', number.encode())
+    with pytest.raises(BadMessage) as caught:
+        parse_job(payload, SETTINGS)
+    assert caught.value.reason == "bad_json"
+    assert request_of(payload) == ("r-1", "page.jpg")
+    assert input_names(payload, SETTINGS) == [GOOD[field]["shm_name"] for field in (IMAGE, MASK)]
 
 
 @pytest.mark.parametrize(

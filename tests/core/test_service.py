@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -428,6 +429,8 @@ def spoiled(pipeline: Pipeline, what: str) -> dict[str, object] | bytes:
         return b"[]"
     if what == "no request":
         del message["request_id"]
+    elif what == "not a number":
+        message["padding_info"] = [math.nan, 0, 0, 0]
     elif what == "padding":
         message["padding_info"] = [0, 0, 0, 96]
     elif what == "too small":
@@ -457,6 +460,7 @@ def spoiled(pipeline: Pipeline, what: str) -> dict[str, object] | bytes:
         ("not json", "bad_json"),
         ("no object", "bad_json"),
         ("no request", "bad_field"),
+        ("not a number", "bad_json"),
         ("padding", "bad_padding"),
         ("too small", "segment_too_small"),
         ("sizes", "size_mismatch"),
