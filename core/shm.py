@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import math
+import mmap
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable
@@ -140,9 +141,14 @@ def exists(name: str) -> bool:
 
 
 def size_bytes() -> int:
-    """Bytes that /dev/shm can hold in all."""
+    """Bytes that /dev/shm can hold in all; 0 if it has no limit."""
     status = os.statvfs(SHM_FOLDER)
     return status.f_blocks * status.f_frsize
+
+
+def footprint(size: int) -> int:
+    """Bytes that a segment of this size takes up: whole pages."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def free_bytes() -> int:

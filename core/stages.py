@@ -6,6 +6,7 @@ No Redis in here. The stage between them is `core.network`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,6 +48,7 @@ class Loader:
                 "request %s says is_long=%s but came from the %s queue, which decides",
                 job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
             )  # fmt: skip
+        _require_room(job)
         staging = self._staging()
         image, owner = self._read(job.image, staging)
         mask = self._read(job.mask, staging)[0].reshape(job.mask.shape[:2])
@@ -139,6 +141,21 @@ def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:
         )
     rounded: Picture = np.rint(image).astype(np.uint8)
     return rounded
+
+
+def _require_room(job: Job) -> None:
+    """Refuse a job whose result could not be stored even if nothing else were in /dev/shm.
+
+    Its inputs are there until the result is. For any other it is worth waiting for room.
+    """
+    sizes = math.prod(job.original_size) * 3, job.image.size, job.mask.size
+    needed, whole = sum(map(shm.footprint, sizes)), shm.size_bytes()
+    if whole and needed > whole:
+        raise BadMessage(
+            "too_large",
+            f"the result and its inputs take {needed} bytes of {shm.SHM_FOLDER}, which holds "
+            f"{whole} in all: enlarge it (shm_size, or ipc: host)",
+        )
 
 
 def _require_finite(segment: Segment, array: npt.NDArray[Any]) -> None:

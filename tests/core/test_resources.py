@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from core import keys
+from core import keys, shm
 from demo.redis_server import RedisServer
 from tests.conftest import OwnPipeline, StartWorker, Worker, segments, wait_until
 from tests.pipeline import DEV_SHM, Pipeline, page
@@ -43,9 +44,9 @@ class SmallShm:
         self.pipeline = pipeline
         self.folder = Path(f"/proc/{worker.process.pid}/root/dev/shm")
 
-    def send(self, seed: int) -> tuple[str, bytes]:
+    def send(self, seed: int, **fields: Any) -> tuple[str, bytes]:
         """A job with its segments where the worker sees them: request id and payload."""
-        message = self.pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS)
+        message = self.pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS, **fields)
         for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
             name = message[field]["shm_name"]
             shutil.move(DEV_SHM / name, self.folder / name)
@@ -132,6 +133,31 @@ def test_a_worker_that_waits_for_room_can_be_stopped_and_puts_the_job_back(
     assert small_shm.worker.stop() == 0
     assert client.lrange(LONG, 0, -1) == [payload]
     assert not client.exists(keys.ATTEMPTS)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_up(
+    small_shm: SmallShm, client: redis.Redis, tmp_path: Path, excess: int
+) -> None:
+    whole, (rows, columns) = os.statvfs(small_shm.folder), CANVAS
+    inputs = shm.footprint(rows * columns * 3) + shm.footprint(rows * columns)
+    size = [1, (whole.f_blocks * whole.f_frsize - inputs) // 3 + excess]
+    before, _ = small_shm.send(1)
+    request, payload = small_shm.send(2, original_size=size)
+    after, _ = small_shm.send(3)
+    (tmp_path / "hold").unlink()
+    small_shm.fetch(before)
+    small_shm.fetch(after)
+    result = small_shm.pipeline.result(request)
+    if excess:
+        assert "which holds 262144 in all" in result["error"]
+        (entry,) = map(json.loads, client.lrange(keys.DEAD, 0, -1))
+        assert (entry["raw"], entry["reason"]) == (payload.decode(), "too_large")
+    else:
+        assert result["inpaint_shm_info"]["shape"] == [*size, 3]
+        assert not client.exists(keys.DEAD)
+    assert not client.exists(keys.ATTEMPTS)
+    assert small_shm.worker.stop() == 0
 
 
 # -- Redis without memory, and read-only ----------------------------------------------------------
