@@ -15,7 +15,7 @@ class AtMostOnceQueues(Queues):
 
     fenced = False
 
-    async def _take(self, kind: Kind, count: int) -> list[bytes]:
+    async def _take(self, kind: Kind, count: int, joining: Claim | None) -> list[bytes]:
         taken = await self._scripts["pop"]([self.settings.queue(kind)], [count])
         return cast("list[bytes]", taken)
 

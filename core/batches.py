@@ -40,8 +40,8 @@ class BatchSource:
     """Turns the two queues into a sequence of batches.
 
     While both queues have work they take turns, batch by batch, whatever their lengths. A job
-    with an attempt against it gets a batch of its own, and what was claimed with it goes back:
-    if it is what kills workers, no other job gets an attempt for that.
+    with an attempt against it is claimed alone and gets a batch of its own: if it is what kills
+    workers, no other job gets an attempt for that.
     """
 
     def __init__(self, settings: Settings, queues: Queues) -> None:
@@ -106,7 +106,6 @@ class BatchSource:
         surplus = self._claimed[len(batch.claims) :]
         self._claimed = []
         if surplus:
-            reach(Fault.SURPLUS)
             await self._queues.release(surplus)
         return batch
 
@@ -131,14 +130,15 @@ class BatchSource:
         size = self._settings.batch_size(kind)
         longest_s = self._settings.batch_max_wait_ms / 1000
         deadline = time.monotonic() + longest_s
-        self._claimed += await self._queues.take(kind, size - len(self._claimed))
+        first = self._claimed[0]
+        self._claimed += await self._queues.take(kind, size - len(self._claimed), first)
         while len(self._claimed) < size and not self._stopping:
             wait_s = min(deadline - time.monotonic(), longest_s * QUIET_PART)
             if wait_s <= 0:
                 return
             # Not by a blocking command: the server ends those up to 0.1 s late.
             await asyncio.sleep(wait_s)
-            more = await self._queues.take(kind, size - len(self._claimed))
+            more = await self._queues.take(kind, size - len(self._claimed), first)
             if not more:
                 return
             self._claimed += more

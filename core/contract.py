@@ -27,7 +27,7 @@ DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
     name: np.dtype(name) for name in ("uint8", "bool", "float16", "float32", "float64")
 }
 
-MAX_MESSAGE_BYTES: Final = 1 << 20
+MAX_MESSAGE_BYTES: Final = 8 << 20
 MAX_ID_LENGTH: Final = 1024
 
 #: What follows the prefix in the names of results: worker, start of the payload's sha1, counter.
@@ -278,7 +278,7 @@ def _segment(message: Mapping[str, Any], field: str, settings: Settings) -> Segm
 
 def _segment_name(info: Mapping[str, Any], settings: Settings) -> str:
     name = _field(info, "shm_name")
-    if not isinstance(name, str) or not SEGMENT_NAME.fullmatch(name) or ".." in name:
+    if not isinstance(name, str) or not SEGMENT_NAME.fullmatch(name):
         _refuse("bad_name", f"shm_name {_shown(name)} is not the name of a segment")
     if not name.startswith(settings.shm_input_prefixes) or is_result_name(name, settings):
         _refuse(

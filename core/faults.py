@@ -21,7 +21,6 @@ class Fault(StrEnum):
     # One job.
     REGISTERED = "registered"  # known as alive, nothing claimed yet
     CLAIMED = "claimed"  # in the processing list, not looked at
-    SURPLUS = "surplus"  # a batch is chosen; what was claimed beyond it is still held
     LOADED = "loaded"  # the pixels of a batch are in memory
     INFERRED = "inferred"  # the network is done with a batch
     SEGMENT_CREATED = "segment-created"  # the result's segment exists and is empty

@@ -13,11 +13,11 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, TypeVar, cast
 
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from core import keys
 from core.config import Settings
@@ -33,6 +33,12 @@ from core.server import KEEPS_ALL, eviction_policy, require_suitable
 from core.waiter import SHORT_BLOCK_S, Waiter
 
 log = logging.getLogger(__name__)
+
+Reply = TypeVar("Reply")
+
+#: Where a queue's key is no list: seconds until it is waited for again, and until the log says so.
+NO_LIST_PAUSE_S: Final = 0.05
+NO_LIST_REMINDER_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Queues:
         self._redis = async_client(settings)
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self._held: Counter[Claim] = Counter()
+        self._complain_at = dict.fromkeys(Kind, 0.0)
         self._scripts = load_scripts(self._redis)
         self._pipelined = Pipelined(self._redis)
 
@@ -121,9 +128,13 @@ class Queues:
 
     # -- claiming ---------------------------------------------------------------------------
 
-    async def take(self, kind: Kind, count: int) -> list[Claim]:
-        """Up to `count` jobs that are in the queue now."""
-        return self._hold(kind, await self._take(kind, count))
+    async def take(self, kind: Kind, count: int, joining: Claim | None = None) -> list[Claim]:
+        """Up to `count` jobs that are in the queue now, to share a batch with `joining`.
+
+        A job with an attempt against it comes alone.
+        """
+        taken = self._unless_no_list(kind, self._take(kind, count, joining))
+        return self._hold(kind, await taken or [])
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
         """A job of either kind as soon as there is one; none after a while or `unblock()`.
@@ -132,10 +143,7 @@ class Queues:
         never abandoned: when one queue has delivered, the server is asked to let the other wait
         end. Where a job of each kind arrives at the same moment, both are returned.
         """
-        waits = {
-            kind: asyncio.ensure_future(self._block(kind, self._waiters[kind].longest_s))
-            for kind in (first, first.other)
-        }
+        waits = {kind: asyncio.ensure_future(self._wait(kind)) for kind in (first, first.other)}
         await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
         while not all(wait.done() for wait in waits.values()):
             await self.unblock()
@@ -272,10 +280,35 @@ class Queues:
 
     # -- underneath -------------------------------------------------------------------------
 
-    async def _take(self, kind: Kind, count: int) -> list[bytes]:
+    async def _take(self, kind: Kind, count: int, joining: Claim | None) -> list[bytes]:
         processing = keys.processing(self.identity.worker, kind)
-        taken = await self._scripts["claim"]([self.settings.queue(kind), processing], [count])
+        taken = await self._scripts["claim"](
+            [self.settings.queue(kind), processing, keys.ATTEMPTS],
+            [count, joining.sha1 if joining else ""],
+        )
         return cast("list[bytes]", taken)
+
+    async def _wait(self, kind: Kind) -> bytes | None:
+        block = self._block(kind, self._waiters[kind].longest_s)
+        return await self._unless_no_list(kind, block, NO_LIST_PAUSE_S)
+
+    async def _unless_no_list(
+        self, kind: Kind, reply: Awaitable[Reply], pause_s: float = 0.0
+    ) -> Reply | None:
+        """None, after a pause, where the queue's key is no list: the other queue goes on."""
+        try:
+            return await reply
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):  # Redis 6.2 puts the script's name before it
+                raise
+        if time.monotonic() >= self._complain_at[kind]:
+            self._complain_at[kind] = time.monotonic() + NO_LIST_REMINDER_S
+            log.error(
+                "no %s jobs are taken: %r in redis is not a list; rename or delete that key",
+                kind, self.settings.queue(kind),
+            )  # fmt: skip
+        await asyncio.sleep(pause_s)
+        return None
 
     async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
         processing = keys.processing(self.identity.worker, kind)

@@ -95,15 +95,6 @@ def a_job_is_done(stage: Stage) -> None:
     assert not segments()
 
 
-def a_job_with_an_attempt_is_put_back(stage: Stage) -> None:
-    requests = [stage.send(seed) for seed in (1, 2)]
-    payload = stage.client.lindex(LONG, 1)
-    stage.client.hset(keys.ATTEMPTS, keys.sha1(payload), 1)
-    stage.see_die(stage.start_victim())
-    stage.rescue(*requests)
-    assert not segments()
-
-
 def a_result_replaces_another(stage: Stage) -> None:
     stage.send(request_id="again")
     victim = stage.start_victim()
@@ -198,7 +189,6 @@ SCENARIOS: dict[Callable[[Stage], None], set[Fault]] = {
         Fault.INPUTS_UNLINKED,
         Fault.CLEANED,
     },
-    a_job_with_an_attempt_is_put_back: {Fault.SURPLUS},
     a_result_replaces_another: {Fault.REPLACED_UNLINKED},
     a_message_is_given_up: {Fault.FAILING, Fault.FAILED},
     a_job_is_tried_again: {Fault.DELAYED, Fault.RETRIED},

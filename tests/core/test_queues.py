@@ -83,6 +83,55 @@ def test_a_claim_moves_jobs_from_the_head_in_order_byte_for_byte(raw: redis.Redi
     run(raw, scenario)
 
 
+def test_a_job_with_an_attempt_is_claimed_alone(raw: redis.Redis) -> None:
+    raw.rpush(LONG, b"tried", b"a", b"b", b"tried too", b"c")
+    raw.hset(keys.ATTEMPTS, mapping={keys.sha1(one): 1 for one in (b"tried", b"tried too")})
+
+    async def scenario(queues: Queues) -> None:
+        for batch in ([b"tried"], [b"a", b"b"], [b"tried too"], [b"c"]):
+            claims = await queues.take(Kind.LONG, 4)
+            assert [claim.payload for claim in claims] == batch
+
+    run(raw, scenario)
+
+
+def test_jobs_join_neither_one_that_has_an_attempt_nor_the_other_way_round(
+    raw: redis.Redis,
+) -> None:
+    raw.rpush(LONG, b"new", b"tried", b"last")
+    raw.hset(keys.ATTEMPTS, keys.sha1(b"tried"), 1)
+
+    async def scenario(queues: Queues) -> None:
+        new = await claim_one(queues)
+        assert await queues.take(Kind.LONG, 3, new) == []
+        tried = await claim_one(queues)
+        assert tried.payload == b"tried"
+        assert await queues.take(Kind.LONG, 3, tried) == []
+        assert [claim.payload for claim in await queues.take(Kind.LONG, 3, new)] == [b"last"]
+
+    run(raw, scenario)
+
+
+def test_a_queue_that_is_no_list_is_named_once_and_does_not_hold_up_the_other(
+    raw: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw.set(LONG, "no list")
+
+    async def scenario(queues: Queues) -> None:
+        assert await queues.take(Kind.LONG, 4) == []
+        assert await queues.wait_for_either(Kind.LONG) == []
+        raw.rpush(SHORT, b"job")
+        claims = await queues.take(Kind.LONG, 4) + await queues.wait_for_either(Kind.LONG)
+        assert claims == [Claim(Kind.SHORT, b"job")]
+        raw.rename(LONG, "elsewhere")
+        raw.rpush(LONG, b"job")
+        assert await queues.wait_for_either(Kind.SHORT) == [Claim(Kind.LONG, b"job")]
+
+    run(raw, scenario)
+    (complaint,) = [record.getMessage() for record in caplog.records]
+    assert f"'{LONG}' in redis is not a list" in complaint
+
+
 def test_waiting_ends_as_soon_as_a_job_arrives_on_either_queue(raw: redis.Redis) -> None:
     async def scenario(queues: Queues) -> None:
         for queue, kind in ((LONG, Kind.LONG), (SHORT, Kind.SHORT)):

@@ -517,6 +517,33 @@ def test_a_bad_job_is_dead_with_a_reason_and_its_batch_mates_are_delivered(
         os.unlink(f"/dev/shm/{name}")
 
 
+def test_a_queue_that_is_no_list_holds_up_neither_the_other_nor_itself_once_it_is_one(
+    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+) -> None:
+    client.hset(LONG, "no", "list")
+    start_worker()
+    for seed in range(6):
+        assert pipeline.fetch(send(pipeline, seed=seed)).shape == (60, 90, 3)
+    client.delete(LONG)
+    assert pipeline.fetch(send(pipeline, "long")).shape == (60, 90, 3)
+
+
+def test_a_job_that_killed_a_worker_takes_none_of_those_behind_it_with_it(
+    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+) -> None:
+    requests = [send(pipeline, seed=seed) for seed in range(4)]
+    poison, *others = client.lrange(SHORT, 0, -1)
+    client.hset(keys.ATTEMPTS, keys.sha1(poison), 1)
+    victim = start_worker(FAULT_POINT="claimed")
+    victim.wait()
+    (processing,) = client.scan_iter("inpainting:processing:*")
+    assert client.lrange(processing, 0, -1) == [poison]
+    assert client.lrange(SHORT, 0, -1) == others
+    start_worker(HEARTBEAT_INTERVAL_S=0.1, HEARTBEAT_TTL_S=0.5, REAP_INTERVAL_S=0.1)
+    for request in requests:
+        assert pipeline.fetch(request).shape == (60, 90, 3)
+
+
 def send_and_fetch(pipeline: Pipeline) -> bool:
     return pipeline.fetch(send(pipeline)).size > 0
 
