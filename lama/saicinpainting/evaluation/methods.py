@@ -18,7 +18,7 @@ _RADIUS = 3
 
 #: Pixels in a hole beyond which the biharmonic equation isn't solved: its time and memory grow
 #: faster than the hole's connected parts. Seconds for text on a page.
-BIHARMONIC_MOST = 250_000
+BIHARMONIC_MOST = 400_000
 
 
 def _opencv(flag: int) -> Method:
