@@ -21,26 +21,31 @@ Points = dict[str, list[tuple[float, float]]]
 
 
 def main() -> None:
-    """Write both plots beside the rows."""
+    """Write both plots beside the rows: of model-NAME.json, time-NAME.svg and batches-NAME.svg."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=RESULTS / "model.json")
     parser.add_argument("--network", default="lama-fourier")
+    parser.add_argument("--threads", type=int, default=2, help="rows with so many")
     options = parser.parse_args()
     rows = [
         row
         for row in json.loads(options.json.read_text())["rows"]
-        if row["network"] == options.network and row["mask"] == "blocks" and not row["keep_memory"]
+        if row["network"] == options.network
+        and row["threads"] == options.threads
+        and row["mask"] == "blocks"
+        and not row["keep_memory"]
     ]
-    folder = options.json.parent
+    folder, machine = options.json.parent, options.json.stem.removeprefix("model")
     sizes = _points([row for row in rows if row["batch"] == 1], megapixels, lambda r: r["seconds"])
-    _draw(folder / "time.svg", sizes, ("megapixels", "seconds"), straight=True)
+    _draw(folder / f"time{machine}.svg", sizes, ("megapixels", "seconds"), straight=True)
     batches = _points(
         [row for row in rows if row["size"] == "512x512"],
         lambda r: float(r["batch"]),
         lambda r: r["batch"] / r["seconds"],
     )
     if batches:
-        _draw(folder / "batches.svg", batches, ("batch size, 512×512", "pictures per second"))
+        path = folder / f"batches{machine}.svg"
+        _draw(path, batches, ("batch size, 512×512", "pictures per second"))
 
 
 def megapixels(row: Row) -> float:
