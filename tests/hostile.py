@@ -219,7 +219,14 @@ def unknown_fields(case: Case) -> Fate:
 
 @_message
 def mebibyte(case: Case) -> Fate:
-    case.message[case.rng.choice(["image_id", "request_id", "filler"])] = "x" * (1 << 20)
+    name = case.rng.choice(["image_id", "request_id", "filler"])
+    case.message[name] = "x" * (1 << 20)
+    return "delivered" if name == "filler" else "dead"
+
+
+@_message
+def eight_mebibytes(case: Case) -> Fate:
+    case.message["filler"] = "x" * (8 << 20)
     return "dead"
 
 
