@@ -28,13 +28,12 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.layouts import HIGHEST, LOWEST, strip
 from benchmarks.report import Report, Row, add_output_argument, table
-from benchmarks.subjects import ROOT
 from bulk import on_ray
 from bulk.errors import PictureError
 from bulk.local import Line
 from bulk.run import Request, prepare
 from bulk.stages import Decoder, Encoder, Filler
-from core.config import load_settings
+from core.config import PROJECT_ROOT, load_settings
 from core.memory import settle_memory
 
 #: Pixels: the sides of the pictures of `memory`.
@@ -174,7 +173,7 @@ def long_strip(folders: Folders) -> list[Row]:
     request = folders.request()
     places = [request.source, request.output, "--masks", request.masks]
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(ROOT / "worker.py"), "bulk", *places])
+    process = subprocess.Popen([sys.executable, str(PROJECT_ROOT / "worker.py"), "bulk", *places])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.config import PROJECT_ROOT
+from demo.scenes import SAMPLES
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, big_lama, lama_fourier
 from lama.saicinpainting.training.trainers import InpaintingModel, load_checkpoint
 from lama.saicinpainting.training.trainers.config import load_train_config
-
-ROOT = Path(__file__).parents[1]
 
 NETWORKS = ("lama-fourier", "big-lama", "shipped")
 MASKS = ("blocks", "text")
@@ -32,7 +31,7 @@ def model(name: str) -> InpaintingModel:
     then are as large as in a trained network, and so are rounding errors.
     """
     if name == "shipped":
-        folder = ROOT / "lama-fourier"
+        folder = PROJECT_ROOT / "lama-fourier"
         config = load_train_config(folder / "config.yaml")
         return load_checkpoint(config, folder / "models" / "best.ckpt")
     torch.manual_seed(0)
@@ -48,7 +47,7 @@ def model(name: str) -> InpaintingModel:
 
 def pictures(count: int, height: int, width: int) -> Picture:
     """Sample pictures of one size: count×H×W×3 RGB."""
-    paths = sorted((ROOT / "samples").glob("*.jpg"))
+    paths = sorted(SAMPLES.glob("*.jpg"))
     found = []
     for i in range(count):
         image = cv2.imread(str(paths[i % len(paths)]))

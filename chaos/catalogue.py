@@ -32,9 +32,9 @@ from benchmarks.report import Report
 from bulk.on_ray import networks
 from bulk.storage import PART
 from chaos.pages import Page, Picture, draw
-from chaos.programs import ROOT, kill_marked
+from chaos.programs import kill_marked
 from chaos.results import Account, Fill, Results
-from core.config import load_settings
+from core.config import PROJECT_ROOT, load_settings
 from core.memory import settle_memory
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.engine.precision import decide
@@ -122,7 +122,13 @@ class Catalogue:
             environment["RAY_TMPDIR"] = str(self._ray_folder)
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, str(ROOT / "worker.py"), "bulk", *self._arguments, "--json"],
+                [
+                    sys.executable,
+                    str(PROJECT_ROOT / "worker.py"),
+                    "bulk",
+                    *self._arguments,
+                    "--json",
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stderr=log,

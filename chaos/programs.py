@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.config import PROJECT_ROOT
 from core.faults import VARIABLE
 
-ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0
 
 #: Exit statuses of a worker that was asked to stop: without Redis, and asked twice.
@@ -58,7 +58,7 @@ class Program:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self._arguments],
-                cwd=ROOT,
+                cwd=PROJECT_ROOT,
                 env={**inherited, **self._environment, **extra},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

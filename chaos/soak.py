@@ -21,8 +21,9 @@ import numpy as np
 import redis
 
 from chaos.jobs import DEV_SHM, QUEUES
-from chaos.programs import ROOT, Program, Tally
+from chaos.programs import Program, Tally
 from core import shm
+from core.config import PROJECT_ROOT
 from demo.redis_server import RedisServer
 
 #: Jobs that are under way at any time.
@@ -176,7 +177,7 @@ def main() -> int:
             "SHM_NAME_PREFIX": f"img_shm_{tag}",
             "REAP_INTERVAL_S": "1",
         }
-        arguments = ["-m", "chaos.worker"] if options.tiny else [str(ROOT / "worker.py")]
+        arguments = ["-m", "chaos.worker"] if options.tiny else [str(PROJECT_ROOT / "worker.py")]
         worker = Program("worker", arguments, tally, Path(folder, "log"), environment)
         with redis.Redis.from_url(server.url, protocol=2) as client:
             worker.start()

@@ -105,7 +105,7 @@ class BatchSource:
         batch = self._choose(self._claimed, await self._queues.attempts(self._claimed))
         surplus = self._claimed[len(batch.claims) :]
         self._claimed = []
-        if surplus:
+        if surplus:  # of what was taken up without a reply
             await self._queues.release(surplus)
         return batch
 

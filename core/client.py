@@ -218,7 +218,7 @@ def submit_file(
     except cv2.error as error:
         raise SubmitError(f"{output} cannot be written: {error}") from error
     if not written:
-        raise SubmitError(f"{output} cannot be written: is there such a folder?")
+        raise SubmitError(f"{output} cannot be written: is the disk full?")
     return kind, elapsed
 
 

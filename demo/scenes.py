@@ -5,18 +5,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 
 from core.client import suitable_kind
+from core.config import PROJECT_ROOT
 from core.keys import Kind
 from demo.lettering import BLACK, WHITE, Line, MaskStyle, Picture, letter, paragraph
 from demo.pages import product_page, size_table
 
-SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+SAMPLES = PROJECT_ROOT / "samples"
 
 Layout = Callable[[], tuple[Picture, list[Line]]]
 

@@ -31,6 +31,9 @@ STUB_WORKER = ROOT / "tests" / "stub" / "worker.py"
 #: Part of the names of all segments of this test run: others may be on this machine too.
 OWN = f"t{os.getpid()}_"
 
+#: Settings of workers that find out soon when another one is dead.
+SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": 0.5, "REAP_INTERVAL_S": 0.3}
+
 #: Longest wait for a condition; reaching it is a failure.
 PATIENCE_S = 30.0
 

@@ -29,7 +29,7 @@ HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 60.0
 
 #: How many ports after a taken one are tried.
-PORTS_TRIED: Final = 100
+_PORTS_TRIED: Final = 100
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -245,16 +245,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
 
 
+def ports_from(port: int) -> range:
+    """Where a server of this port may be: there or, if that was taken, at one of those after it."""
+    return range(port, min(port + _PORTS_TRIED, 65_535) + 1)
+
+
 def listen(host: str, port: int, routes: Mapping[tuple[str, str], Route]) -> HttpServer:
     """A server on this port or, if it is taken, on the next free one.
 
     Raises OSError if there is none, or the host is no address of this machine.
     """
-    last = min(port + PORTS_TRIED, 65_535)
-    for candidate in range(port, last + 1):
+    ports = ports_from(port)
+    for candidate in ports:
         try:
             return HttpServer(host, candidate, routes)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise OSError(f"ADMIN_HOST={host} cannot be listened on: {error}") from error
-    raise OSError(f"no free port from ADMIN_PORT={port} to {last}")
+    raise OSError(f"no free port from ADMIN_PORT={port} to {ports[-1]}")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from core.admin.http import PORTS_TRIED
+from core.admin.http import ports_from
 from core.commands.common import add_command, connected, print_json
 from core.config import Settings, load_settings
 from core.errors import WorkerError
@@ -62,7 +62,7 @@ def command(options: argparse.Namespace) -> int:
     else:
         answers = _answers(settings, path, options.port)
     if not answers:
-        ports = _ports(settings)
+        ports = ports_from(settings.admin_port)
         where = options.port or f"{ports[0]} to {ports[-1]}"
         raise NoWorker(
             f"no worker of this host answers on port {where}: is one running, with this ADMIN_PORT?"
@@ -93,18 +93,13 @@ def _answers(settings: Settings, path: str, port: int | None) -> list[Answer]:
     host = "127.0.0.1" if everywhere else settings.admin_host
     if port is not None:
         return [answer for answer, _ in [_ask(host, port, path)] if answer]
-    ports = _ports(settings)
+    ports = ports_from(settings.admin_port)
     # At once: somebody else's server that is mute costs the time-out.
     with ThreadPoolExecutor(len(ports), "health") as threads:
         asked = list(threads.map(lambda one: _ask(host, one, path), ports))
     # With the host's network other containers' workers answer too; they have their own check.
     mine = process_name().partition(":")[0]
     return [answer for answer, process in asked if answer and process.partition(":")[0] == mine]
-
-
-def _ports(settings: Settings) -> range:
-    """Where a worker may be: at its port or, if that was taken, at one of those after it."""
-    return range(settings.admin_port, min(settings.admin_port + PORTS_TRIED, 65_535) + 1)
 
 
 def _ask(host: str, port: int, path: str) -> tuple[Answer | None, str]:

@@ -27,11 +27,10 @@ from core.keys import Kind
 from core.queues import Claim, Queues
 from core.recovery import CHUNK, Recovery
 from demo.redis_server import RedisServer
-from tests.conftest import OWN, OwnPipeline, StartWorker, segments, wait_until, worker_id
+from tests.conftest import OWN, SOON, OwnPipeline, StartWorker, segments, wait_until, worker_id
 from tests.pipeline import Pipeline, page
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": 0.5, "REAP_INTERVAL_S": 0.3}
 UIDS = frozenset({os.geteuid()})
 
 

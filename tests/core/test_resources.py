@@ -16,13 +16,12 @@ import redis
 
 from core import keys, shm
 from demo.redis_server import RedisServer
-from tests.conftest import OwnPipeline, StartWorker, Worker, segments, wait_until
+from tests.conftest import SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
 from tests.pipeline import DEV_SHM, Pipeline, page
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)
 SMALL_SHM = Path(__file__).parent.parent / "stub" / "small_shm.py"
-SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": 0.5, "REAP_INTERVAL_S": 0.3}
 
 
 def send(pipeline: Pipeline, seed: int = 1, **options: Any) -> str:

@@ -17,7 +17,7 @@ import redis
 
 from core import keys
 from demo.redis_server import RedisServer
-from tests.conftest import OWN, OwnPipeline, StartWorker, segments, wait_until, worker_id
+from tests.conftest import OWN, SOON, OwnPipeline, StartWorker, segments, wait_until, worker_id
 from tests.pipeline import Pipeline, page
 from tests.stub.worker import GREY
 
@@ -539,7 +539,7 @@ def test_a_job_that_killed_a_worker_takes_none_of_those_behind_it_with_it(
     (processing,) = client.scan_iter("inpainting:processing:*")
     assert client.lrange(processing, 0, -1) == [poison]
     assert client.lrange(SHORT, 0, -1) == others
-    start_worker(HEARTBEAT_INTERVAL_S=0.1, HEARTBEAT_TTL_S=0.5, REAP_INTERVAL_S=0.1)
+    start_worker(**SOON)
     for request in requests:
         assert pipeline.fetch(request).shape == (60, 90, 3)
 
