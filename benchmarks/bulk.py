@@ -1,7 +1,8 @@
 """Whole folders: pictures a second against the bare network, in process and on Ray; memory.
 
 `throughput` takes product pages 860 wide, as JPEG, through `bulk`; the baseline is the same pages,
-decoded already, through the network in a loop. `pictures/s` is of the whole run with a network that
+decoded already, through the network in a loop. Each way has a process of its own, since the first
+window of each size costs more than the next. `pictures/s` is of the whole run with a network that
 is loaded, but for Ray's, which has its start and its actors' in it; `steady` is without the first
 third of the pictures, in every way; up to some two dozen are on their way by then, which flatters
 whatever batches, so that it takes hundreds of pages to mean much. `memory` takes pictures that all
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +36,7 @@ from bulk.errors import PictureError
 from bulk.local import Line
 from bulk.run import Request, prepare
 from bulk.stages import Decoder, Encoder, Filler
-from core.config import PROJECT_ROOT, load_settings
+from core.config import PROJECT_ROOT, Settings, load_settings
 from core.memory import settle_memory
 
 #: Pixels: the sides of the pictures of `memory`.
@@ -98,25 +101,15 @@ def throughput(folders: Folders, count: int, rounds: int, actors: Sequence[int])
         image, mask, _ = strip(int(height), seed=number)
         folders.add(number, image, mask)
     settings = load_settings()
-    work, plan = prepare(folders.request(), settings)
-    filler = Filler(settings, work.region)
-    decoder = Decoder(work)
-    for task in plan.tasks:  # what the first picture of each size always costs
-        filler([decoder(task)])
     ways = ["network alone", "in process", *(f"Ray, actors: {number}" for number in actors)]
     clocks: dict[str, list[Clock]] = {way: [] for way in ways}
     for _ in range(rounds):
-        items = [decoder(task) for task in plan.tasks]
-        clocks["network alone"].append(clock := Clock())
-        for item in items:
-            filler([item])
-            clock(item.task.name, None)
-        del items
-        print(f"network alone: {clock.rate():.3f} pictures a second", flush=True)
-        work, plan = prepare(folders.request(), settings)
-        clocks["in process"].append(clock := Clock())
-        Line(Decoder(work), filler, Encoder(work), clock).run(plan.tasks)
-        print(f"in process: {clock.rate():.3f}", flush=True)
+        for way, measured in (("network alone", _alone), ("in process", _in_process)):
+            # In a process of its own, as Ray's actors are: each has the pages' sizes before it.
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                clock = pool.submit(measured, folders.request(), settings).result()
+            clocks[way].append(clock)
+            print(f"{way}: {clock.rate():.3f} pictures a second", flush=True)
     for number in actors:
         for _ in range(rounds):
             work, plan = prepare(folders.request(), settings)
@@ -139,6 +132,27 @@ def throughput(folders: Folders, count: int, rounds: int, actors: Sequence[int])
         }
         for way in ways
     ]
+
+
+def _alone(request: Request, settings: Settings) -> Clock:
+    settle_memory()
+    work, plan = prepare(request, settings)
+    items = list(map(Decoder(work), plan.tasks))
+    filler = Filler(settings, work.region)
+    clock = Clock()
+    for item in items:
+        filler([item])
+        clock(item.task.name, None)
+    return clock
+
+
+def _in_process(request: Request, settings: Settings) -> Clock:
+    settle_memory()
+    work, plan = prepare(request, settings)
+    filler = Filler(settings, work.region)
+    clock = Clock()
+    Line(Decoder(work), filler, Encoder(work), clock).run(plan.tasks)
+    return clock
 
 
 def memory(folders: Folders, count: int) -> list[Row]:

@@ -12,15 +12,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bulk import on_ray
 from bulk.errors import BulkRefused
 from bulk.on_ray import networks
-from tests.bulk.catalogue import Catalogue
+from bulk.run import Request, prepare
+from tests.bulk.catalogue import Catalogue, settings
 from tests.conftest import wait_until
 
 missing = importlib.util.find_spec("ray") is None
@@ -175,6 +178,25 @@ def test_an_address_where_no_cluster_is_is_refused(catalogue: Catalogue) -> None
     catalogue.add("a.png")
     with pytest.raises(BulkRefused, match=r"--ray 127\.0\.0\.1:\d+: there is no cluster to join"):
         catalogue.run(ray=f"127.0.0.1:{_free_port()}")
+
+
+def test_no_thread_that_loaded_the_network_stays_beside_the_one_that_uses_it(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaders: list[threading.Thread] = []
+
+    class Filler:
+        def __init__(self, *_: object) -> None:
+            loaders.append(threading.current_thread())
+
+    monkeypatch.setattr(on_ray, "Filler", Filler)
+    monkeypatch.setattr("core.memory.settle_memory", lambda: None)
+    catalogue.add("a.png")
+    places = str(catalogue.pages), str(catalogue.clean), str(catalogue.masks)
+    work, _ = prepare(Request(*places), settings())
+    on_ray._Fill(settings(), work, 0)
+    (loader,) = loaders
+    assert not loader.is_alive()
 
 
 def test_there_is_a_network_per_gpu_or_per_share_of_the_cores() -> None:
