@@ -137,6 +137,31 @@ def test_crops_keep_proportions_and_stay_within_small_pictures(folder):
         assert abs(crop.shape[1] / crop.shape[0] - 2) < 0.1
 
 
+@pytest.mark.parametrize("scale", [0.25, 0.5, 1.0])
+def test_a_crop_has_the_scale_that_is_asked_for_and_is_brought_to_its_size(folder, scale):
+    pictures = Pictures(picture_files(folder), (scale, scale))
+    side = round(32 * scale)
+    assert pictures.crop(rng(1), (32, 32)).shape == (side, side, 3)
+    assert pictures.photograph(rng(1), (32, 32)).shape == (32, 32, 3)
+    images, _ = make_batch(plan_batch(pictures, Recipe(4, (32,), drawn=0), 1, 0), CPU)
+    assert images.shape == (4, 3, 32, 32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_the_crop_with_most_detail_is_taken_as_often_as_asked(tmp_path):
+    # Grey on the left, noise on the right.
+    picture = np.full((64, 512, 3), 128, np.uint8)
+    picture[:, 384:] = rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "half.png"), picture)
+
+    def detail(busiest: float) -> float:
+        pictures = Pictures(picture_files(tmp_path), (1, 1), busiest)
+        return float(np.mean([pictures.crop(rng(seed), (64, 64)).std() for seed in range(60)]))
+
+    assert detail(1.0) > 1.5 * detail(0.0)
+
+
 def test_an_unreadable_picture_is_replaced_and_named(folder, caplog):
     (folder / "0.png").write_bytes(b"none")
     assert Pictures(picture_files(folder)).picture(0).shape == (64, 64, 3)

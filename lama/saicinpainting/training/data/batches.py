@@ -20,7 +20,7 @@ from torch import Tensor
 from .colours import Tint, apply_tints, random_tint, smooth
 from .masks import KINDS, HolePlan, glyphs, rasterise, text_lines
 from .pages import page
-from .pictures import Pictures
+from .pictures import BUSIEST, SCALES, Pictures
 
 #: Share of each kind of hole.
 MASK_SHARES: Mapping[str, float] = {
@@ -40,6 +40,9 @@ class Recipe:
     drawn: float = 0.35
     #: Share of each kind of hole.
     masks: tuple[tuple[str, float], ...] = tuple(MASK_SHARES.items())
+    #: See `Pictures`.
+    scales: tuple[float, float] = SCALES
+    busiest: float = BUSIEST
     #: Share of batches that the bilateral filter is run over.
     smoothed: float = 0.25
 
@@ -100,7 +103,8 @@ def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
         source = torch.from_numpy(np.ascontiguousarray(one.picture)).to(device)
         source = source.permute(2, 0, 1)[None].float()
         if source.shape[2:] != plan.size:
-            source = F.interpolate(source, plan.size, mode="bilinear", antialias=True)
+            how = "bicubic" if source.shape[2] < plan.size[0] else "bilinear"
+            source = F.interpolate(source, plan.size, mode=how, antialias=True)
         turned = [axis for axis, flip in ((3, one.flips[0]), (2, one.flips[1])) if flip]
         scaled.append(source.flip(turned) if turned else source)
     images = torch.cat(scaled).div_(255).clamp_(0, 1)

@@ -17,6 +17,13 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 #: Longer sides are shrunk to this when read: finer detail than a text hole needs.
 LARGEST_SIDE = 1536
 
+#: Sides of a crop over those of what it is scaled to, at least and at most: below 1 it is enlarged.
+#: A picture as it came is softer than one that was shrunk, and its holes are filled as it is.
+SCALES = (0.8, 3.0)
+
+#: Share of crops that have the most detail of three.
+BUSIEST = 0.65
+
 #: Bytes of decoded pictures that are kept; beyond, a picture is decoded at each use.
 _KEPT = 4 << 30
 
@@ -47,8 +54,12 @@ def read_picture(path: Path) -> np.ndarray | None:
 class Pictures:
     """Gives crops; the same generator state gives the same crop."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(
+        self, files: list[Path], scales: tuple[float, float] = SCALES, busiest: float = BUSIEST
+    ) -> None:
         self._files = files
+        self._scales = scales
+        self._busiest = busiest
         self._decoded: dict[Path, np.ndarray] = {}
         self._bytes = 0
 
@@ -71,11 +82,11 @@ class Pictures:
     def crop(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
         """uint8 h×w×3 of the proportions of `size`, to be scaled to it by whoever needs it.
 
-        Between 0.8 and 3 times `size`, as far as the picture reaches. Of three places, the one
-        with most detail is taken more often than not: shops' pictures are mostly white.
+        Its sides are those of `size` times one of the scales, as far as the picture reaches. Of
+        three places, the one with most detail may be taken: shops' pictures are mostly white.
         """
         picture = self.picture(int(rng.integers(len(self._files))))
-        scale = float(np.exp(rng.uniform(np.log(0.8), np.log(3.0))))
+        scale = float(np.exp(rng.uniform(*np.log(self._scales))))
         scale = min(scale, picture.shape[0] / size[0], picture.shape[1] / size[1])
         high, wide = (max(1, round(side * scale)) for side in size)
         places = [
@@ -86,10 +97,13 @@ class Pictures:
             for _ in range(3)
         ]
         crops = [picture[top : top + high, left : left + wide] for top, left in places]
-        if rng.random() < 0.65:
+        if rng.random() < self._busiest:
             return max(crops, key=lambda crop: float(crop[::8, ::8].std()))
         return crops[0]
 
     def photograph(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
         """A crop that has `size`."""
-        return cv2.resize(self.crop(rng, size), size[::-1], interpolation=cv2.INTER_AREA)
+        crop = self.crop(rng, size)
+        enlarged = crop.shape[0] < size[0]
+        how = cv2.INTER_CUBIC if enlarged else cv2.INTER_AREA
+        return cv2.resize(crop, size[::-1], interpolation=how)

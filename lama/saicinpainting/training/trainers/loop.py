@@ -55,7 +55,9 @@ def train(
     every `save_every_s` seconds, and at the end.
     """
     files, held = hold_out(picture_files(folder))
-    validation = Validation(held, trainer.settings.validation_side, trainer.device)
+    recipe = trainer.settings.recipe
+    side = trainer.settings.validation_side
+    validation = Validation(held, side, trainer.device, recipe.scales)
     last, best = out / "models" / "last.ckpt", out / "models" / "best.ckpt"
     if last.exists():
         _resume(trainer, last)
@@ -73,7 +75,7 @@ def train(
         write_atomically(last, trainer.snapshot())
         say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
 
-    pictures, recipe = Pictures(files), trainer.settings.recipe
+    pictures = Pictures(files, recipe.scales, recipe.busiest)
     if trainer.step == 0:
         first = plan_batch(pictures, recipe, trainer.seed, 0)
         trainer.begin(*make_batch(first, trainer.device))

@@ -26,8 +26,8 @@ READ = frozenset(
         "losses.adversarial.begin", "losses.adversarial.gp_coef", "losses.feature_matching.weight",
         "losses.perceptual.weight", "losses.resnet_pl.weight",
         "data.batch_size", "data.sides", "data.train.out_size", "data.masks", "data.drawn",
-        "data.smoothed", "optimizers.generator.kind", "optimizers.generator.lr",
-        "optimizers.generator.outer", "optimizers.discriminator.kind",
+        "data.smoothed", "data.scales", "data.busiest", "optimizers.generator.kind",
+        "optimizers.generator.lr", "optimizers.generator.outer", "optimizers.discriminator.kind",
         "optimizers.discriminator.lr", "discriminator.kind", "discriminator.ndf",
         "discriminator.n_layers",
     }
@@ -167,6 +167,8 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         drawn=data.number("drawn", Recipe.drawn),
         masks=tuple(shares.items()),
         smoothed=data.number("smoothed", Recipe.smoothed),
+        scales=_scales(data),
+        busiest=data.number("busiest", Recipe.busiest),
     )
     large = recipe.pictures(max(sides)) >= _LARGE_BATCH
     return Settings(
@@ -249,6 +251,20 @@ class _Section:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ConfigError(f"{self.name}.{path} = {value!r}: a whole number is needed")
         return value
+
+
+def _scales(data: _Section) -> tuple[float, float]:
+    """`data.scales`: of crops, at least and at most."""
+    scales = data.get("scales", Recipe.scales)
+    try:
+        least, most = map(float, scales)
+    except (TypeError, ValueError):
+        least, most = 0.0, 0.0
+    if not 0.1 <= least <= most <= 10:
+        raise ConfigError(
+            f"data.scales = {scales}: two numbers of 0.1 to 10 are needed, such as [0.8, 3]"
+        )
+    return least, most
 
 
 def _learning_rate(optimizers: _Section, name: str, default: float) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from ..data.batches import BatchPlan, PicturePlan, make_batch
 from ..data.colours import Tint
 from ..data.masks import KINDS
-from ..data.pictures import Pictures
+from ..data.pictures import SCALES, Pictures
 
 #: Every so many pictures of a folder one is held out, up to the number below it.
 _EVERY, _MOST = 14, 12
@@ -34,10 +34,16 @@ _KINDS = ("lines", "glyphs", "paragraphs")
 class Validation:
     """PSNR over the hole, mean over crops. The same at each call."""
 
-    def __init__(self, files: list[Path], side: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        files: list[Path],
+        side: int,
+        device: torch.device,
+        scales: tuple[float, float] = SCALES,
+    ) -> None:
         plans = []
         for index in range(len(files)):
-            picture = Pictures([files[index]])
+            picture = Pictures([files[index]], scales)
             for number, kind in enumerate(_KINDS):
                 rng = np.random.default_rng([number, index])
                 crop = picture.crop(rng, (side, side))
