@@ -16,6 +16,7 @@ import numpy as np
 
 from core.config import Settings
 from core.contract import CANVAS
+from core.cores import bound_threads
 from core.errors import DeviceFault, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
 from core.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
@@ -36,6 +37,7 @@ class LaMa(Network):
         from lama.bin import inference
         from lama.engine.precision import decide
 
+        bound_threads()
         self._inference = inference
         self._regions = regions
         self._region = settings.inpaint_region
