@@ -19,10 +19,10 @@ LARGEST_SIDE = 1536
 
 #: Sides of a crop over those of what it is scaled to, at least and at most: below 1 it is enlarged.
 #: A picture as it came is softer than one that was shrunk, and its holes are filled as it is.
-SCALES = (0.8, 3.0)
+SCALES = (0.35, 1.6)
 
 #: Share of crops that have the most detail of three.
-BUSIEST = 0.65
+BUSIEST = 0.25
 
 #: Bytes of decoded pictures that are kept; beyond, a picture is decoded at each use.
 _KEPT = 4 << 30
