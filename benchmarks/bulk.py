@@ -165,11 +165,8 @@ def memory(folders: Folders, count: int) -> list[Row]:
         mask = np.zeros((height, width), np.uint8)
         mask[height // 4 : height // 2, width // 4 : width // 2] = 255
         folders.add(number, cv2.GaussianBlur(image, (9, 9), 0), mask)
-    settings = load_settings()
-    work, plan = prepare(folders.request(), settings)
     gc.collect()
-    clock = Clock()
-    Line(Decoder(work), Filler(settings, work.region), Encoder(work), clock).run(plan.tasks)
+    clock = _in_process(folders.request(), load_settings())
     return [
         {
             "section": "memory",

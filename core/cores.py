@@ -52,22 +52,19 @@ def cpu_limit(membership: Path = MEMBERSHIP, hierarchies: Path = HIERARCHIES) ->
     limits: list[float] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        for root in _roots(controllers, hierarchies):
-            # Above what is mounted there is nothing to be seen.
-            group = root if ".." in path.split("/") else root / path.strip("/")
-            for folder in (group, *group.parents):
-                limits += _limits(folder)
-                if folder == root:
-                    break
+        if not controllers:  # version 2
+            root = hierarchies
+        elif "cpu" in controllers.split(","):
+            root = hierarchies / "cpu"
+        else:
+            continue
+        # Above what is mounted there is nothing to be seen.
+        group = root if ".." in path.split("/") else root / path.strip("/")
+        for folder in (group, *group.parents):
+            limits += _limits(folder)
+            if folder == root:
+                break
     return min(limits, default=None)
-
-
-def _roots(controllers: str, hierarchies: Path) -> Iterator[Path]:
-    """Where a line's groups are, by the controllers that it names: none in version 2."""
-    if not controllers:
-        yield hierarchies
-    elif "cpu" in controllers.split(","):
-        yield hierarchies / "cpu"
 
 
 def _limits(group: Path) -> Iterator[float]:

@@ -11,7 +11,7 @@ from torch import nn
 from ..data.batches import BatchPlan, PicturePlan, make_batch
 from ..data.colours import Tint
 from ..data.masks import KINDS
-from ..data.pictures import SCALES, Pictures
+from ..data.pictures import Pictures
 
 #: Every so many pictures of a folder one is held out, up to the number below it.
 _EVERY, _MOST = 14, 12
@@ -39,7 +39,7 @@ class Validation:
         files: list[Path],
         side: int,
         device: torch.device,
-        scales: tuple[float, float] = SCALES,
+        scales: tuple[float, float],
     ) -> None:
         plans = []
         for index in range(len(files)):
