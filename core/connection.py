@@ -7,6 +7,7 @@ everything else is repeated here for as long as it takes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -101,9 +102,11 @@ class Backoff:
     def __init__(self) -> None:
         self._delay = FIRST_DELAY_S
 
-    async def wait(self) -> None:
-        """Sleep for the next delay."""
-        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+    async def wait(self, unless: asyncio.Event | None = None) -> None:
+        """Sleep for the next delay, or until the event is set."""
+        delay_s = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for((unless or asyncio.Event()).wait(), delay_s)
         self._delay = min(2 * self._delay, LONGEST_DELAY_S)
 
     def reset(self) -> None:

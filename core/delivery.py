@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 
@@ -21,6 +23,10 @@ from core.identity import Identity
 from core.queues import Claim, Queues
 from core.stages import Finisher
 from core.telemetry import tracing, watch
+
+#: Seconds that finished results wait for room in shared memory. The next batch waits behind them,
+#: and it may be its inputs that take the room, or those of jobs that are still in the queue.
+ROOM_PATIENCE_S: Final = 2.0
 
 #: A job whose result is in shared memory and not committed.
 Stored = tuple[Claim, Loaded, Segment]
@@ -57,30 +63,36 @@ class Deliverer:
         """Store and commit the jobs of a batch with `attempts` failed tries behind them.
 
         Returns how many of them were delivered by this worker, and those whose results a stop has
-        found without room in shared memory.
+        found without room in shared memory. Without a stop, such jobs are put off after a while.
         """
         loop = asyncio.get_running_loop()
         delivered, backoff = 0, Backoff()
+        give_up_at = time.monotonic() + ROOM_PATIENCE_S
         left = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
         while left:
             outcomes = await loop.run_in_executor(self.thread, self._store_all, left)
             stored: list[Stored] = []
-            waiting = []
+            waiting: list[tuple[Claim, Loaded, Filled]] = []
+            shortages: list[tuple[Claim, OutOfSharedMemory]] = []
             for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
                 if isinstance(outcome, Segment):
                     stored.append((claim, loaded, outcome))
                 elif isinstance(outcome, OutOfSharedMemory):
                     transitions.waits(loaded.job, outcome)
                     waiting.append((claim, loaded, picture))
+                    shortages.append((claim, outcome))
                 else:
                     await self._failures.add(claim, attempts, outcome)
             # What is stored doesn't wait with the rest: its consumer may be who makes room.
             delivered += await self._commit_all(stored)
             left = waiting
-            if left and self._stop.is_set():
+            if not left or self._stop.is_set():
                 break
-            if left:
-                await backoff.wait()
+            if time.monotonic() >= give_up_at:
+                for shortage in shortages:
+                    self._failures.postpone(*shortage)
+                return delivered, []
+            await backoff.wait(unless=self._stop)
         return delivered, [claim for claim, _, _ in left]
 
     def _store_all(self, jobs: Sequence[tuple[Claim, Loaded, Filled]]) -> list[Segment | Exception]:

@@ -1,4 +1,4 @@
-"""What becomes of a job that failed: it waits for another try, or it is dead."""
+"""What becomes of a job that was not done: it waits for another try, or it is dead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from core import transitions
 from core.config import Settings
 from core.contract import request_of
-from core.errors import JobError, TransientFailure
+from core.errors import JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
 from core.queues import Claim, Queues
 
@@ -22,7 +22,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Failures:
-    """Failed jobs, until they are back in their queue or on the dead list."""
+    """Jobs that were not done, until they are back in their queue or on the dead list."""
 
     def __init__(self, settings: Settings, queues: Queues, stop: asyncio.Event) -> None:
         self._settings = settings
@@ -54,21 +54,30 @@ class Failures:
         if isinstance(error, TransientFailure) and tried < allowed:
             delay_s = self._settings.retry_delay_s * 2**attempts
             transitions.failed(claim, error, tried, allowed, delay_s)
-            task = asyncio.create_task(self._retry_after(claim, delay_s))
-            self._delayed.add(task)
-            task.add_done_callback(self._delayed.discard)
+            self._delay(claim, delay_s, counted=True)
         else:
             reach(Fault.FAILING)
             if await self._queues.fail(claim, error, tried, request_of(claim.payload)):
                 transitions.failed(claim, error, tried, allowed, None)
             reach(Fault.FAILED)
 
-    async def _retry_after(self, claim: Claim, delay_s: float) -> None:
+    def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
+        """Have a job done later, behind the others of its queue, with nothing held against it."""
+        delay_s = self._settings.retry_delay_s
+        transitions.postponed(claim, error, delay_s)
+        self._delay(claim, delay_s, counted=False)
+
+    def _delay(self, claim: Claim, delay_s: float, *, counted: bool) -> None:
+        task = asyncio.create_task(self._retry_after(claim, delay_s, counted=counted))
+        self._delayed.add(task)
+        task.add_done_callback(self._delayed.discard)
+
+    async def _retry_after(self, claim: Claim, delay_s: float, *, counted: bool) -> None:
         """Put a job back after a delay, which a stop cuts short."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), delay_s)
         reach(Fault.DELAYED)
-        await self._queues.retry(claim)
+        await self._queues.retry(claim, counted=counted)
         reach(Fault.RETRIED)
 
 

@@ -18,9 +18,9 @@ from typing import TypeVar
 from core import transitions
 from core.batches import Batch, BatchSource
 from core.config import Settings
-from core.connection import REDIS_ERRORS
+from core.connection import REDIS_ERRORS, Backoff
 from core.delivery import Deliverer
-from core.errors import HungInference, JobError
+from core.errors import HungInference, JobError, OutOfSharedMemory
 from core.failures import Failures, outcome_of
 from core.faults import Fault, reach
 from core.handover import Filled, Loaded, Network, is_pending
@@ -70,6 +70,7 @@ class BatchPipeline:
         self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
         self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
         self._unstarted: list[Claim] = []
+        self._shortage = Backoff()
         self._load_thread = ThreadPoolExecutor(1, "load")
         self._infer_thread = infer_thread
 
@@ -151,23 +152,42 @@ class BatchPipeline:
 
     async def _load(self, batch: Batch) -> Work:
         work = Work(batch, [], time.monotonic())
+        shortages = await self._load_into(work, batch.claims)
+        if work.jobs or not shortages:
+            self._shortage.reset()
+        if shortages:
+            # A moment may do. While no job at all finds room, the waits grow.
+            await self._shortage.wait(unless=self._stop)
+            shortages = await self._load_into(work, [claim for claim, _ in shortages])
+        for shortage in shortages:
+            self._failures.postpone(*shortage)
+        work.load_s = time.monotonic() - work.claimed_at
+        return work
+
+    async def _load_into(
+        self, work: Work, claims: Sequence[Claim]
+    ) -> list[tuple[Claim, OutOfSharedMemory]]:
+        """Load jobs of a batch; those for whose results there is no room."""
+        batch = work.batch
+        shortages: list[tuple[Claim, OutOfSharedMemory]] = []
         loaded: list[Loaded | Exception]
         if batch.attempts >= self._settings.max_attempts:
             loaded = [JobError("crashed", "every worker that tried this job died on it")]
         else:
             if self._network.staging is None:
                 loop = asyncio.get_running_loop()
-                loaded = await loop.run_in_executor(self._load_thread, self._load_all, batch.claims)
+                loaded = await loop.run_in_executor(self._load_thread, self._load_all, claims)
             else:  # which asks something of a device, and that may hang
-                loaded = await self._in_time(self._load_thread, self._load_all, batch.claims)
-        for claim, outcome in zip(batch.claims, loaded, strict=True):
-            if isinstance(outcome, Exception):
+                loaded = await self._in_time(self._load_thread, self._load_all, claims)
+        for claim, outcome in zip(claims, loaded, strict=True):
+            if isinstance(outcome, OutOfSharedMemory):
+                shortages.append((claim, outcome))
+            elif isinstance(outcome, Exception):
                 await self._failures.add(claim, batch.attempts, outcome)
             else:
                 transitions.taken(claim, outcome.job)
                 work.jobs.append((claim, outcome))
-        work.load_s = time.monotonic() - work.claimed_at
-        return work
+        return shortages
 
     def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
         return [outcome_of(self._loader, claim) for claim in claims]

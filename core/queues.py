@@ -251,8 +251,11 @@ class Queues:
         self._drop(claim)
         return bool(owned)
 
-    async def retry(self, claim: Claim) -> bool:
-        """Put a job to the tail of its queue with an attempt; False if it was no longer ours."""
+    async def retry(self, claim: Claim, *, counted: bool = True) -> bool:
+        """Put a job to the tail of its queue; False if it was no longer ours.
+
+        If `counted`, it has an attempt more.
+        """
         owned = await self._run(
             "retry",
             [
@@ -260,7 +263,7 @@ class Queues:
                 self.settings.queue(claim.kind),
                 keys.ATTEMPTS,
             ],
-            [claim.payload, claim.sha1],
+            [claim.payload, claim.sha1 if counted else ""],
         )
         self._drop(claim)
         return bool(owned)

@@ -140,6 +140,14 @@ def exists(name: str) -> bool:
     return os.path.lexists(_path(name))
 
 
+def require_room(size: int) -> None:
+    """Raise OutOfSharedMemory unless a segment of this size could be written now."""
+    status = os.statvfs(SHM_FOLDER)
+    is_full = status.f_blocks and footprint(size) > status.f_bavail * status.f_frsize
+    if is_full or (status.f_files and not status.f_favail):
+        raise _out_of_room(size, errno.ENOSPC)
+
+
 def size_bytes() -> int:
     """Bytes that /dev/shm can hold in all; 0 if it has no limit."""
     status = os.statvfs(SHM_FOLDER)
@@ -211,8 +219,13 @@ def _no_room(error: BaseException, size: int) -> OutOfSharedMemory | None:
         return None
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
         return None
+    return _out_of_room(size, error.errno)
+
+
+def _out_of_room(size: int, number: int) -> OutOfSharedMemory:
     return OutOfSharedMemory(
-        f"{SHM_FOLDER} has no room for {size} bytes ({free_bytes()} are free): {error.strerror}"
+        f"{SHM_FOLDER} has no room for {size} bytes ({free_bytes()} are free): "
+        f"{os.strerror(number)}"
     )
 
 

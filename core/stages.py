@@ -40,7 +40,10 @@ class Loader:
         self._staging = staging
 
     def __call__(self, claim: Claim) -> Loaded:
-        """Parse and read one job; raises JobError."""
+        """Parse and read one job.
+
+        Raises JobError, or OutOfSharedMemory if there is no room for the result at present.
+        """
         began_at = time.time()
         job = parse_job(claim.payload, self._settings)
         if job.is_long != (claim.kind == "long"):
@@ -146,16 +149,18 @@ def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:
 def _require_room(job: Job) -> None:
     """Refuse a job whose result could not be stored even if nothing else were in /dev/shm.
 
-    Its inputs are there until the result is. For any other it is worth waiting for room.
+    Its inputs are there until the result is. Any other may find room later: OutOfSharedMemory.
     """
-    sizes = math.prod(job.original_size) * 3, job.image.size, job.mask.size
-    needed, whole = sum(map(shm.footprint, sizes)), shm.size_bytes()
+    result = math.prod(job.original_size) * 3
+    needed = sum(map(shm.footprint, (result, job.image.size, job.mask.size)))
+    whole = shm.size_bytes()
     if whole and needed > whole:
         raise BadMessage(
             "too_large",
             f"the result and its inputs take {needed} bytes of {shm.SHM_FOLDER}, which holds "
             f"{whole} in all: enlarge it (shm_size, or ipc: host)",
         )
+    shm.require_room(result)
 
 
 def _require_finite(segment: Segment, array: npt.NDArray[Any]) -> None:

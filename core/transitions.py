@@ -24,6 +24,15 @@ def waits(job: Job, error: Exception) -> None:
     log.warning("request %s waits: %s", job.request_id, error, extra=about(job.request_id))
 
 
+def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
+    """A job makes way for those behind it."""
+    request = request_of(claim.payload)
+    log.warning(
+        "%s is put behind the others of its queue in %g s: %s",
+        _name(claim), delay_s, error, extra=about(request[0]) if request else None,
+    )  # fmt: skip
+
+
 def lost(claim: Claim, job: Job) -> None:
     """A finished job was another worker's."""
     watch.job_lost(claim.kind)

@@ -359,14 +359,17 @@ def test_a_failure_never_overwrites_a_result(raw: redis.Redis) -> None:
     assert raw.ttl("inpainting_result:r") == -1
 
 
-def test_a_retried_job_goes_to_the_tail_with_an_attempt(raw: redis.Redis) -> None:
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_retried_job_goes_to_the_tail_with_an_attempt_if_it_counts(
+    raw: redis.Redis, counted: bool
+) -> None:
     raw.rpush(LONG, b"job", b"next")
 
     async def scenario(queues: Queues) -> None:
         claim = await claim_one(queues)
-        assert await queues.retry(claim)
+        assert await queues.retry(claim, counted=counted)
         assert raw.lrange(LONG, 0, -1) == [b"next", b"job"]
-        assert await queues.attempts([claim]) == [1]
+        assert await queues.attempts([claim]) == [counted]
 
     run(raw, scenario)
 

@@ -65,6 +65,12 @@ class SmallShm:
         for path in (self.folder / "filler", *self.folder.glob("file-*")):
             path.unlink()
 
+    def largest(self) -> list[int]:
+        """The size of a picture whose result takes all room but that of its inputs."""
+        whole, (rows, columns) = os.statvfs(self.folder), CANVAS
+        inputs = shm.footprint(rows * columns * 3) + shm.footprint(rows * columns)
+        return [1, (whole.f_blocks * whole.f_frsize - inputs) // 3]
+
     def results(self) -> list[str]:
         """The result segments: those of the worker's, whole or not."""
         return [name for name in os.listdir(self.folder) if name.count("-") > 3]
@@ -138,9 +144,8 @@ def test_a_worker_that_waits_for_room_can_be_stopped_and_puts_the_job_back(
 def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_up(
     small_shm: SmallShm, client: redis.Redis, tmp_path: Path, excess: int
 ) -> None:
-    whole, (rows, columns) = os.statvfs(small_shm.folder), CANVAS
-    inputs = shm.footprint(rows * columns * 3) + shm.footprint(rows * columns)
-    size = [1, (whole.f_blocks * whole.f_frsize - inputs) // 3 + excess]
+    rows, columns = small_shm.largest()
+    size = [rows, columns + excess]
     before, _ = small_shm.send(1)
     request, payload = small_shm.send(2, original_size=size)
     after, _ = small_shm.send(3)
@@ -156,6 +161,37 @@ def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_
         assert result["inpaint_shm_info"]["shape"] == [*size, 3]
         assert not client.exists(keys.DEAD)
     assert not client.exists(keys.ATTEMPTS)
+    assert small_shm.worker.stop() == 0
+
+
+def test_a_result_without_room_makes_way_for_the_jobs_whose_inputs_take_it(
+    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+) -> None:
+    size = small_shm.largest()
+    large, _ = small_shm.send(1, original_size=size)
+    small_shm.worker.wait_for_line("taken from")  # for now there is room
+    behind = [small_shm.send(seed)[0] for seed in (2, 3, 4)]
+    (tmp_path / "hold").unlink()
+    for request in behind:
+        small_shm.fetch(request)
+    assert small_shm.pipeline.result(large)["inpaint_shm_info"]["shape"] == [*size, 3]
+    assert not client.exists(keys.ATTEMPTS, keys.DEAD)
+    assert small_shm.worker.stop() == 0
+
+
+def test_a_job_without_room_for_its_result_is_not_begun_and_holds_nobody_up(
+    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+) -> None:
+    (small_shm.folder / "filler").write_bytes(bytes(64 << 10))
+    (tmp_path / "hold").unlink()
+    size = small_shm.largest()
+    large, _ = small_shm.send(1, original_size=size)
+    small_shm.worker.wait_for_line(f"request {large} is put behind the others of its queue")
+    small_shm.fetch(small_shm.send(2)[0])
+    assert f"request {large} taken from" not in small_shm.worker.output
+    (small_shm.folder / "filler").unlink()
+    assert small_shm.pipeline.result(large)["inpaint_shm_info"]["shape"] == [*size, 3]
+    assert not client.exists(keys.ATTEMPTS, keys.DEAD)
     assert small_shm.worker.stop() == 0
 
 

@@ -399,7 +399,7 @@ class Delivery(RuleBasedStateMachine):
             self.run(worker.queues.cleaned(hand.claim))
 
     @precondition(lambda self: self.hands("claimed", "loaded", "failing"))
-    @rule(index=INDEX, fate=st.sampled_from(["fail", "retry"]), is_reply_lost=RARELY)
+    @rule(index=INDEX, fate=st.sampled_from(["fail", "retry", "postpone"]), is_reply_lost=RARELY)
     def a_job_fails(self, index: int, fate: str, is_reply_lost: bool) -> None:
         """A job that has failed has written no result, nor will it."""
         worker, hand = self.choose(index, "claimed", "loaded", "failing")
@@ -410,7 +410,7 @@ class Delivery(RuleBasedStateMachine):
             error = BadMessage("bad_values", "a test")
             self.run(worker.queues.fail(hand.claim, error, 1, (hand.request_id, "")))
         else:
-            self.run(worker.queues.retry(hand.claim))
+            self.run(worker.queues.retry(hand.claim, counted=fate == "retry"))
         if is_reply_lost:
             worker.queues._hold(hand.claim.kind, [hand.claim.payload])
             hand.failing = fate
