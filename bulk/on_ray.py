@@ -44,10 +44,10 @@ CONNECT_S: Final = 10.0
 TASK_CPUS: Final = 0.5
 
 #: The same of a network without a GPU; see `networks`.
-NETWORK_CPUS: Final = 0.5
+NETWORK_CPUS: Final = 0.25
 
-#: Cores from which on a second network does more than more threads for the first.
-CORES_A_NETWORK: Final = 4
+#: Bytes of memory to each network without a GPU.
+NETWORK_MEMORY: Final = 2 << 30
 
 Row = dict[str, Any]
 
@@ -131,7 +131,7 @@ def run(
 ) -> None:
     """Do all tasks on a cluster: the one at `address`, or one of this machine's own for 'local'.
 
-    `workers` is the number of networks, 0 for one per GPU or per share of the cores. Raises
+    `workers` is the number of networks, 0 for one per GPU or, without, per core. Raises
     BulkRefused if Ray is missing or there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -225,15 +225,19 @@ def networks(
 ) -> tuple[int, dict[str, Any]]:
     """How many actors, and what one of them asks for: num_gpus or num_cpus, and its threads.
 
-    An actor asks for half a core only, though its network has threads for a whole share: where
-    others go, all actors may come to be on what is left, and decoding must have a place there too.
+    Without a GPU there is one per core, as far as memory goes: a network of one thread waits for no
+    other when Ray's own processes, or the decoding, want its core.
+
+    An actor asks for a part of a core only: where nodes go, all actors may come to be on what is
+    left, and decoding must have a place there too.
     """
     gpus = int(resources.get("GPU", 0)) if use_cuda else 0
     if gpus:
         size = workers or gpus
         return size, {"num_gpus": min(1.0, gpus / size), "num_cpus": 1, "threads": 0}
     cores = max(1, int(resources.get("CPU", 1)))
-    size = workers or max(1, cores // CORES_A_NETWORK)
+    room = int(resources.get("memory", cores * NETWORK_MEMORY)) // NETWORK_MEMORY
+    size = workers or max(1, min(cores, room))
     threads = max(1, cores // size)
     return size, {"num_cpus": NETWORK_CPUS, "threads": threads}
 

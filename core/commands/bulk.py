@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N",
-        help="networks on Ray; one per GPU or per share of the cores by default",
+        help="networks on Ray; one per GPU or core by default",
     )  # fmt: skip
     parser.add_argument(
         "--refine", action="store_true", help="refine large holes, as REFINE=1 does; slower"

@@ -199,13 +199,16 @@ def test_no_thread_that_loaded_the_network_stays_beside_the_one_that_uses_it(
     assert not loader.is_alive()
 
 
-def test_there_is_a_network_per_gpu_or_per_share_of_the_cores() -> None:
+def test_there_is_a_network_per_gpu_or_per_core_that_has_memory() -> None:
     gpu = {"CPU": 16.0, "GPU": 2.0}
     assert networks(gpu, True, 0) == (2, {"num_gpus": 1.0, "num_cpus": 1, "threads": 0})
     assert networks(gpu, True, 4)[1]["num_gpus"] == 0.5
-    assert networks(gpu, False, 0) == (4, {"num_cpus": 0.5, "threads": 4})
-    assert networks({"CPU": 2.0}, True, 0) == (1, {"num_cpus": 0.5, "threads": 2})
-    assert networks({"CPU": 1.0}, True, 0) == (1, {"num_cpus": 0.5, "threads": 1})
+    assert networks(gpu, False, 0) == (16, {"num_cpus": 0.25, "threads": 1})
+    assert networks(gpu, False, 4) == (4, {"num_cpus": 0.25, "threads": 4})
+    scarce = {"CPU": 16.0, "memory": 9e9}
+    assert networks(scarce, False, 0) == (4, {"num_cpus": 0.25, "threads": 4})
+    assert networks({"CPU": 2.0, "memory": 1e8}, True, 0) == (1, {"num_cpus": 0.25, "threads": 2})
+    assert networks({"CPU": 1.0}, True, 0) == (1, {"num_cpus": 0.25, "threads": 1})
     # Decoding has a place beside the networks, even when half of the nodes are gone.
     for cores in range(2, 40, 2):
         size, share = networks({"CPU": float(cores)}, False, 0)
