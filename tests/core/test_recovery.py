@@ -404,8 +404,8 @@ def test_jobs_of_a_killed_worker_are_done_by_another(
     client: redis.Redis,
     make_hold: Callable[[], Path],
 ) -> None:
-    victim = start_worker(STUB_HOLD=make_hold(), INPAINTING_BATCH_SIZE_LONG=2, **SOON)
     requests = [send(pipeline, seed=seed) for seed in range(6)]
+    victim = start_worker(STUB_HOLD=make_hold(), INPAINTING_BATCH_SIZE_LONG=2, **SOON)
     wait_until(
         lambda: client.llen(f"inpainting:processing:{worker_id(client, victim)}:long") == 4,
         "a batch is computed and one is claimed ahead",

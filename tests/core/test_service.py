@@ -261,8 +261,8 @@ def test_a_busy_worker_claims_one_batch_ahead_and_leaves_the_rest_to_others(
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
-    busy = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=2)
     requests = [send(pipeline, "long", seed) for seed in range(9)]
+    busy = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=2)
     wait_until(lambda: processing(client) == 4, "one batch is computed and one is claimed ahead")
     assert client.llen(LONG) == 5
     start_worker(INPAINTING_BATCH_SIZE_LONG=2)
@@ -286,8 +286,8 @@ def test_sigterm_mid_batch_delivers_it_and_puts_the_rest_back_in_order(
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
-    worker = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=2)
     requests = [send(pipeline, "long", seed) for seed in range(8)]
+    worker = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=2)
     wait_until(lambda: processing(client) == 4, "a batch is computed and one is claimed ahead")
     worker.process.send_signal(signal.SIGTERM)
     worker.wait_for_line("no more claims")
