@@ -96,6 +96,12 @@ def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
     return {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
 
 
+async def pause(delay_s: float, unless: asyncio.Event) -> None:
+    """Sleep, or until the event is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(unless.wait(), delay_s)
+
+
 class Backoff:
     """Growing delays with jitter: 0.05 s, doubled up to 5 s."""
 
@@ -105,8 +111,7 @@ class Backoff:
     async def wait(self, unless: asyncio.Event | None = None) -> None:
         """Sleep for the next delay, or until the event is set."""
         delay_s = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for((unless or asyncio.Event()).wait(), delay_s)
+        await (pause(delay_s, unless) if unless else asyncio.sleep(delay_s))
         self._delay = min(2 * self._delay, LONGEST_DELAY_S)
 
     def reset(self) -> None:

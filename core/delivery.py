@@ -72,25 +72,23 @@ class Deliverer:
         while left:
             outcomes = await loop.run_in_executor(self.thread, self._store_all, left)
             stored: list[Stored] = []
-            waiting: list[tuple[Claim, Loaded, Filled]] = []
-            shortages: list[tuple[Claim, OutOfSharedMemory]] = []
+            waiting: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
             for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
                 if isinstance(outcome, Segment):
                     stored.append((claim, loaded, outcome))
                 elif isinstance(outcome, OutOfSharedMemory):
                     transitions.waits(loaded.job, outcome)
-                    waiting.append((claim, loaded, picture))
-                    shortages.append((claim, outcome))
+                    waiting.append(((claim, loaded, picture), outcome))
                 else:
                     await self._failures.add(claim, attempts, outcome)
             # What is stored doesn't wait with the rest: its consumer may be who makes room.
             delivered += await self._commit_all(stored)
-            left = waiting
+            left = [job for job, _ in waiting]
             if not left or self._stop.is_set():
                 break
             if time.monotonic() >= give_up_at:
-                for shortage in shortages:
-                    self._failures.postpone(*shortage)
+                for (claim, _, _), shortage in waiting:
+                    self._failures.postpone(claim, shortage)
                 return delivered, []
             await backoff.wait(unless=self._stop)
         return delivered, [claim for claim, _, _ in left]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from core import transitions
 from core.config import Settings
+from core.connection import pause
 from core.contract import request_of
 from core.errors import JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
@@ -74,8 +74,7 @@ class Failures:
 
     async def _retry_after(self, claim: Claim, delay_s: float, *, counted: bool) -> None:
         """Put a job back after a delay, which a stop cuts short."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), delay_s)
+        await pause(delay_s, unless=self._stop)
         reach(Fault.DELAYED)
         await self._queues.retry(claim, counted=counted)
         reach(Fault.RETRIED)

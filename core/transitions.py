@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from core.contract import Job, request_of
 from core.errors import JobError
@@ -26,10 +27,9 @@ def waits(job: Job, error: Exception) -> None:
 
 def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
     """A job makes way for those behind it."""
-    request = request_of(claim.payload)
     log.warning(
         "%s is put behind the others of its queue in %g s: %s",
-        _name(claim), delay_s, error, extra=about(request[0]) if request else None,
+        _name(claim), delay_s, error, extra=_about(claim),
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def batch_done(
 def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
     """A try has failed: the job is tried again after a delay or, without one, dead."""
     request = request_of(claim.payload)
-    extra = about(request[0]) if request else None
+    extra = _about(claim)
     if delay_s is None:
         log.error(
             "%s is dead (%s, try %d): %s",
@@ -87,9 +87,12 @@ def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: flo
 
 def failed_unexpectedly(claim: Claim, error: Exception) -> None:
     """Something failed that no line of the program expects."""
+    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_about(claim))
+
+
+def _about(claim: Claim) -> Mapping[str, Any] | None:
     request = request_of(claim.payload)
-    extra = about(request[0]) if request else None
-    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=extra)
+    return about(request[0]) if request else None
 
 
 def _name(claim: Claim) -> str:
