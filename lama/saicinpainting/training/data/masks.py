@@ -20,8 +20,10 @@ from torch import Tensor
 
 from .text import Slot, glyph_ink, line_slots, paragraph_slots
 
-#: Margins around a text line or a glyph, pixels: the pipeline's is 1.
+#: Margins around a text line, pixels: the pipeline's is 1.
 _MARGINS = (1, 1, 1, 2, 3, 5)
+#: Pixels that letters are dilated by: their antialiased edge needs 2.
+_DILATIONS = (1, 2, 2, 2, 3, 5)
 
 
 @dataclass
@@ -52,8 +54,8 @@ def text_lines(rng: Generator, slots: Sequence[Slot]) -> HolePlan:
 
 
 def glyphs(rng: Generator, slots: Sequence[Slot], size: tuple[int, int]) -> HolePlan:
-    """Random letters in the slots, dilated by a margin."""
-    return HolePlan(ink=glyph_ink(rng, list(slots), size), dilated=int(rng.choice(_MARGINS)))
+    """Random letters in the slots, dilated."""
+    return HolePlan(ink=glyph_ink(rng, list(slots), size), dilated=int(rng.choice(_DILATIONS)))
 
 
 def strokes(rng: Generator, size: tuple[int, int]) -> HolePlan:
