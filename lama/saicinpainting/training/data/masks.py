@@ -22,7 +22,7 @@ from .text import Slot, glyph_ink, line_slots, paragraph_slots
 
 #: Margins around a text line, pixels: the pipeline's is 1.
 _MARGINS = (1, 1, 1, 2, 3, 5)
-#: Pixels that letters are dilated by: their antialiased edge needs 2.
+#: Pixels that letters are dilated by, most often as many as in the evaluation.
 _DILATIONS = (1, 2, 2, 2, 3, 5)
 
 
