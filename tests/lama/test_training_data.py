@@ -200,6 +200,21 @@ def test_batches_hold_pictures_in_range_and_holes_that_leave_something(folder):
         assert share.max() < 0.7
 
 
+def test_as_many_crops_are_transposed_as_asked_and_their_holes_are_not(folder):
+    pictures = Pictures(picture_files(folder))
+    plan = plan_batch(pictures, Recipe(40, (64,), drawn=0, transposed=0.5, smoothed=0), 1, 0)
+    transposed = [one.transposed for one in plan.plans]
+    assert 10 < sum(transposed) < 30
+    images, mask = make_batch(plan, CPU)
+    for one in plan.plans:
+        one.transposed = False
+    as_they_were, same_mask = make_batch(plan, CPU)
+    assert torch.equal(mask, same_mask)
+    for image, before, turned in zip(images, as_they_were, transposed, strict=True):
+        assert torch.equal(image, before.mT if turned else before)
+        assert not torch.equal(before, before.mT)
+
+
 def test_tints_change_colours_and_none_changes_nothing():
     images = torch.rand(2, 3, 8, 8)
     assert torch.allclose(apply_tints(images, [Tint.none()] * 2), images)

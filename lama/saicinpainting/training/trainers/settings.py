@@ -26,10 +26,10 @@ READ = frozenset(
         "losses.adversarial.begin", "losses.adversarial.gp_coef", "losses.feature_matching.weight",
         "losses.perceptual.weight", "losses.resnet_pl.weight",
         "data.batch_size", "data.sides", "data.train.out_size", "data.masks", "data.drawn",
-        "data.smoothed", "data.scales", "data.busiest", "optimizers.generator.kind",
-        "optimizers.generator.lr", "optimizers.generator.outer", "optimizers.discriminator.kind",
-        "optimizers.discriminator.lr", "discriminator.kind", "discriminator.ndf",
-        "discriminator.n_layers",
+        "data.smoothed", "data.transposed", "data.scales", "data.busiest",
+        "optimizers.generator.kind", "optimizers.generator.lr", "optimizers.generator.outer",
+        "optimizers.discriminator.kind", "optimizers.discriminator.lr", "discriminator.kind",
+        "discriminator.ndf", "discriminator.n_layers",
     }
 )  # fmt: skip
 
@@ -167,6 +167,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         drawn=data.number("drawn", Recipe.drawn),
         masks=tuple(shares.items()),
         smoothed=data.number("smoothed", Recipe.smoothed),
+        transposed=data.number("transposed", Recipe.transposed),
         scales=_scales(data),
         busiest=data.number("busiest", Recipe.busiest),
     )
