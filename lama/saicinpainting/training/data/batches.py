@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,8 +45,7 @@ class Recipe:
     busiest: float = BUSIEST
     #: Share of batches that the bilateral filter is run over.
     smoothed: float = 0.25
-    #: Share of crops whose rows become columns: with the flips, quarter turns. Texture and edges
-    #: that a network has seen one way only it fills worse the other way.
+    #: Share of photographs' crops whose rows become columns: with the flips, quarter turns.
     transposed: float = 0.0
 
     def pictures(self, side: int) -> int:
@@ -56,13 +55,13 @@ class Recipe:
 
 @dataclass
 class PicturePlan:
-    """One picture of a batch."""
+    """One picture of a batch; as it comes, unless more is said."""
 
     picture: np.ndarray
     hole: HolePlan
-    tint: Tint
+    tint: Tint = field(default_factory=Tint.none)
     #: Across, and up and down.
-    flips: tuple[bool, bool]
+    flips: tuple[bool, bool] = (False, False)
     transposed: bool = False
 
 
@@ -86,19 +85,19 @@ def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> Batc
 def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, int]) -> PicturePlan:
     names, shares = zip(*recipe.masks, strict=True)
     kind = str(rng.choice(names, p=np.array(shares) / sum(shares)))
-    hole = None
     if rng.random() < recipe.drawn:
         picture, slots = page(rng, size, pictures.photograph)
         if slots and rng.random() < 0.85:
             # The hole is where the page's own text would stand.
             hole = glyphs(rng, slots, size) if kind == "glyphs" else text_lines(rng, slots)
-        tint, flips, transposed = Tint.none(), (False, False), False
-    else:
-        picture = pictures.crop(rng, size)
-        tint = random_tint(rng)
-        flips = (bool(rng.random() < 0.5), bool(rng.random() < 0.1))
-        transposed = bool(rng.random() < recipe.transposed)
-    return PicturePlan(picture, hole or KINDS[kind](rng, size), tint, flips, transposed)
+        else:
+            hole = KINDS[kind](rng, size)
+        return PicturePlan(picture, hole)
+    picture = pictures.crop(rng, size)
+    tint = random_tint(rng)
+    flips = (bool(rng.random() < 0.5), bool(rng.random() < 0.1))
+    transposed = bool(rng.random() < recipe.transposed)
+    return PicturePlan(picture, KINDS[kind](rng, size), tint, flips, transposed)
 
 
 def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:

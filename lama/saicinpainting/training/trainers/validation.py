@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ..data.batches import BatchPlan, PicturePlan, make_batch
-from ..data.colours import Tint
 from ..data.masks import KINDS
 from ..data.pictures import Pictures
 
@@ -48,7 +47,7 @@ class Validation:
                 rng = np.random.default_rng([number, index])
                 crop = picture.crop(rng, (side, side))
                 hole = KINDS[kind](rng, (side, side))
-                plans.append(PicturePlan(crop, hole, Tint.none(), (False, False)))
+                plans.append(PicturePlan(crop, hole))
         self._images, self._masks = make_batch(BatchPlan((side, side), False, plans), device)
 
     @torch.no_grad()
