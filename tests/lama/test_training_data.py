@@ -200,19 +200,33 @@ def test_batches_hold_pictures_in_range_and_holes_that_leave_something(folder):
         assert share.max() < 0.7
 
 
-def test_as_many_crops_are_transposed_as_asked_and_their_holes_are_not(folder):
+def test_as_many_crops_are_turned_as_asked_and_their_holes_are_not(folder):
     pictures = Pictures(picture_files(folder))
-    plan = plan_batch(pictures, Recipe(40, (64,), drawn=0, transposed=0.5, smoothed=0), 1, 0)
-    transposed = [one.transposed for one in plan.plans]
-    assert 10 < sum(transposed) < 30
+    recipe = Recipe(40, (64,), drawn=0, upended=0.5, transposed=0.5, smoothed=0)
+    plan = plan_batch(pictures, recipe, 1, 0)
+    turns = [(one.flips[1], one.transposed) for one in plan.plans]
+    assert all(10 < sum(turned) < 30 for turned in zip(*turns, strict=True))
     images, mask = make_batch(plan, CPU)
     for one in plan.plans:
-        one.transposed = False
+        one.flips, one.transposed = (one.flips[0], False), False
     as_they_were, same_mask = make_batch(plan, CPU)
     assert torch.equal(mask, same_mask)
-    for image, before, turned in zip(images, as_they_were, transposed, strict=True):
-        assert torch.equal(image, before.mT if turned else before)
+    for image, before, (upended, transposed) in zip(images, as_they_were, turns, strict=True):
+        standing = before.flip(1) if upended else before
+        assert torch.equal(image, standing.mT if transposed else standing)
         assert not torch.equal(before, before.mT)
+        assert not torch.equal(before, before.flip(1))
+
+
+def test_crops_are_upended_now_and_then_unless_more_or_none_is_asked(folder):
+    pictures, recipe = Pictures(picture_files(folder)), Recipe(100, (64,), drawn=0, smoothed=0)
+    upended = [
+        sum(one.flips[1] for one in plan_batch(pictures, asked, 1, 0).plans)
+        for asked in (replace(recipe, upended=0.0), recipe, replace(recipe, upended=1.0))
+    ]
+    assert upended[0] == 0
+    assert 0 < upended[1] < 30
+    assert upended[2] == 100
 
 
 def test_tints_change_colours_and_none_changes_nothing():

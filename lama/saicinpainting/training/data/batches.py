@@ -45,6 +45,8 @@ class Recipe:
     busiest: float = BUSIEST
     #: Share of batches that the bilateral filter is run over.
     smoothed: float = 0.25
+    #: Share of photographs' crops that stand on their heads; half of all are mirrored.
+    upended: float = 0.1
     #: Share of photographs' crops whose rows become columns: with the flips, quarter turns.
     transposed: float = 0.0
 
@@ -95,7 +97,7 @@ def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, i
         return PicturePlan(picture, hole)
     picture = pictures.crop(rng, size)
     tint = random_tint(rng)
-    flips = (bool(rng.random() < 0.5), bool(rng.random() < 0.1))
+    flips = (bool(rng.random() < 0.5), bool(rng.random() < recipe.upended))
     transposed = bool(rng.random() < recipe.transposed)
     return PicturePlan(picture, KINDS[kind](rng, size), tint, flips, transposed)
 
