@@ -204,11 +204,11 @@ def test_as_many_crops_are_turned_as_asked_and_their_holes_are_not(folder):
     pictures = Pictures(picture_files(folder))
     recipe = Recipe(40, (64,), drawn=0, upended=0.5, transposed=0.5, smoothed=0)
     plan = plan_batch(pictures, recipe, 1, 0)
-    turns = [(one.flips[1], one.transposed) for one in plan.plans]
+    turns = [(one.upended, one.transposed) for one in plan.plans]
     assert all(10 < sum(turned) < 30 for turned in zip(*turns, strict=True))
     images, mask = make_batch(plan, CPU)
     for one in plan.plans:
-        one.flips, one.transposed = (one.flips[0], False), False
+        one.upended, one.transposed = False, False
     as_they_were, same_mask = make_batch(plan, CPU)
     assert torch.equal(mask, same_mask)
     for image, before, (upended, transposed) in zip(images, as_they_were, turns, strict=True):
@@ -221,7 +221,7 @@ def test_as_many_crops_are_turned_as_asked_and_their_holes_are_not(folder):
 def test_crops_are_upended_now_and_then_unless_more_or_none_is_asked(folder):
     pictures, recipe = Pictures(picture_files(folder)), Recipe(100, (64,), drawn=0, smoothed=0)
     upended = [
-        sum(one.flips[1] for one in plan_batch(pictures, asked, 1, 0).plans)
+        sum(one.upended for one in plan_batch(pictures, asked, 1, 0).plans)
         for asked in (replace(recipe, upended=0.0), recipe, replace(recipe, upended=1.0))
     ]
     assert upended[0] == 0

@@ -62,8 +62,8 @@ class PicturePlan:
     picture: np.ndarray
     hole: HolePlan
     tint: Tint = field(default_factory=Tint.none)
-    #: Across, and up and down.
-    flips: tuple[bool, bool] = (False, False)
+    mirrored: bool = False
+    upended: bool = False
     transposed: bool = False
 
 
@@ -97,9 +97,10 @@ def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, i
         return PicturePlan(picture, hole)
     picture = pictures.crop(rng, size)
     tint = random_tint(rng)
-    flips = (bool(rng.random() < 0.5), bool(rng.random() < recipe.upended))
+    mirrored = bool(rng.random() < 0.5)
+    upended = bool(rng.random() < recipe.upended)
     transposed = bool(rng.random() < recipe.transposed)
-    return PicturePlan(picture, KINDS[kind](rng, size), tint, flips, transposed)
+    return PicturePlan(picture, KINDS[kind](rng, size), tint, mirrored, upended, transposed)
 
 
 def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -112,9 +113,13 @@ def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
         if source.shape[2:] != plan.size:
             how = "bicubic" if source.shape[2] < plan.size[0] else "bilinear"
             source = F.interpolate(source, plan.size, mode=how, antialias=True)
-        turned = [axis for axis, flip in ((3, one.flips[0]), (2, one.flips[1])) if flip]
-        source = source.flip(turned) if turned else source
-        scaled.append(source.mT if one.transposed else source)
+        if one.mirrored:
+            source = source.flip(3)
+        if one.upended:
+            source = source.flip(2)
+        if one.transposed:
+            source = source.mT
+        scaled.append(source)
     images = torch.cat(scaled).div_(255).clamp_(0, 1)
     images = apply_tints(images, [one.tint for one in plan.plans])
     if plan.smoothed:
