@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +105,12 @@ def _cell(value: Any) -> str:
 
 
 def _command() -> str:
+    """What was typed; of absolute paths the last part, since results are published."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"-m {spec.name}" if spec else sys.argv[0]
-    return " ".join(["python", program, *sys.argv[1:]])
+    program = ["-m", spec.name] if spec else sys.argv[:1]
+    return shlex.join(["python", *map(_public, [*program, *sys.argv[1:]])])
+
+
+def _public(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
