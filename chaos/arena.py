@@ -223,20 +223,13 @@ class Arena:
 
     def _expire_dead(self, client: redis.Redis) -> None:
         """A last worker removes dead jobs with their inputs, and what others left."""
+        # Those that died when they were stopped count as alive until their heartbeats expire.
+        _wait(lambda: not _names(client, keys.heartbeat("*")))
         last = self._worker("worker-last", DEAD_TTL_S="0.001", REAP_INTERVAL_S="0.2")
         last.start()
-        deadline = time.monotonic() + PATIENCE_S
-        while client.exists(keys.DEAD) or self.jobs.segments() or self._others(client):
-            if time.monotonic() > deadline:
-                break  # the account says what is left
-            time.sleep(0.1)
+        _wait(lambda: bool(_names(client, keys.heartbeat("*"))))
+        _wait(lambda: not (client.exists(keys.DEAD) or self.jobs.segments() or _has_others(client)))
         last.stop()
-
-    def _others(self, client: redis.Redis) -> bool:
-        """Whether a worker is still known besides the last: one that died when it was stopped, and
-        whose heartbeat has not expired."""
-        known = client.scan_iter(keys.workers("*"), 1000)
-        return sum(int(client.scard(key)) for key in known) > 1
 
     def _alarms(self) -> list[str]:
         return [
@@ -245,3 +238,19 @@ class Arena:
             for line in log.read_text("utf-8", "replace").splitlines()
             if any(alarm in line for alarm in ALARMS)
         ][:20]
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    """Until it holds or patience is at its end: the account says what is left."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _names(client: redis.Redis, pattern: str) -> list[bytes]:
+    return list(client.scan_iter(pattern, 1000))
+
+
+def _has_others(client: redis.Redis) -> bool:
+    """Whether a worker is known besides the last one."""
+    return sum(int(client.scard(key)) for key in _names(client, keys.workers("*"))) > 1
