@@ -224,10 +224,10 @@ class Arena:
     def _expire_dead(self, client: redis.Redis) -> None:
         """A last worker removes dead jobs with their inputs, and what others left."""
         # Those that died when they were stopped count as alive until their heartbeats expire.
-        _wait(lambda: not _names(client, keys.heartbeat("*")))
+        _wait(lambda: not _count_alive(client))
         last = self._worker("worker-last", DEAD_TTL_S="0.001", REAP_INTERVAL_S="0.2")
         last.start()
-        _wait(lambda: bool(_names(client, keys.heartbeat("*"))))
+        _wait(lambda: _count_alive(client) == 1)
         _wait(lambda: not (client.exists(keys.DEAD) or self.jobs.segments() or _has_others(client)))
         last.stop()
 
@@ -247,10 +247,11 @@ def _wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _names(client: redis.Redis, pattern: str) -> list[bytes]:
-    return list(client.scan_iter(pattern, 1000))
+def _count_alive(client: redis.Redis) -> int:
+    return sum(1 for _ in client.scan_iter(keys.heartbeat("*"), 1000))
 
 
 def _has_others(client: redis.Redis) -> bool:
     """Whether a worker is known besides the last one."""
-    return sum(int(client.scard(key)) for key in _names(client, keys.workers("*"))) > 1
+    known = client.scan_iter(keys.workers("*"), 1000)
+    return sum(int(client.scard(key)) for key in known) > 1
