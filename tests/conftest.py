@@ -17,6 +17,7 @@ import redis
 
 from demo.redis_server import RedisServer
 from tests.pipeline import Pipeline
+from tests.stub.forked import ForkedProcess
 
 # A shell that starts the tests in the background has them ignore SIGINT, and so what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -106,14 +107,17 @@ class Worker:
         self.log = log
         self.program = program
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        with log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                [sys.executable, str(program)],
-                cwd=log.parent,
-                env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-                stderr=sink,
-                stdout=sink,
-            )
+        whole = {**inherited, "PYTHONPATH": str(ROOT), **environment}
+        log.touch()
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if program == STUB_WORKER:
+            self.process = ForkedProcess(program, whole, log)
+        else:
+            with log.open("wb") as sink:
+                self.process = subprocess.Popen(
+                    [sys.executable, str(program)],
+                    cwd=log.parent, env=whole, stderr=sink, stdout=sink,
+                )  # fmt: skip
 
     @property
     def output(self) -> str:

@@ -534,7 +534,7 @@ def test_a_job_that_killed_a_worker_takes_none_of_those_behind_it_with_it(
     requests = [send(pipeline, seed=seed) for seed in range(4)]
     poison, *others = client.lrange(SHORT, 0, -1)
     client.hset(keys.ATTEMPTS, keys.sha1(poison), 1)
-    victim = start_worker(FAULT_POINT="claimed")
+    victim = start_worker(FAULT_POINT="claimed", **SOON)
     victim.wait()
     (processing,) = client.scan_iter("inpainting:processing:*")
     assert client.lrange(processing, 0, -1) == [poison]
