@@ -17,9 +17,13 @@ from core.telemetry import configure_logging
 
 
 class TinyNetwork(Network):
-    """Takes some time, so that workers always have jobs in hand; a poisonous picture kills."""
+    """Takes some time, so that workers always have jobs in hand; a poisonous picture kills.
+
+    TINY_SECONDS is the longest that a batch takes.
+    """
 
     def __init__(self, _: Settings) -> None:
+        self._longest = float(os.environ.get("TINY_SECONDS", "0.3"))
         self._random = random.Random(os.getpid())  # noqa: S311 - nothing is secret here
 
     def describe(self) -> str:
@@ -30,7 +34,7 @@ class TinyNetwork(Network):
         """The pictures with their holes filled."""
         if any(one.job.image_id == POISON for one in batch):
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(self._random.uniform(0.02, 0.3))
+        time.sleep(self._random.uniform(0.0, self._longest))
         return [fill(one.image, one.mask) for one in batch]
 
 
