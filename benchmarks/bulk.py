@@ -184,17 +184,16 @@ def long_strip(folders: Folders) -> list[Row]:
     request = folders.request()
     places = [request.source, request.output, "--masks", request.masks]
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(PROJECT_ROOT / "worker.py"), "bulk", *places])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"bulk ended with {process.returncode}")
+    done = subprocess.run(
+        [sys.executable, "-c", machine.MEASURED_WORKER, "bulk", *places],
+        cwd=PROJECT_ROOT, stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
     return [
         {
             "section": "strip",
             "what": "×".join(map(str, mask.shape)),
             "holes": float((mask > 0).mean()),
-            "peak MB": usage.ru_maxrss * 1024 / 1e6,
+            "peak MB": int(done.stdout) / 1e6,
             "s": time.perf_counter() - began,
         }
     ]

@@ -16,6 +16,16 @@ _PACKAGES = ("torch", "numpy", "redis", "onnxruntime", "openvino")
 #: Processor flags that decide how fast products of matrices are.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "bf16")
 
+#: A program that runs a command of the worker, with its arguments, and prints the most memory that
+#: this process held, in bytes. ru_maxrss begins with the memory of the process that has forked it.
+MEASURED_WORKER = """
+import sys, worker
+from benchmarks.machine import peak_bytes
+status = worker.main(sys.argv[1:])
+print(peak_bytes())
+sys.exit(status)
+"""
+
 
 def describe() -> dict[str, Any]:
     """Processor, memory, GPU, system and versions, for JSON."""

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+from benchmarks.machine import MEASURED_WORKER
 from tests.bulk.catalogue import Catalogue, content, opened, photograph
 from tests.conftest import ROOT
 
@@ -20,25 +21,19 @@ def test_the_exit_status_says_whether_a_picture_failed(catalogue: Catalogue) -> 
     assert "0 done, 0 there already, 1 failed (1 undecodable; see failures.jsonl)" in done.stderr
 
 
-def test_a_strip_with_twenty_captions_needs_little_memory(catalogue: Catalogue) -> None:
-    strip = np.tile(photograph(2000, 860), (10, 1, 1))
+def test_a_strip_with_ten_captions_needs_little_memory(catalogue: Catalogue) -> None:
+    strip = np.tile(photograph(2000, 860), (5, 1, 1))
     mask = np.zeros(strip.shape[:2], np.uint8)
-    for top in range(400, 20_000, 1000):
+    for top in range(400, 10_000, 1000):
         mask[top : top + 60, 200:660] = 255
     catalogue.put("strip.png", content(strip, compress_level=1), mask)
-    measured = (
-        "import resource, sys, worker\n"
-        "status = worker.main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
-        "sys.exit(status)"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", measured, *catalogue.command()[2:]],
+        [sys.executable, "-c", MEASURED_WORKER, *catalogue.command()[2:]],
         env={**catalogue.environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         check=True,
     )
-    assert int(done.stdout) < 2e9
+    assert int(done.stdout) < 1e9  # 0.5e9 was seen; the whole strip at once takes 1.4e9
     after = np.array(opened(catalogue.clean / "strip.png"))
     assert np.array_equal(after[mask == 0], strip[mask == 0])
     assert (after[mask > 0] != strip[mask > 0]).any(axis=1).mean() > 0.5
