@@ -193,7 +193,7 @@ def long_strip(folders: Folders) -> list[Row]:
             "section": "strip",
             "what": "×".join(map(str, mask.shape)),
             "holes": float((mask > 0).mean()),
-            "peak MB": int(done.stdout) / 1e6,
+            "peak MB": int(done.stdout.split()[0]) / 1e6,
             "s": time.perf_counter() - began,
         }
     ]

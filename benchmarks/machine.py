@@ -17,12 +17,14 @@ _PACKAGES = ("torch", "numpy", "redis", "onnxruntime", "openvino")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "bf16")
 
 #: A program that runs a command of the worker, with its arguments, and prints the most memory that
-#: this process held, in bytes. ru_maxrss begins with the memory of the process that has forked it.
+#: this process held, and what it held once torch was loaded (which is more with CUDA), in bytes.
+#: ru_maxrss begins with the memory of the process that has forked it.
 MEASURED_WORKER = """
-import sys, worker
+import sys, torch, worker
 from benchmarks.machine import peak_bytes
+before = peak_bytes()
 status = worker.main(sys.argv[1:])
-print(peak_bytes())
+print(peak_bytes(), before)
 sys.exit(status)
 """
 

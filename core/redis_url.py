@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from redis.connection import parse_url
 
@@ -29,15 +29,20 @@ class SentinelUrl:
 
 def is_sentinel(url: str) -> bool:
     """Whether a URL names sentinels and not a server."""
-    return urlsplit(url).scheme in SENTINEL_SCHEMES
+    return _scheme(url) in SENTINEL_SCHEMES
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
 
 
 def parse_sentinel_url(url: str) -> SentinelUrl:
     """The parts of a sentinel URL; raises ValueError with what is wrong."""
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
+    # Not with urlsplit: newer ones know of one host, and refuse a [ behind another.
+    netloc, _, path = re.split(r"[?#]", url.partition("://")[2])[0].partition("/")
+    login, _, hosts = netloc.rpartition("@")
     username, _, password = login.partition(":")
-    service, _, db = parts.path.strip("/").partition("/")
+    service, _, db = path.strip("/").partition("/")
     if not service or not re.fullmatch(r"\d*", db):
         raise ValueError("…/service or …/service/db is needed after the hosts")
     sentinels = []
@@ -52,7 +57,7 @@ def parse_sentinel_url(url: str) -> SentinelUrl:
         int(db or 0),
         unquote(username) or None,
         unquote(password) or None,
-        SENTINEL_SCHEMES[parts.scheme],
+        SENTINEL_SCHEMES[_scheme(url)],
     )
 
 
