@@ -55,7 +55,6 @@ def _become(program: Path, environment: dict[str, str], log: Path) -> None:
     """Run the program in this process, as if it had been started by itself."""
     os.environ.clear()
     os.environ.update(environment)
-    sys.dont_write_bytecode = False  # else each compiles the project anew
     os.chdir(log.parent)
     with log.open("wb") as sink:
         for stream in (1, 2):
