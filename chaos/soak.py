@@ -176,7 +176,7 @@ def main() -> int:
             "REDIS_URL": server.url,
             "SHM_NAME_PREFIX": f"img_shm_{tag}",
             "REAP_INTERVAL_S": "1",
-            "TINY_SECONDS": "0",  # no death is waited for
+            "TINY_SECONDS": "0",  # nobody is to be killed with jobs in hand
         }
         arguments = ["-m", "chaos.worker"] if options.tiny else [str(PROJECT_ROOT / "worker.py")]
         worker = Program("worker", arguments, tally, Path(folder, "log"), environment)

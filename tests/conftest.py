@@ -103,14 +103,15 @@ def pipeline(client: redis.Redis, server: RedisServer, shm_baseline: None) -> It
 class Worker:
     """A worker process with its log."""
 
-    def __init__(self, program: Path, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, program: Path, environment: dict[str, str], log: Path, forked: bool = False
+    ) -> None:
         self.log = log
         self.program = program
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         whole = {**inherited, "PYTHONPATH": str(ROOT), **environment}
-        log.touch()
         self.process: subprocess.Popen[bytes] | ForkedProcess
-        if program == STUB_WORKER:
+        if forked:
             self.process = ForkedProcess(program, whole, log)
         else:
             with log.open("wb") as sink:
@@ -170,7 +171,8 @@ def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
             "SHM_NAME_PREFIX": f"img_shm_{OWN}",
             **{name: str(value) for name, value in settings.items()},
         }
-        worker = Worker(program, environment, tmp_path / f"worker-{len(workers)}.log")
+        log = tmp_path / f"worker-{len(workers)}.log"
+        worker = Worker(program, environment, log, forked=program == STUB_WORKER)
         workers.append(worker)
         if ready:
             worker.wait_for_line(" takes jobs from ")

@@ -34,18 +34,18 @@ def test_what_a_worker_uses_levels_off_and_nothing_is_left_of_many_jobs() -> Non
 
 
 @pytest.mark.parametrize(
-    ("last", "what"),
+    ("last", "times", "what"),
     [
-        (Vitals(150.0, 14, 7), "memory grew by 50.0 MiB"),
-        (Vitals(100.0, 18, 7), "descriptors: 14, later 18"),
-        (Vitals(100.0, 14, 8), "threads: 7, later 8"),
+        (Vitals(150.0, 14, 7), 1, "memory grew by 50.0 MiB"),
+        (Vitals(100.0, 18, 7), 10, "descriptors: 14, later 18"),  # a single time is a segment's
+        (Vitals(100.0, 14, 8), 1, "threads: 7, later 8"),
     ],
 )
-def test_what_does_not_level_off_is_found(last: Vitals, what: str) -> None:
+def test_what_does_not_level_off_is_found(last: Vitals, times: int, what: str) -> None:
     soak = Soak(None, Program("worker", [], Tally(), Path("log")), "tag", 1)
     soak.samples = [Vitals(80.0, 10, 4), *[Vitals(100.0, 14, 7)] * 20]
     assert soak.wrong() == []
-    soak.samples += [last] * 10
+    soak.samples += [last] * times
     (found,) = soak.wrong()
     assert what in found
 

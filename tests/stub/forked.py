@@ -16,7 +16,7 @@ from subprocess import TimeoutExpired
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["cv2", "numpy", "prometheus_client", "pydantic_settings", "redis.asyncio", "runpy", "uuid"]
+    ["cv2", "numpy", "prometheus_client", "pydantic_settings", "redis.asyncio", "runpy"]
 )
 
 
@@ -27,6 +27,7 @@ class ForkedProcess:
     """
 
     def __init__(self, program: Path, environment: dict[str, str], log: Path) -> None:
+        log.touch()  # to be read at once
         self._process = _CONTEXT.Process(target=_become, args=(program, environment, log))
         self._process.start()
         self.pid = self._process.pid
@@ -37,11 +38,11 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise TimeoutExpired(str(self.pid), timeout or 0.0)
+            raise TimeoutExpired(str(self.pid), timeout)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        if self.pid is not None and self.poll() is None:
+        if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
