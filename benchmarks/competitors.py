@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -19,23 +20,43 @@ from torch import Tensor
 from benchmarks.subjects import Hole, Picture, masked_tensor
 from lama.bin.inference import engine_of
 from lama.engine.engine import as_pixels
-from lama.saicinpainting.training.modules.precision import half_dtype
+from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from lama.saicinpainting.training.trainers import InpaintingModel
+from lama.saicinpainting.training.trainers.training import keep_fourier_exact
 
 Floats = npt.NDArray[np.float32]
 
 
 class Competitor:
-    """`predict` gives what the network paints, B×H×W×3 in [0, 1]; `fill` the finished pictures."""
+    """Takes float32 tensors B×4×H×W on the device, gives tensors or arrays B×3×H×W in [0, 1]."""
 
-    def __init__(self, predict: Callable[[Picture, Hole], Floats]) -> None:
-        self.predict = predict
+    def __init__(self, forward: Callable[[Tensor], Any], device: str) -> None:
+        self._forward, self._device = forward, device
+
+    @torch.no_grad()
+    def predict(self, images: Picture, hole: Hole) -> Floats:
+        """What the network paints, B×H×W×3 in [0, 1]."""
+        found = self._forward(masked_tensor(images, hole).to(self._device))
+        array: Floats = np.asarray(found.cpu() if isinstance(found, Tensor) else found)
+        # B, 3, H, W -> B, H, W, 3
+        return array.transpose(0, 2, 3, 1)
 
     def fill(self, images: Picture, hole: Hole) -> object:
-        """From bytes to bytes: what is timed."""
+        """From bytes to bytes: what is timed on a CPU."""
         painted = self.predict(images, hole)
         fills = np.rint(painted * 255).astype(np.uint8)
         return np.where(hole[..., None], fills, images)
+
+    @torch.no_grad()
+    def fill_on_device(self, pixels: Tensor) -> object:
+        """The same where the bytes are on the device already: what is timed on a GPU.
+
+        `pixels` are what `as_pixels` makes.
+        """
+        # B, H, W, 4 -> B, 4, H, W
+        found = self._forward(pixels.permute(0, 3, 1, 2).float() / 255)
+        fills = (found * 255).round_().to(torch.uint8).permute(0, 2, 3, 1)
+        return torch.where(pixels[..., 3:] > 0, fills, pixels[..., :3])
 
 
 class Engine(Competitor):
@@ -48,11 +69,16 @@ class Engine(Competitor):
     @torch.no_grad()
     def predict(self, images: Picture, hole: Hole) -> Floats:
         pixels = as_pixels(images, hole).to(self._device)
-        logits = [self._engine.network.logits(one).float() for one in torch.split(pixels, 1)]
+        logits = [self._engine.logits(one).float() for one in torch.split(pixels, 1)]
         return torch.sigmoid(torch.cat(logits)).cpu().numpy()
 
     def fill(self, images: Picture, hole: Hole) -> object:
         return self._engine.fill(images, hole)
+
+    @torch.no_grad()
+    def fill_on_device(self, pixels: Tensor) -> object:
+        self._engine.prepare(*pixels.shape[:3])
+        return self._engine.paint(pixels)
 
 
 Maker = Callable[[InpaintingModel, Tensor], Callable[[Tensor], Any]]
@@ -63,16 +89,7 @@ def make(name: str, model: InpaintingModel, example: Tensor, device: str) -> Com
     if name.startswith("engine"):
         half = half_dtype(device)
         return Engine(model, device, torch.float32 if name == "engine float32" else half)
-    forward = MAKERS[name](model, example.to(device))
-
-    @torch.no_grad()
-    def predict(images: Picture, hole: Hole) -> Floats:
-        found = forward(masked_tensor(images, hole).to(device))
-        array: Floats = np.asarray(found.cpu() if isinstance(found, Tensor) else found)
-        # B, 3, H, W -> B, H, W, 3
-        return array.transpose(0, 2, 3, 1)
-
-    return Competitor(predict)
+    return Competitor(MAKERS[name](model, example.to(device)), device)
 
 
 def _reference(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Tensor]:
@@ -80,10 +97,25 @@ def _reference(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Te
     return model.generator
 
 
+def _exactly(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Without TF32, whose mantissa has 10 bits, and which torch's convolutions take on a GPU."""
+
+    def run(x: Tensor) -> Tensor:
+        with exact_float32():
+            found: Tensor = model.generator(x)
+        return found
+
+    return run
+
+
 def _autocast(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """float16, but for the Fourier units: cuFFT takes powers of two only."""
+    generator = copy.deepcopy(model.generator)
+    keep_fourier_exact(generator, example.device)
+
     def run(x: Tensor) -> Tensor:
         with torch.autocast("cuda", torch.float16):
-            found: Tensor = model.generator(x)
+            found: Tensor = generator(x)
         return found.float()
 
     return run
@@ -140,6 +172,7 @@ def _openvino(precision: str) -> Maker:
 
 MAKERS: dict[str, Maker] = {
     "reference": _reference,
+    "reference exact": _exactly,
     "reference autocast": _autocast,
     "torch.compile": _compiled,
     "TorchScript": _script,

@@ -21,6 +21,7 @@ from benchmarks import competitors, machine, subjects
 from benchmarks.report import RESULTS, Report
 from benchmarks.timing import alternate
 from core.memory import keep_freed_memory
+from lama.engine.engine import as_pixels
 from lama.saicinpainting.training.modules.precision import half_dtype
 
 KEYS = ("network", "mask", "batch", "size", "threads", "device", "keep_memory", "competitor")
@@ -28,8 +29,8 @@ KEYS = ("network", "mask", "batch", "size", "threads", "device", "keep_memory", 
 #: Which competitors compute in half precision and thus have the higher limit.
 _HALF = ("engine half", "OpenVINO bfloat16", "reference autocast")
 
-#: Side of the square matrices whose product is timed.
-_SIDE = 2048
+#: Side of the square matrices whose product is timed: those that fill the device.
+_SIDES = {"cpu": 2048, "cuda": 8192}
 
 
 def main() -> None:
@@ -76,13 +77,18 @@ def _measure_time(
     timed: dict[str, Callable[[], object]] = {
         name: partial(one.fill, images, hole) for name, one in there.items()
     }
+    if options.device == "cuda":
+        pixels = as_pixels(images, hole).cuda()
+        timed = {
+            name: _waited_for(partial(one.fill_on_device, pixels)) for name, one in there.items()
+        }
     timed |= {str(dtype): _product(dtype, options.device) for dtype in {torch.float32, half}}
     timings = alternate(timed, options.rounds)
     expected = there["reference"].predict(images, hole)
     work = subjects.operations(model.generator, options.batch, height, width)
     for name, one in there.items():
         product = str(half if name in _HALF else torch.float32)
-        rate = 2 * _SIDE**3 / timings.median(product)
+        rate = 2 * _SIDES[options.device] ** 3 / timings.median(product)
         painted = one.predict(images, hole)
         report.add(
             **about,
@@ -96,15 +102,21 @@ def _measure_time(
         )
 
 
-def _product(dtype: torch.dtype, device: str) -> partial[None]:
-    matrix = torch.randn(_SIDE, _SIDE, device=device).to(dtype)
+def _product(dtype: torch.dtype, device: str) -> Callable[[], object]:
+    side = _SIDES[device]
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    multiply = partial(torch.mm, matrix, matrix)
+    return multiply if device == "cpu" else _waited_for(multiply)
 
-    def multiply() -> None:
-        torch.mm(matrix, matrix)
-        if device != "cpu":
-            torch.cuda.synchronize()
 
-    return partial(multiply)
+def _waited_for(act: Callable[[], object]) -> Callable[[], object]:
+    """On a GPU it is done when the device is."""
+
+    def run() -> None:
+        act()
+        torch.cuda.synchronize()
+
+    return run
 
 
 def _measure_memory(report: Report, about: dict[str, object], options: argparse.Namespace) -> None:
@@ -131,6 +143,8 @@ def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
     if name.startswith(("engine", "reference")):
         small = np.s_[:1, :64, :64]
         one.fill(images[small], hole[small])  # what only happens once
+    if options.device == "cuda":
+        return _peak_of_device(one, as_pixels(images, hole).cuda())
     before = machine.resident_bytes()
     machine.reset_peak()
     one.fill(images, hole)
@@ -141,6 +155,15 @@ def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
         "beyond_network_mb": (peak - before) / 1e6,
         "mb_per_megapixel": (peak - before) / 1e6 / megapixels,
     }
+
+
+def _peak_of_device(one: competitors.Competitor, pixels: torch.Tensor) -> dict[str, float]:
+    """Device memory of the whole process, with CUDA's own and the weights; the host's process."""
+    one.fill_on_device(pixels)
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    # What torch holds, it holds at its peak: it gives nothing back.
+    return {"device_mb": (total - free) / 1e6, "peak_mb": machine.peak_bytes() / 1e6}
 
 
 def _finite(value: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,10 @@ from torch import Tensor
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator
 from lama.saicinpainting.training.modules.precision import exact_float32
 
-from .folding import fold
-from .network import Network
+from .folding import FoldedGenerator, fold
+from .fused import FusedNetwork, fits
+from .kernels import CudaKernels
+from .network import Network, scaled
 from .pixels import masked
 from .replay import GraphRecorder, Replayed, run_again
 from .transfers import Download, Staged, Transfers, say_unpinned
@@ -23,6 +26,8 @@ from .turns import Turns
 from .windows import windows
 
 logger = logging.getLogger(__name__)
+
+AnyNetwork = Network | FusedNetwork
 
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
@@ -40,13 +45,13 @@ class Engine:
     ) -> None:
         self._generator = generator
         self._device, self._dtype = device, dtype
-        self.network = Network(fold(generator), device, dtype)
-        self._exact: Network | None = self.network if dtype == torch.float32 else None
+        self.network = _network(fold(generator), device, dtype)
+        self._exact: AnyNetwork | None = self.network if dtype == torch.float32 else None
         self._turns = Turns()
         # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
         self._by_windows = device.type == "cpu"
         self._paint = Replayed(
-            self._painted, GraphRecorder() if device.type == "cuda" else run_again
+            partial(_painted, self.network), GraphRecorder() if device.type == "cuda" else run_again
         )
         self._kept: list[object] = []
         #: Pictures computed again in float32 because half precision gave no finite output.
@@ -127,23 +132,32 @@ class Engine:
 
         They are valid until the next call. Waits until they are there.
         """
-        filled, finite = self._paint(pixels, self._device)
+        filled, finite = self.paint(pixels)
         good = finite.cpu()
         broken = ~good
         if bool(broken.any()) and self._dtype != torch.float32:
             self._note_overflow(int(broken.sum()), len(pixels))
             which = broken.nonzero()[:, 0].to(pixels.device)
-            again, finite = _composite(self._exactly(), pixels[which].to(self._device))
+            again, finite = _painted(self._exactly(), pixels[which].to(self._device))
             filled[which.to(self._device)] = again
             good[broken] = finite.cpu()
         return filled, good.tolist()
 
-    def _painted(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return _composite(self.network, pixels)
+    def logits(self, pixels: Tensor) -> Tensor:
+        """What the network says before the sigmoid: B×H×W×4 on the device to B×H×W×3."""
+        with _exactness(self.network):
+            return self.network.logits(pixels)
 
-    def _exactly(self) -> Network:
+    def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch on the device becomes, and which of it is finite; valid until the next call.
+
+        Nothing is computed again, and nothing waited for.
+        """
+        return self._paint(pixels, self._device)  # type: ignore[return-value]
+
+    def _exactly(self) -> AnyNetwork:
         if self._exact is None:
-            self._exact = Network(fold(self._generator), self._device, torch.float32)
+            self._exact = _network(fold(self._generator), self._device, torch.float32)
         return self._exact
 
     def _note_overflow(self, count: int, total: int) -> None:
@@ -164,18 +178,29 @@ def _decoded(network: Network, pixels: Tensor, hole: Hole) -> Picture | None:
         logits = network.decode(features[:, :, window.rows, window.columns])
         if not bool(torch.isfinite(logits).all()):
             return None
-        fill[window.target] = _scaled(logits)[0].numpy()[window.valid]
+        fill[window.target] = scaled(logits)[0].numpy()[window.valid]
     return fill
 
 
-def _composite(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """B×H×W×4 pixels to the filled pictures, B×H×W×3, and whether each is finite; on the device."""
+def _network(folded: FoldedGenerator, device: torch.device, dtype: torch.dtype) -> AnyNetwork:
+    """The fastest there is for a device."""
+    if device.type == "cuda" and fits(folded, dtype):
+        try:
+            return FusedNetwork(folded, device, dtype, CudaKernels(device, dtype))
+        except (RuntimeError, OSError) as error:
+            logger.warning("no kernels of our own on %s, which is slower: %s", device, error)
+    return Network(folded, device, dtype)
+
+
+def _painted(network: AnyNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    with _exactness(network):
+        return network.paint(pixels)
+
+
+def _exactness(network: AnyNetwork) -> contextlib.AbstractContextManager[None]:
+    """A GPU's float32 shall be float32."""
     exact = network.dtype == torch.float32 and network.device.type == "cuda"
-    with exact_float32() if exact else contextlib.nullcontext():
-        logits = network.logits(pixels)
-    finite = torch.isfinite(logits).flatten(1).all(dim=1)
-    # Outside the hole the pixels are the picture's own.
-    return torch.where(pixels[..., 3:] > 0, _scaled(logits), pixels[..., :3]), finite
+    return exact_float32() if exact else contextlib.nullcontext()
 
 
 def _on_host(tensor: Tensor) -> Tensor:
@@ -204,8 +229,3 @@ def as_pixels(pictures: Picture, holes: Hole, pinned: bool = False) -> Tensor:
     np.multiply(pictures, ~holes[..., None], out=array[..., :3])
     np.multiply(holes, np.uint8(255), out=array[..., 3])
     return pixels
-
-
-def _scaled(logits: Tensor) -> Tensor:
-    """Logits of any shape to 0…255, uint8."""
-    return torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)

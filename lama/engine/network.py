@@ -19,13 +19,13 @@ from .layers import Conv, Scratch, Up, fuses, reflected
 from .rounding import rounded
 
 #: Columns that the stem computes at once: its 4 input channels become 8.
-_STEM_COLUMNS = 2
+STEM_COLUMNS = 2
 
 #: Columns that the last convolution computes at once: its 3 output channels become 15.
-_LAST_COLUMNS = 5
+LAST_COLUMNS = 5
 
 #: Reflected pixels around the picture, and around what the last convolution reads.
-_EDGE = 3
+EDGE = 3
 
 #: Bytes that a band of the stem's output, or of the last convolution's input, has on a CPU.
 _BAND_BYTES = 8 << 20
@@ -44,7 +44,7 @@ class Network:
             return Conv(affine, device, dtype, (stride, stride), relu)
 
         self._channels = len(folded.stem.weight)
-        self._stem = conv(_several_columns(folded.stem, _STEM_COLUMNS))
+        self._stem = conv(several_columns(folded.stem, STEM_COLUMNS))
         self._downs = [conv(affine, stride=2) for affine in folded.downs]
         self._to_local = conv(folded.to_local, stride=2)
         self._to_global = conv(folded.to_global, stride=2)
@@ -53,8 +53,8 @@ class Network:
         ]
         self._ups = [Up(affine, device, dtype) for affine in folded.ups]
         self._last = Conv(
-            _strided_columns(folded.last, _LAST_COLUMNS),
-            device, dtype, (1, _LAST_COLUMNS), relu=False,
+            strided_columns(folded.last, LAST_COLUMNS),
+            device, dtype, (1, LAST_COLUMNS), relu=False,
         )  # fmt: skip
         # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
         self._hides_overflows = fuses(device, dtype)
@@ -66,6 +66,13 @@ class Network:
     def logits(self, pixels: Tensor) -> Tensor:
         """All of it: B×H×W×4 uint8 to B×H×W×3."""
         return self.decode(self.features(pixels))
+
+    def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B."""
+        logits = self.logits(pixels)
+        finite = torch.isfinite(logits).flatten(1).all(dim=1)
+        # Outside the hole the pixels are the picture's own.
+        return torch.where(pixels[..., 3:] > 0, scaled(logits), pixels[..., :3]), finite
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the decoder reads: B×H×W×4 uint8 to B×C×H/8×W/8.
@@ -100,11 +107,11 @@ class Network:
         # The last convolution reads 3 rows more on both sides, whose last is a whole pair's first.
         first, end = max(0, start - 2), min(height, stop + 2)
         band = self._ups[-1](x[:, :, first:end])
-        top, bottom = 2 * (start - first) - _EDGE, 2 * (end - stop) - _EDGE
+        top, bottom = 2 * (start - first) - EDGE, 2 * (end - stop) - EDGE
         band = band[:, :, max(0, top) : band.shape[2] - max(0, bottom)]
-        surplus = -width % _LAST_COLUMNS
+        surplus = -width % LAST_COLUMNS
         # The surplus columns on the right only have to be some numbers.
-        edge = (_EDGE, _EDGE + surplus, max(0, -top), max(0, -bottom))
+        edge = (EDGE, EDGE + surplus, max(0, -top), max(0, -bottom))
         band = self._last(reflected(band, edge, self._taker("last")))
         # B, columns·3, H, W/columns -> B, H, W, 3
         rows = band.permute(0, 2, 3, 1).reshape(len(band), -1, width + surplus, 3)
@@ -120,7 +127,7 @@ class Network:
         height, width = pixels.shape[1:3]
         # Even columns beside the edge, so that two of them can be taken as one
         edged = reflected(
-            pixels.permute(0, 3, 1, 2), (_EDGE, _EDGE, _EDGE, _EDGE), self._taker("pixels")
+            pixels.permute(0, 3, 1, 2), (EDGE, EDGE, EDGE, EDGE), self._taker("pixels")
         )
         values = self._scratch.take("values", tuple(edged.permute(0, 2, 3, 1).shape), self.dtype)
         values.copy_(edged.permute(0, 2, 3, 1)).mul_(1 / 256)
@@ -148,9 +155,9 @@ class Network:
     def _rows(self, values: Tensor, level: int, start: int, stop: int) -> Tensor:
         """Rows of the map behind the stem and `level` downsamplings: B×C×(stop - start)×W."""
         if level == 0:
-            band = values[:, start : stop + 2 * _EDGE]
+            band = values[:, start : stop + 2 * EDGE]
             # B, H, W, 4 -> B, H, W/2, 2·4 -> B, 2·4, H, W/2
-            pairs = band.reshape(len(band), band.shape[1], -1, 4 * _STEM_COLUMNS)
+            pairs = band.reshape(len(band), band.shape[1], -1, 4 * STEM_COLUMNS)
             out = self._stem(pairs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             return out.reshape(len(out), out.shape[1], -1, self._channels).permute(0, 3, 1, 2)
         # A row of the result reads three: the one above its own two, and these.
@@ -203,7 +210,7 @@ class _Layer:
         return new_local, new_wide
 
 
-def _several_columns(affine: Affine, columns: int) -> Affine:
+def several_columns(affine: Affine, columns: int) -> Affine:
     """A convolution over `columns` pixels as one, for a map that is read the same way.
 
     out × in × k × k to (columns·out) × (columns·in) × k × k': column j of the result is the
@@ -220,7 +227,7 @@ def _several_columns(affine: Affine, columns: int) -> Affine:
     return Affine(weight.reshape(columns * out, columns * into, height, groups), bias)
 
 
-def _strided_columns(affine: Affine, columns: int) -> Affine:
+def strided_columns(affine: Affine, columns: int) -> Affine:
     """A convolution whose stride is `columns` and which computes all of them: more channels."""
     out, into, height, width = affine.weight.shape
     weight = torch.zeros(columns, out, into, height, width + columns - 1)
@@ -228,3 +235,22 @@ def _strided_columns(affine: Affine, columns: int) -> Affine:
         weight[j, :, :, :, j : j + width] = affine.weight
     bias = None if affine.bias is None else affine.bias.repeat(columns)
     return Affine(weight.flatten(0, 1), bias)
+
+
+def scaled(logits: Tensor) -> Tensor:
+    """Logits of any shape to 0…255, uint8."""
+    return torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
+
+
+def blocks_of_pixels(affine: Affine, side: int) -> Affine:
+    """A convolution whose strides are `side` and which computes a block of pixels: more channels.
+
+    out × in × k × k to (side·side·out) × in × (k + side - 1) × (k + side - 1).
+    """
+    out, into, height, width = affine.weight.shape
+    weight = torch.zeros(side, side, out, into, height + side - 1, width + side - 1)
+    for i in range(side):
+        for j in range(side):
+            weight[i, j, :, :, i : i + height, j : j + width] = affine.weight
+    bias = None if affine.bias is None else affine.bias.repeat(side * side)
+    return Affine(weight.flatten(0, 2), bias)

@@ -173,12 +173,13 @@ def test_a_folder_without_pictures_is_an_error_that_names_it(tmp_path):
         picture_files(tmp_path)
 
 
-def test_a_batch_is_a_function_of_seed_and_number(folder):
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_batch_is_a_function_of_seed_and_number(folder, processes):
     pictures, recipe = Pictures(picture_files(folder)), Recipe(3, (32, 64), smoothed=0.5)
     stream = batches(pictures, recipe, 5, 0, CPU, workers=2)
     first = [next(stream) for _ in range(4)]
     stream.close()
-    later = batches(Pictures(picture_files(folder)), recipe, 5, 2, CPU)
+    later = batches(Pictures(picture_files(folder)), recipe, 5, 2, CPU, processes=processes)
     for images, holes_ in (first[2], first[3]):
         same, also = next(later)
         assert torch.equal(images, same)

@@ -100,7 +100,7 @@ def engine_output(
     engine = engine_of(model, device, dtype)
     pixels = as_pixels(image[None], (mask > 0)[None]).to(device)
     with torch.no_grad():
-        return torch.sigmoid(engine.network.logits(pixels).float())[0].cpu().numpy()
+        return torch.sigmoid(engine.logits(pixels).float())[0].cpu().numpy()
 
 
 def decibels(one: np.ndarray, other: np.ndarray, hole: np.ndarray) -> float:

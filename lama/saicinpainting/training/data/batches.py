@@ -1,16 +1,20 @@
 """Batches without end, each a pure function of the seed and its number.
 
 So a run that resumes at step n sees what it would have seen. The host decides by lot and draws,
-ahead of time and in threads; the device scales, flips, tints and makes the masks' pixels.
+ahead of time and beside the training; the device scales, flips, tints and makes the masks' pixels.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -141,17 +145,46 @@ def batches(
     first: int,
     device: torch.device,
     workers: int = 1,
+    processes: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches `first`, `first` + 1, …; `workers` threads plan ahead. Close it to end them."""
-    with ThreadPoolExecutor(workers, "plans") as pool:
+    """Batches `first`, `first` + 1, …; close it to end what plans them.
+
+    `workers` threads plan ahead, or as many `processes`: a GPU is faster than threads that share
+    an interpreter with what it is fed by.
+    """
+    plan: Callable[[int], BatchPlan] = partial(plan_batch, pictures, recipe, seed)
+    pool: Executor
+    if processes:
+        spawn = multiprocessing.get_context("spawn")
+        given = pictures.share(workers), recipe, seed
+        pool, plan = ProcessPoolExecutor(workers, spawn, _begin_process, given), _plan_in_process
+    else:
+        pool = ThreadPoolExecutor(workers, "plans")
+    with pool:
         ahead: deque[Future[BatchPlan]] = deque()
         step = first
         try:
             while True:
                 while len(ahead) < 2 * workers:
-                    ahead.append(pool.submit(plan_batch, pictures, recipe, seed, step))
+                    ahead.append(pool.submit(plan, step))
                     step += 1
                 yield make_batch(ahead.popleft().result(), device)
         finally:
             for future in ahead:
                 future.cancel()
+
+
+#: What a process of its own plans from.
+_given: list[tuple[Pictures, Recipe, int]] = []
+
+
+def _begin_process(pictures: Pictures, recipe: Recipe, seed: int) -> None:
+    """In a process that plans batches; a Ctrl-C is for the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _given[:] = [(pictures, recipe, seed)]
+
+
+def _plan_in_process(step: int) -> BatchPlan:
+    return plan_batch(*_given[0], step)

@@ -55,16 +55,26 @@ class Pictures:
     """Gives crops; the same generator state gives the same crop."""
 
     def __init__(
-        self, files: list[Path], scales: tuple[float, float] = SCALES, busiest: float = BUSIEST
+        self,
+        files: list[Path],
+        scales: tuple[float, float] = SCALES,
+        busiest: float = BUSIEST,
+        kept: int = _KEPT,
     ) -> None:
+        """Up to `kept` bytes of decoded pictures are kept."""
         self._files = files
         self._scales = scales
         self._busiest = busiest
+        self._kept = kept
         self._decoded: dict[Path, np.ndarray] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def share(self, count: int) -> Pictures:
+        """The same pictures, none of them decoded yet, for one of `count` processes."""
+        return Pictures(self._files, self._scales, self._busiest, self._kept // count)
 
     def picture(self, index: int) -> np.ndarray:
         path = self._files[index]
@@ -74,7 +84,7 @@ class Pictures:
         if decoded is None:
             logger.warning("%s can't be read as a picture: grey in its place", path)
             decoded = np.full((64, 64, 3), 128, np.uint8)
-        if self._bytes + decoded.nbytes <= _KEPT:
+        if self._bytes + decoded.nbytes <= self._kept:
             self._bytes += decoded.nbytes
             self._decoded[path] = decoded
         return decoded

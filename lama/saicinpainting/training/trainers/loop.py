@@ -81,7 +81,10 @@ def train(
         trainer.begin(*make_batch(first, trainer.device))
         save()
     report = _Report(say)
-    source = batches(pictures, recipe, trainer.seed, trainer.step, trainer.device, workers)
+    source = batches(
+        pictures, recipe, trainer.seed, trainer.step, trainer.device, workers,
+        processes=trainer.device.type != "cpu",
+    )  # fmt: skip
     saved = reported = time.monotonic()
     try:
         while True:

@@ -76,7 +76,7 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminator = NLayerDiscriminator(ndf=settings.ndf, n_layers=settings.n_layers)
         self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _keep_fourier_exact(self.generator, device)
+        keep_fourier_exact(self.generator, device)
         self._optimizer = GeneratorOptimizer(self.generator, settings.muon, settings.outer)
         self._opponent = torch.optim.Adam(
             self.discriminator.parameters(), lr=settings.discriminator_lr
@@ -305,7 +305,7 @@ def _on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu() for key, tensor in state.items()}
 
 
-def _keep_fourier_exact(generator: nn.Module, device: torch.device) -> None:
+def keep_fourier_exact(generator: nn.Module, device: torch.device) -> None:
     """Takes the Fourier units out of autocast: spectra in bfloat16 lose the low amplitudes.
 
     The batch norms outside them stay in: autocast leaves their parameters and running statistics

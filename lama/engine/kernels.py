@@ -1,0 +1,183 @@
+"""What a GPU does before, between and behind the convolutions, each in one pass over memory.
+
+Behind a convolution come a bias, the sum with another branch, a ReLU, the sum with what a block
+began with, and the reflected edge that the next convolution reads. torch makes a pass over memory
+of each, which on a fast GPU takes as long as the convolutions.
+
+Maps here are B×H×W×C, whatever their strides, if only the channels lie side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .nvrtc import kernels
+from .sources import source
+
+#: Bytes that a thread reads and writes at once; a map's channels have to fill them.
+_GROUP_BYTES = 16
+
+
+def group_length(dtype: torch.dtype) -> int:
+    """Channels that are read and written at once; a map must have a multiple of them."""
+    return _GROUP_BYTES // dtype.itemsize
+
+
+class Kernels(Protocol):
+    """`out` is written to everywhere, and given back."""
+
+    def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
+        """Bytes B×H×W×4 as B×H'×W'×4 numbers, divided by 256, with the edge that `finish` makes."""
+
+    def finish(
+        self,
+        given: Tensor,
+        out: Tensor,
+        bias: Tensor | None = None,
+        plus: Tensor | None = None,
+        onto: Tensor | None = None,
+        corner: tuple[int, int] = (0, 0),
+    ) -> Tensor:
+        """relu(given + bias + plus) + onto; sums are float32, and NaN stays NaN.
+
+        `given`, `plus` and `onto` are B×H×W×C, `bias` is C in float32. `out` may have more rows and
+        columns than they, which are reflected: `corner` of them (left, top) before the first, the
+        rest behind the last.
+        """
+
+    def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The filled pictures, B×H×W×3 bytes, and whether each one's logits are finite.
+
+        `blocks` are the logits without their bias of 3 in float32, B×H/N×W/N×(N·N·3), in the order
+        of rows, columns and colours within each block; `pixels` as in `begin`, 255 in the hole.
+        """
+
+
+class TorchKernels:
+    """In torch's own operations, on any device: slow."""
+
+    def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
+        return out.copy_(_edged(pixels, out, corner)).mul_(1 / 256)
+
+    def finish(
+        self,
+        given: Tensor,
+        out: Tensor,
+        bias: Tensor | None = None,
+        plus: Tensor | None = None,
+        onto: Tensor | None = None,
+        corner: tuple[int, int] = (0, 0),
+    ) -> Tensor:
+        total = given.float()
+        for one in (bias, plus):
+            total = total if one is None else total + one
+        total = total.relu() if onto is None else total.relu() + onto
+        return out.copy_(_edged(total, out, corner))
+
+    def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = unblocked(blocks).float() + bias
+        finite = torch.isfinite(logits).flatten(1).all(dim=1)
+        fill = torch.sigmoid(logits).mul_(255).round_().to(torch.uint8)
+        return torch.where(pixels[..., 3:] > 0, fill, pixels[..., :3]), finite
+
+
+def unblocked(blocks: Tensor) -> Tensor:
+    """B×H/N×W/N×(N·N·3) to B×H×W×3."""
+    batch, rows, columns, count = blocks.shape
+    side = round((count // 3) ** 0.5)
+    # B, H/N, W/N, N, N, 3 -> B, H/N, N, W/N, N, 3
+    parts = blocks.reshape(batch, rows, columns, side, side, 3).permute(0, 1, 3, 2, 4, 5)
+    return parts.reshape(batch, rows * side, columns * side, 3)
+
+
+def _edged(x: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
+    rows, columns = (
+        _reflected(torch.arange(many, device=x.device) - before, size)
+        for many, before, size in zip(out.shape[1:3], corner[::-1], x.shape[1:3], strict=True)
+    )
+    return x[:, rows][:, :, columns]
+
+
+def _reflected(indices: Tensor, size: int) -> Tensor:
+    indices = indices.abs()
+    return torch.where(indices < size, indices, 2 * size - 2 - indices)
+
+
+class _Map(ctypes.Structure):
+    """A tensor for the kernels; strides in groups."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("image", ctypes.c_longlong),
+        ("row", ctypes.c_longlong),
+        ("pixel", ctypes.c_longlong),
+    )
+
+    @classmethod
+    def of(cls, tensor: Tensor | None, length: int) -> _Map:
+        if tensor is None:
+            return cls(None, 0, 0, 0)
+        *strides, channel = tensor.stride()
+        assert channel == 1, tensor.stride()
+        assert not any(stride % length for stride in strides), tensor.stride()
+        return cls(tensor.data_ptr(), *(stride // length for stride in strides))
+
+
+class CudaKernels:
+    """On a GPU. Raises RuntimeError or OSError where they can't be compiled."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._length = group_length(dtype)
+        self._begin, self._finish, self._end = kernels(
+            source(dtype), ("begin", "finish", "end"), device
+        )
+
+    def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
+        batch, height, width, _ = pixels.shape
+        _, rows, columns, _ = out.shape
+        assert pixels.is_contiguous()
+        assert out.is_contiguous()
+        arguments = [*_pointers(pixels, out), *_numbers(height, width, rows, columns, *corner)]
+        self._begin((columns, rows, batch), arguments)
+        return out
+
+    def finish(
+        self,
+        given: Tensor,
+        out: Tensor,
+        bias: Tensor | None = None,
+        plus: Tensor | None = None,
+        onto: Tensor | None = None,
+        corner: tuple[int, int] = (0, 0),
+    ) -> Tensor:
+        batch, height, width, channels = given.shape
+        _, rows, columns, _ = out.shape
+        groups = channels // self._length
+        maps = [_Map.of(tensor, self._length) for tensor in (given, plus, onto, out)]
+        numbers = _numbers(height, width, groups, columns, *corner)
+        self._finish((columns * groups, rows, batch), [*maps, *_pointers(bias), *numbers])
+        return out
+
+    def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        batch, height, width, _ = pixels.shape
+        assert blocks.is_contiguous()
+        assert pixels.is_contiguous()
+        filled = torch.empty((batch, height, width, 3), dtype=torch.uint8, device=pixels.device)
+        finite = torch.ones(batch, dtype=torch.bool, device=pixels.device)
+        side = height // blocks.shape[1]
+        tensors = _pointers(blocks, bias, pixels, filled, finite)
+        self._end((width, height, batch), [*tensors, *_numbers(height, width, side)])
+        return filled, finite
+
+
+def _pointers(*tensors: Tensor | None) -> list[Any]:
+    return [ctypes.c_void_p(None if one is None else one.data_ptr()) for one in tensors]
+
+
+def _numbers(*numbers: int) -> Sequence[Any]:
+    return [ctypes.c_int(number) for number in numbers]

@@ -1,0 +1,116 @@
+"""Kernels in CUDA's C++, compiled when they are needed by the compiler that torch brings along."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: Threads of a block.
+THREADS = 256
+
+
+class Kernel:
+    """One function of a source on one device. Starting it is like any operation of torch's."""
+
+    def __init__(self, module: ctypes.c_void_p, name: str, device: torch.device) -> None:
+        self._device = device
+        self._function = ctypes.c_void_p()
+        _require(
+            "cuModuleGetFunction",
+            _driver().cuModuleGetFunction(
+                ctypes.byref(self._function), module, ctypes.c_char_p(name.encode())
+            ),
+        )
+
+    def __call__(self, size: tuple[int, int, int], arguments: Sequence[Any]) -> None:
+        """`size` is at least how many threads there are, in x, and blocks, in y and z.
+
+        `arguments` are of ctypes; the memory that they point to is the caller's affair.
+        """
+        across, rows, images = size
+        blocks = -(-across // THREADS)
+        places = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
+        _require(
+            "cuLaunchKernel",
+            _driver().cuLaunchKernel(
+                self._function, blocks, rows, images, THREADS, 1, 1, 0, stream, places, None
+            ),
+        )
+
+
+def kernels(source: str, names: Sequence[str], device: torch.device) -> list[Kernel]:
+    """The functions of these names. Raises RuntimeError or OSError where they can't be had.
+
+    Compiling takes half a second, and is done once for all devices of a kind.
+    """
+    with torch.cuda.device(device):
+        # Of a context of torch's there is none before the first tensor.
+        torch.empty(1, device=device)
+        major, minor = torch.cuda.get_device_capability(device)
+        module = ctypes.c_void_p()
+        code = _compiled(source, f"sm_{major}{minor}")
+        _require("cuModuleLoadData", _driver().cuModuleLoadData(ctypes.byref(module), code))
+        return [Kernel(module, name, device) for name in names]
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str, architecture: str) -> bytes:
+    """Machine code."""
+    compiler = _compiler()
+    program = ctypes.c_void_p()
+    _require(
+        "nvrtcCreateProgram",
+        compiler.nvrtcCreateProgram(
+            ctypes.byref(program), source.encode(), b"lama.cu", 0, None, None
+        ),
+    )
+    try:
+        options = (ctypes.c_char_p * 1)(f"--gpu-architecture={architecture}".encode())
+        if compiler.nvrtcCompileProgram(program, 1, options):
+            raise RuntimeError(f"NVRTC for {architecture}: {_log(compiler, program)}")
+        size = ctypes.c_size_t()
+        _require("nvrtcGetCUBINSize", compiler.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+        code = ctypes.create_string_buffer(size.value)
+        _require("nvrtcGetCUBIN", compiler.nvrtcGetCUBIN(program, code))
+        return code.raw
+    finally:
+        compiler.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _log(compiler: Any, program: ctypes.c_void_p) -> str:
+    size = ctypes.c_size_t()
+    compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    compiler.nvrtcGetProgramLog(program, text)
+    return text.value.decode(errors="replace")
+
+
+@lru_cache(maxsize=1)
+def _driver() -> Any:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+@lru_cache(maxsize=1)
+def _compiler() -> Any:
+    """NVRTC of torch's CUDA version: on the loader's path, or among Python's packages."""
+    name = f"libnvrtc.so.{(torch.version.cuda or '').partition('.')[0]}"
+    folders = [Path(entry) / "nvidia" for entry in sys.path if entry]
+    found = [str(path) for folder in folders for path in sorted(folder.glob(f"*/lib/{name}"))]
+    for candidate in [name, *found]:
+        try:
+            return ctypes.CDLL(candidate)
+        except OSError:
+            continue
+    raise OSError(f"{name} is neither on the loader's path nor among Python's packages")
+
+
+def _require(what: str, status: int) -> None:
+    if status:
+        raise RuntimeError(f"{what} failed with status {status}")
