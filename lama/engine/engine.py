@@ -171,7 +171,8 @@ class Engine:
         )
 
 
-def _decoded(network: Network, pixels: Tensor, hole: Hole) -> Picture | None:
+def _decoded(network: AnyNetwork, pixels: Tensor, hole: Hole) -> Picture | None:
+    assert isinstance(network, Network)
     features = network.features(pixels)
     fill = np.zeros((*hole.shape, 3), np.uint8)
     for window in windows(hole, network.unit):

@@ -7,6 +7,10 @@ same map are one convolution.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +18,7 @@ from torch.nn import functional
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
 from .kernels import Kernels, group_length, unblocked
-from .network import EDGE, blocks_of_pixels, several_columns
+from .network import EDGE, blocks_of_pixels, over_blocks, several_columns
 from .rounding import rounded
 
 #: Columns that the stem computes at once: its 4 input channels become 16.
@@ -22,6 +26,9 @@ _STEM_COLUMNS = 4
 
 #: Rows and columns that the last convolution computes at once: its 3 output channels become 48.
 _LAST_SIDE = 4
+
+#: Rows and columns of pixels whose channels it reads as one pixel's.
+_READ_SIDE = 2
 
 #: The local and the global channels, each with the edge of one pixel that the next layer reads.
 Pair = tuple[Tensor, Tensor]
@@ -42,6 +49,9 @@ class FusedNetwork:
     ) -> None:
         self.device, self.dtype = device, dtype
         self._kernels = kernels
+        self._beside: Any = None
+        if device.type == "cuda":
+            self._beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._broken = not folded.is_finite()
         assert folded.last.bias is not None
         self._last_bias = folded.last.bias.to(device)
@@ -57,7 +67,8 @@ class FusedNetwork:
             (_Layer(first, self), _Layer(second, self)) for first, second in folded.blocks
         ]
         self._ups = [self._conv(affine) for affine in folded.ups]
-        self._last = self._conv(blocks_of_pixels(folded.last, _LAST_SIDE), _LAST_SIDE)
+        last = blocks_of_pixels(folded.last, _LAST_SIDE)
+        self._last = self._conv(over_blocks(last, _READ_SIDE), _LAST_SIDE // _READ_SIDE)
         affines = [layer.spectrum for block in folded.blocks for layer in block]
         self._spectra = Spectra(affines, device, dtype, self._finished)
         #: Pixels of the picture per pixel of the blocks' maps, in each direction.
@@ -131,6 +142,24 @@ class FusedNetwork:
             )  # fmt: skip
         return outs
 
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """What is inside runs beside what follows, up to `join`.
+
+        The Fourier unit waits for memory, the convolutions for arithmetic. Memory that they took is
+        not taken again before the stream has waited for the next `beside`.
+        """
+        if self._beside is None:
+            yield
+            return
+        self._beside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._beside):
+            yield
+
+    def join(self) -> None:
+        if self._beside is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._beside)
+
     def reduced(self, conv: _Raw, far: Tensor) -> Tensor:
         """What a Fourier unit reads: B×H×W×C without an edge."""
         raw = _inside(conv(far))
@@ -144,7 +173,8 @@ class FusedNetwork:
             self._kernels.finish(x, x, up.bias)
         x = _upsampled(x, last.weight)
         batch, height, width, channels = x.shape
-        edged = x.new_empty((batch, height + 2 * EDGE, width + 2 * EDGE, channels))
+        rows, columns = (side // _READ_SIDE for side in (height + 2 * EDGE, width + 2 * EDGE))
+        edged = x.new_empty((batch, rows, columns, _READ_SIDE**2 * channels))
         return self._last(self._kernels.finish(x, edged, last.bias, corner=(EDGE, EDGE)))
 
     def _conv(self, affine: Affine, stride: int = 1) -> _Raw:
@@ -198,9 +228,11 @@ class _Layer:
 
     def __call__(self, pair: Pair, unit: Unit, outs: Pair, onto: Pair | None = None) -> Pair:
         near, far = pair
-        plus, local = self._from_local(near), self._to_local(far)
+        with self._network.beside():
+            plus, local = self._from_local(near), self._to_local(far)
         reduced = self._network.reduced(self._reduce, far)
         wide = self._expand(unit(reduced.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        self._network.join()
         return self._network.finished((local, wide), outs, self._from_local.bias, plus, onto)
 
 

@@ -47,7 +47,7 @@ class Kernels(Protocol):
 
         `given`, `plus` and `onto` are B×H×W×C, `bias` is C in float32. `out` may have more rows and
         columns than they, which are reflected: `corner` of them (left, top) before the first, the
-        rest behind the last.
+        rest behind the last. If it has 4·C channels, it is a map of blocks of 2×2 such pixels.
         """
 
     def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class TorchKernels:
     """In torch's own operations, on any device: slow."""
 
     def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
-        return out.copy_(_edged(pixels, out, corner)).mul_(1 / 256)
+        return out.copy_(_edged(pixels, out.shape[1:3], corner)).mul_(1 / 256)
 
     def finish(
         self,
@@ -77,7 +77,13 @@ class TorchKernels:
         for one in (bias, plus):
             total = total if one is None else total + one
         total = total.relu() if onto is None else total.relu() + onto
-        return out.copy_(_edged(total, out, corner))
+        side = _side(given, out)
+        batch, rows, columns, _ = out.shape
+        # B, H, W, N·N·C -> B, H, W, N, N, C -> B, H, N, W, N, C, which is the rows' order
+        blocks = out.view(batch, rows, columns, side, side, -1).permute(0, 1, 3, 2, 4, 5)
+        edged = _edged(total, (rows * side, columns * side), corner)
+        blocks.copy_(edged.view(blocks.shape))
+        return out
 
     def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         logits = unblocked(blocks).float() + bias
@@ -95,10 +101,15 @@ def unblocked(blocks: Tensor) -> Tensor:
     return parts.reshape(batch, rows * side, columns * side, 3)
 
 
-def _edged(x: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
+def _side(given: Tensor, out: Tensor) -> int:
+    """Of the blocks of pixels in `out`."""
+    return 1 if out.shape[3] == given.shape[3] else 2
+
+
+def _edged(x: Tensor, size: Sequence[int], corner: tuple[int, int]) -> Tensor:
     rows, columns = (
-        _reflected(torch.arange(many, device=x.device) - before, size)
-        for many, before, size in zip(out.shape[1:3], corner[::-1], x.shape[1:3], strict=True)
+        _reflected(torch.arange(many, device=x.device) - before, there)
+        for many, before, there in zip(size, corner[::-1], x.shape[1:3], strict=True)
     )
     return x[:, rows][:, :, columns]
 
@@ -156,10 +167,11 @@ class CudaKernels:
         corner: tuple[int, int] = (0, 0),
     ) -> Tensor:
         batch, height, width, channels = given.shape
-        _, rows, columns, _ = out.shape
+        side = _side(given, out)
+        rows, columns = side * out.shape[1], side * out.shape[2]
         groups = channels // self._length
         maps = [_Map.of(tensor, self._length) for tensor in (given, plus, onto, out)]
-        numbers = _numbers(height, width, groups, columns, *corner)
+        numbers = _numbers(height, width, groups, columns, *corner, side)
         self._finish((columns * groups, rows, batch), [*maps, *_pointers(bias), *numbers])
         return out
 

@@ -254,3 +254,15 @@ def blocks_of_pixels(affine: Affine, side: int) -> Affine:
             weight[i, j, :, :, i : i + height, j : j + width] = affine.weight
     bias = None if affine.bias is None else affine.bias.repeat(side * side)
     return Affine(weight.flatten(0, 2), bias)
+
+
+def over_blocks(affine: Affine, side: int) -> Affine:
+    """The same convolution over a map of blocks of `side`×`side` pixels, which are its channels.
+
+    out × in × k × k to out × (side·side·in) × k/side × k/side.
+    """
+    out, into, height, width = affine.weight.shape
+    parts = affine.weight.view(out, into, height // side, side, width // side, side)
+    # out, in, k, row, k, column -> out, row, column, in, k, k
+    parts = parts.permute(0, 3, 5, 1, 2, 4)
+    return Affine(parts.reshape(out, -1, height // side, width // side), affine.bias)

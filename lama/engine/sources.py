@@ -52,7 +52,7 @@ __device__ void add(float* sums, const Map& map, int b, int y, int x, int group)
 
 extern "C" __global__ void finish(
     Map given, Map plus, Map onto, Map out, const float* bias,
-    int height, int width, int groups, int columns, int left, int top
+    int height, int width, int groups, int columns, int left, int top, int side
 ) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     int x = index / groups, group = index - x * groups;
@@ -68,7 +68,8 @@ extern "C" __global__ void finish(
     if (onto.data) add(sums, onto, b, from_y, from_x, group);
     Group result;
     for (int i = 0; i < LENGTH; i++) result.numbers[i] = number(sums[i]);
-    *out.at(b, y, x, group) = result;
+    int part = (y % side) * side + x % side;
+    *out.at(b, y / side, x / side, part * groups + group) = result;
 }
 
 struct Pixel { unsigned char channels[4]; };

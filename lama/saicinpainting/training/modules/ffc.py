@@ -21,6 +21,30 @@ from torch import Tensor, nn
 Pair = tuple[Tensor, Tensor | None]
 
 
+def inverse(spectrum: Tensor, size: tuple[int, int], dim: tuple[int, int] = (-2, -1)) -> Tensor:
+    """irfft2 with norm="ortho", of what need not be the spectrum of real numbers.
+
+    Behind a convolution and a ReLU the frequencies that are their own opposites along W aren't real
+    any more after the step along H. By definition their imaginary parts count for nothing, but
+    cuFFT adds them in at some sizes (pytorch issues 104867 and 154496); 128×128 is one.
+    """
+    if not spectrum.is_cuda:
+        # The size is named because an odd width can't be told from half a spectrum.
+        return torch.fft.irfft2(spectrum, s=size, dim=dim, norm="ortho")  # type: ignore[no-any-return]
+    rows = _with_real_ends(torch.fft.ifft(spectrum, dim=dim[0], norm="ortho"), size[1], dim[1])
+    return torch.fft.irfft(rows, n=size[1], dim=dim[1], norm="ortho")  # type: ignore[no-any-return]
+
+
+def _with_real_ends(rows: Tensor, width: int, dim: int) -> Tensor:
+    """Without the imaginary parts of the frequencies 0 and, of an even width, W/2."""
+    ends = [0, rows.shape[dim] - 1] if width % 2 == 0 else [0]
+    kept = torch.ones(rows.shape[dim], device=rows.device)
+    kept[ends] = 0
+    shape = [1] * rows.ndim
+    shape[dim] = -1
+    return torch.complex(rows.real, rows.imag * kept.view(shape))
+
+
 class FourierUnit(nn.Module):
     """Convolution in the frequency domain (FFC section 3.2; LaMa section 2.1, steps a to c).
 
@@ -47,9 +71,7 @@ class FourierUnit(nn.Module):
         # -> B, C, (re, im), H, W//2+1 -> B, C, H, W//2+1, (re, im)
         parts = parts.reshape(batch, -1, 2, height, width // 2 + 1).permute(0, 1, 3, 4, 2)
         spectrum = torch.view_as_complex(parts.contiguous())
-        # The size is named because an odd width can't be told from half a spectrum.
-        signal: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
-        return signal.to(x.dtype)
+        return inverse(spectrum, (height, width)).to(x.dtype)
 
 
 class SpectralTransform(nn.Module):
