@@ -219,11 +219,9 @@ def test_the_first_and_the_last_kernel_do_what_they_say(dtype):
 
 
 @needs_cuda
-@pytest.mark.parametrize(
-    ("batch", "height", "width"), [(1, 512, 512), (2, 1024, 1024), (2, 864, 1504)]
-)
+@pytest.mark.parametrize("size", [(1, 512, 512), (2, 1024, 1024), (2, 864, 1504)])
 @torch.no_grad()
-def test_half_precision_is_close_at_the_sizes_of_the_pipeline(batch, height, width):
+def test_half_precision_is_close_at_the_sizes_of_the_pipeline(size):
     model = subjects.model("shipped").to("cuda")
     pictures, holes = subjects.pictures(*size), subjects.holes("blocks", *size)
     network = engine_of(model, "cuda", torch.float16).network
