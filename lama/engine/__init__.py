@@ -8,6 +8,8 @@ correctness. A picture walks
     pixels.py    what is done to the bytes there: masked, restored, channels turned around
     replay.py    a GPU's hundreds of small steps, recorded once per size
     network.py   encoder, residual blocks, decoder
+    fused.py     the same for a GPU, with one kernel between any two convolutions
+    kernels.py   these kernels; their source is in sources.py, their compiler in nvrtc.py
     fourier.py   the Fourier unit, two ways; which one is measured
     layers.py    convolutions with bias, sum and ReLU in one go
     folding.py   batch norms into the weights in front of them
