@@ -51,8 +51,10 @@ class Deliverer:
         self._uids = settings.uids
         self._finisher = Finisher(settings)
         self._counter = itertools.count()
-        #: Where results are finished and written, and segments unlinked.
+        #: Where results are finished and written.
         self.thread = ThreadPoolExecutor(1, "store")
+        self._unlink_thread = ThreadPoolExecutor(1, "unlink")
+        self._cleaning: asyncio.Task[None] | None = None
 
     async def __call__(
         self,
@@ -109,13 +111,26 @@ class Deliverer:
         return Segment(name, result.shape, np.dtype(np.uint8))
 
     async def _commit_all(self, stored: Sequence[Stored]) -> int:
-        """Commit jobs and clean up after them; how many were still this worker's.
+        """Commit jobs and begin to clean up after them; how many were still this worker's.
 
         Together: their commands go to Redis in one go, and their segments in one.
         """
         outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
         if stored:
             reach(Fault.COMMITTED)
+        # What is announced may be cleaned up after while the next batch is stored.
+        await self.cleaned()
+        self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
+        return sum(owned for owned, _ in outcomes)
+
+    async def cleaned(self) -> None:
+        """Returns once the inputs of all that was delivered are gone."""
+        if self._cleaning is not None:
+            await self._cleaning
+            self._cleaning = None
+
+    async def _clean(self, stored: Sequence[Stored], outcomes: Sequence[tuple[bool, str]]) -> None:
+        """Removes what nobody needs any more: inputs, older results, results that came too late."""
         replaced, useless, done = [], [], []
         for (claim, loaded, segment), (owned, old) in zip(stored, outcomes, strict=True):
             if owned:
@@ -136,7 +151,6 @@ class Deliverer:
         for _, job, segment in done:
             reach(Fault.CLEANED)
             transitions.done(job, segment.name)
-        return len(done)
 
     async def _commit(self, claim: Claim, loaded: Loaded, segment: Segment) -> tuple[bool, str]:
         job = loaded.job
@@ -146,4 +160,4 @@ class Deliverer:
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self.thread, shm.unlink_all, names, self._uids)
+        await loop.run_in_executor(self._unlink_thread, shm.unlink_all, names, self._uids)

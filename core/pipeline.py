@@ -147,6 +147,7 @@ class BatchPipeline:
                 load_s=work.load_s, infer_s=work.infer_s, store_s=now - began,
                 total_s=now - work.claimed_at,
             )  # fmt: skip
+        await self._deliver.cleaned()
 
     # -- one batch, one job -------------------------------------------------------------------
 
