@@ -10,6 +10,7 @@ correctness. A picture walks
     network.py   encoder, residual blocks, decoder
     fused.py     the same for a GPU, with one kernel between any two convolutions
     kernels.py   these kernels; their source is in sources.py, their compiler in nvrtc.py
+    arrangements.py  convolutions over several pixels at once
     fourier.py   the Fourier unit, two ways; which one is measured
     layers.py    convolutions with bias, sum and ReLU in one go
     folding.py   batch norms into the weights in front of them

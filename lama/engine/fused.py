@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .arrangements import blocks_of_pixels, over_blocks, several_columns
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
 from .kernels import Kernels, group_length, unblocked
-from .network import EDGE, blocks_of_pixels, over_blocks, several_columns
+from .network import EDGE
 from .rounding import rounded
 
 #: Columns that the stem computes at once: its 4 input channels become 16.
@@ -94,9 +95,9 @@ class FusedNetwork:
         units = self.units(*pixels.shape[:3])
         raw, bias = self._encode(pixels)
         pair = self.finished(self._parts(raw), self._edged(raw), bias)
+        features = torch.empty_like(raw)
         for i, (first, second) in enumerate(self._layers):
             inner = first(pair, units[2 * i], self._edged(raw))
-            features = torch.empty_like(raw)
             last = i + 1 == len(self._layers)
             outs = self._parts(features) if last else self._edged(raw)
             pair = second(inner, units[2 * i + 1], outs, onto=pair)

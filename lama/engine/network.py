@@ -13,16 +13,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .arrangements import several_columns, strided_columns
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
 from .layers import Conv, Scratch, Up, fuses, reflected
 from .rounding import rounded
 
 #: Columns that the stem computes at once: its 4 input channels become 8.
-STEM_COLUMNS = 2
+_STEM_COLUMNS = 2
 
 #: Columns that the last convolution computes at once: its 3 output channels become 15.
-LAST_COLUMNS = 5
+_LAST_COLUMNS = 5
 
 #: Reflected pixels around the picture, and around what the last convolution reads.
 EDGE = 3
@@ -44,7 +45,7 @@ class Network:
             return Conv(affine, device, dtype, (stride, stride), relu)
 
         self._channels = len(folded.stem.weight)
-        self._stem = conv(several_columns(folded.stem, STEM_COLUMNS))
+        self._stem = conv(several_columns(folded.stem, _STEM_COLUMNS))
         self._downs = [conv(affine, stride=2) for affine in folded.downs]
         self._to_local = conv(folded.to_local, stride=2)
         self._to_global = conv(folded.to_global, stride=2)
@@ -53,8 +54,8 @@ class Network:
         ]
         self._ups = [Up(affine, device, dtype) for affine in folded.ups]
         self._last = Conv(
-            strided_columns(folded.last, LAST_COLUMNS),
-            device, dtype, (1, LAST_COLUMNS), relu=False,
+            strided_columns(folded.last, _LAST_COLUMNS),
+            device, dtype, (1, _LAST_COLUMNS), relu=False,
         )  # fmt: skip
         # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
         self._hides_overflows = fuses(device, dtype)
@@ -109,7 +110,7 @@ class Network:
         band = self._ups[-1](x[:, :, first:end])
         top, bottom = 2 * (start - first) - EDGE, 2 * (end - stop) - EDGE
         band = band[:, :, max(0, top) : band.shape[2] - max(0, bottom)]
-        surplus = -width % LAST_COLUMNS
+        surplus = -width % _LAST_COLUMNS
         # The surplus columns on the right only have to be some numbers.
         edge = (EDGE, EDGE + surplus, max(0, -top), max(0, -bottom))
         band = self._last(reflected(band, edge, self._taker("last")))
@@ -157,7 +158,7 @@ class Network:
         if level == 0:
             band = values[:, start : stop + 2 * EDGE]
             # B, H, W, 4 -> B, H, W/2, 2·4 -> B, 2·4, H, W/2
-            pairs = band.reshape(len(band), band.shape[1], -1, 4 * STEM_COLUMNS)
+            pairs = band.reshape(len(band), band.shape[1], -1, 4 * _STEM_COLUMNS)
             out = self._stem(pairs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             return out.reshape(len(out), out.shape[1], -1, self._channels).permute(0, 3, 1, 2)
         # A row of the result reads three: the one above its own two, and these.
@@ -210,59 +211,6 @@ class _Layer:
         return new_local, new_wide
 
 
-def several_columns(affine: Affine, columns: int) -> Affine:
-    """A convolution over `columns` pixels as one, for a map that is read the same way.
-
-    out × in × k × k to (columns·out) × (columns·in) × k × k': column j of the result is the
-    kernel shifted j to the right. Memory stays as it is: pixels lie side by side in it.
-    """
-    out, into, height, width = affine.weight.shape
-    groups = -(-(width + columns - 1) // columns)
-    weight = torch.zeros(columns, out, into, height, groups * columns)
-    for j in range(columns):
-        weight[j, :, :, :, j : j + width] = affine.weight
-    # column out, out, in, k, groups, column in -> column out, out, column in, in, k, groups
-    weight = weight.view(columns, out, into, height, groups, columns).permute(0, 1, 5, 2, 3, 4)
-    bias = None if affine.bias is None else affine.bias.repeat(columns)
-    return Affine(weight.reshape(columns * out, columns * into, height, groups), bias)
-
-
-def strided_columns(affine: Affine, columns: int) -> Affine:
-    """A convolution whose stride is `columns` and which computes all of them: more channels."""
-    out, into, height, width = affine.weight.shape
-    weight = torch.zeros(columns, out, into, height, width + columns - 1)
-    for j in range(columns):
-        weight[j, :, :, :, j : j + width] = affine.weight
-    bias = None if affine.bias is None else affine.bias.repeat(columns)
-    return Affine(weight.flatten(0, 1), bias)
-
-
 def scaled(logits: Tensor) -> Tensor:
     """Logits of any shape to 0…255, uint8."""
     return torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
-
-
-def blocks_of_pixels(affine: Affine, side: int) -> Affine:
-    """A convolution whose strides are `side` and which computes a block of pixels: more channels.
-
-    out × in × k × k to (side·side·out) × in × (k + side - 1) × (k + side - 1).
-    """
-    out, into, height, width = affine.weight.shape
-    weight = torch.zeros(side, side, out, into, height + side - 1, width + side - 1)
-    for i in range(side):
-        for j in range(side):
-            weight[i, j, :, :, i : i + height, j : j + width] = affine.weight
-    bias = None if affine.bias is None else affine.bias.repeat(side * side)
-    return Affine(weight.flatten(0, 2), bias)
-
-
-def over_blocks(affine: Affine, side: int) -> Affine:
-    """The same convolution over a map of blocks of `side`×`side` pixels, which are its channels.
-
-    out × in × k × k to out × (side·side·in) × k/side × k/side.
-    """
-    out, into, height, width = affine.weight.shape
-    parts = affine.weight.view(out, into, height // side, side, width // side, side)
-    # out, in, k, row, k, column -> out, row, column, in, k, k
-    parts = parts.permute(0, 3, 5, 1, 2, 4)
-    return Affine(parts.reshape(out, -1, height // side, width // side), affine.bias)

@@ -1,0 +1,64 @@
+"""Convolutions over several pixels at once, for maps of few channels: the same numbers in memory.
+
+Matrix units work on many channels; the picture has four and the result three. Taken as one, pixels
+that lie side by side have several times as many.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .folding import Affine
+
+
+def several_columns(affine: Affine, columns: int) -> Affine:
+    """A convolution over `columns` pixels as one, for a map that is read the same way.
+
+    out × in × k × k to (columns·out) × (columns·in) × k × k': column j of the result is the
+    kernel shifted j to the right. Memory stays as it is: pixels lie side by side in it.
+    """
+    out, into, height, width = affine.weight.shape
+    groups = -(-(width + columns - 1) // columns)
+    weight = torch.zeros(columns, out, into, height, groups * columns)
+    for j in range(columns):
+        weight[j, :, :, :, j : j + width] = affine.weight
+    # column out, out, in, k, groups, column in -> column out, out, column in, in, k, groups
+    weight = weight.view(columns, out, into, height, groups, columns).permute(0, 1, 5, 2, 3, 4)
+    bias = None if affine.bias is None else affine.bias.repeat(columns)
+    return Affine(weight.reshape(columns * out, columns * into, height, groups), bias)
+
+
+def strided_columns(affine: Affine, columns: int) -> Affine:
+    """A convolution whose stride is `columns` and which computes all of them: more channels."""
+    out, into, height, width = affine.weight.shape
+    weight = torch.zeros(columns, out, into, height, width + columns - 1)
+    for j in range(columns):
+        weight[j, :, :, :, j : j + width] = affine.weight
+    bias = None if affine.bias is None else affine.bias.repeat(columns)
+    return Affine(weight.flatten(0, 1), bias)
+
+
+def blocks_of_pixels(affine: Affine, side: int) -> Affine:
+    """A convolution whose strides are `side` and which computes a block of pixels: more channels.
+
+    out × in × k × k to (side·side·out) × in × (k + side - 1) × (k + side - 1).
+    """
+    out, into, height, width = affine.weight.shape
+    weight = torch.zeros(side, side, out, into, height + side - 1, width + side - 1)
+    for i in range(side):
+        for j in range(side):
+            weight[i, j, :, :, i : i + height, j : j + width] = affine.weight
+    bias = None if affine.bias is None else affine.bias.repeat(side * side)
+    return Affine(weight.flatten(0, 2), bias)
+
+
+def over_blocks(affine: Affine, side: int) -> Affine:
+    """The same convolution over a map of blocks of `side`×`side` pixels, which are its channels.
+
+    out × in × k × k to out × (side·side·in) × k/side × k/side.
+    """
+    out, into, height, width = affine.weight.shape
+    parts = affine.weight.view(out, into, height // side, side, width // side, side)
+    # out, in, k, row, k, column -> out, row, column, in, k, k
+    parts = parts.permute(0, 3, 5, 1, 2, 4)
+    return Affine(parts.reshape(out, -1, height // side, width // side), affine.bias)
