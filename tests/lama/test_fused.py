@@ -18,6 +18,7 @@ from lama.engine.fused import FusedNetwork, fits
 from lama.engine.kernels import CudaKernels, TorchKernels, unblocked
 from lama.engine.layers import Conv
 from lama.engine.network import Network
+from lama.engine.sources import source
 from lama.saicinpainting.training.modules.ffc import FourierUnit, inverse
 from lama.saicinpainting.training.modules.precision import exact_float32
 from tests.lama import tiny
@@ -128,6 +129,15 @@ def test_where_kernels_cannot_be_compiled_there_is_the_other_network(monkeypatch
         found = engine._network(folded, device, torch.float16)
     assert found == (folded, device, torch.float16)
     assert "libnvrtc.so.13 is not there" in caplog.text
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="torch brings no compiler along")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_kernels_compile_for_old_and_new_gpus_without_one(dtype):
+    for architecture in ("sm_75", "sm_90"):
+        assert nvrtc._compiled(source(dtype), architecture)
+    with pytest.raises(RuntimeError, match="error: "):
+        nvrtc._compiled(source(dtype) + "?", "sm_90")
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="torch brings a compiler along")
