@@ -39,7 +39,7 @@ _SCALE = 1 / 16
 #: good. What was measured is kept longer, as it is small and takes longer.
 _MOST_SIZES, _MOST_CHOICES = 16, 4096
 
-#: Products along so many numbers, or a multiple, take a GPU a third of the time that others take.
+#: Products along a multiple of so many numbers take a GPU half the time that others take.
 _ALIGNED = 8
 
 #: The way that isn't expected to win must be this much faster to be taken.
