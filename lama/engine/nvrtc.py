@@ -99,16 +99,16 @@ def _driver() -> Any:
 
 @lru_cache(maxsize=1)
 def _compiler() -> Any:
-    """NVRTC of torch's CUDA version: on the loader's path, or among Python's packages."""
+    """NVRTC of torch's CUDA version: on the loader's path, with Python, or among its packages."""
     name = f"libnvrtc.so.{(torch.version.cuda or '').partition('.')[0]}"
     folders = [Path(entry) / "nvidia" for entry in sys.path if entry]
     found = [str(path) for folder in folders for path in sorted(folder.glob(f"*/lib/{name}"))]
-    for candidate in [name, *found]:
+    for candidate in [name, *found, str(Path(sys.prefix) / "lib" / name)]:
         try:
             return ctypes.CDLL(candidate)
         except OSError:
             continue
-    raise OSError(f"{name} is neither on the loader's path nor among Python's packages")
+    raise OSError(f"{name} is neither on the loader's path nor with Python or its packages")
 
 
 def _require(what: str, status: int) -> None:
