@@ -37,9 +37,11 @@ def inverse(spectrum: Tensor, size: tuple[int, int], dim: tuple[int, int] = (-2,
 
 def _with_real_ends(rows: Tensor, width: int, dim: int) -> Tensor:
     """Without the imaginary parts of the frequencies 0 and, of an even width, W/2."""
-    ends = [0, rows.shape[dim] - 1] if width % 2 == 0 else [0]
     kept = torch.ones(rows.shape[dim], device=rows.device)
-    kept[ends] = 0
+    # One by one: a list of them would be copied to the GPU, which a recording doesn't allow.
+    kept[0] = 0
+    if width % 2 == 0:
+        kept[-1] = 0
     shape = [1] * rows.ndim
     shape[dim] = -1
     return torch.complex(rows.real, rows.imag * kept.view(shape))
