@@ -74,10 +74,10 @@ def _measure_time(
         except Exception as error:
             print(f"{name} is left out: {type(error).__name__}: {error}"[:300], file=sys.stderr)
     half = half_dtype(options.device)
-    timed: dict[str, Callable[[], object]] = {
-        name: partial(one.fill, images, hole) for name, one in there.items()
-    }
-    if options.device == "cuda":
+    timed: dict[str, Callable[[], object]]
+    if options.device == "cpu":
+        timed = {name: partial(one.fill, images, hole) for name, one in there.items()}
+    else:
         pixels = as_pixels(images, hole).cuda()
         timed = {
             name: _waited_for(partial(one.fill_on_device, pixels)) for name, one in there.items()

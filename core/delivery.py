@@ -115,9 +115,10 @@ class Deliverer:
 
         Together: their commands go to Redis in one go, and their segments in one.
         """
+        if not stored:
+            return 0
         outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
-        if stored:
-            reach(Fault.COMMITTED)
+        reach(Fault.COMMITTED)
         # What is announced may be cleaned up after while the next batch is stored.
         await self.cleaned()
         self._cleaning = asyncio.create_task(self._clean(stored, outcomes))

@@ -28,27 +28,18 @@ def several_columns(affine: Affine, columns: int) -> Affine:
     return Affine(weight.reshape(columns * out, columns * into, height, groups), bias)
 
 
-def strided_columns(affine: Affine, columns: int) -> Affine:
-    """A convolution whose stride is `columns` and which computes all of them: more channels."""
-    out, into, height, width = affine.weight.shape
-    weight = torch.zeros(columns, out, into, height, width + columns - 1)
-    for j in range(columns):
-        weight[j, :, :, :, j : j + width] = affine.weight
-    bias = None if affine.bias is None else affine.bias.repeat(columns)
-    return Affine(weight.flatten(0, 1), bias)
+def blocks_of_pixels(affine: Affine, size: tuple[int, int]) -> Affine:
+    """A convolution whose strides are `size` and which computes a block of pixels: more channels.
 
-
-def blocks_of_pixels(affine: Affine, side: int) -> Affine:
-    """A convolution whose strides are `side` and which computes a block of pixels: more channels.
-
-    out × in × k × k to (side·side·out) × in × (k + side - 1) × (k + side - 1).
+    out × in × k × k to (rows·columns·out) × in × (k + rows - 1) × (k + columns - 1).
     """
+    rows, columns = size
     out, into, height, width = affine.weight.shape
-    weight = torch.zeros(side, side, out, into, height + side - 1, width + side - 1)
-    for i in range(side):
-        for j in range(side):
+    weight = torch.zeros(rows, columns, out, into, height + rows - 1, width + columns - 1)
+    for i in range(rows):
+        for j in range(columns):
             weight[i, j, :, :, i : i + height, j : j + width] = affine.weight
-    bias = None if affine.bias is None else affine.bias.repeat(side * side)
+    bias = None if affine.bias is None else affine.bias.repeat(rows * columns)
     return Affine(weight.flatten(0, 2), bias)
 
 

@@ -18,8 +18,8 @@ from lama.saicinpainting.training.modules.precision import exact_float32
 from .folding import FoldedGenerator, fold
 from .fused import FusedNetwork, fits
 from .kernels import CudaKernels
-from .network import Network, scaled
-from .pixels import masked
+from .network import Network
+from .pixels import masked, scaled
 from .replay import GraphRecorder, Replayed, run_again
 from .transfers import Download, Staged, Transfers, say_unpinned
 from .turns import Turns

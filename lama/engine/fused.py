@@ -18,7 +18,7 @@ from torch.nn import functional
 from .arrangements import blocks_of_pixels, over_blocks, several_columns
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
-from .kernels import Kernels, group_length, unblocked
+from .kernels import Kernels, Terms, group_length, unblocked
 from .network import EDGE
 from .rounding import rounded
 
@@ -68,7 +68,7 @@ class FusedNetwork:
             (_Layer(first, self), _Layer(second, self)) for first, second in folded.blocks
         ]
         self._ups = [self._conv(affine) for affine in folded.ups]
-        last = blocks_of_pixels(folded.last, _LAST_SIDE)
+        last = blocks_of_pixels(folded.last, (_LAST_SIDE, _LAST_SIDE))
         self._last = self._conv(over_blocks(last, _READ_SIDE), _LAST_SIDE // _READ_SIDE)
         affines = [layer.spectrum for block in folded.blocks for layer in block]
         self._spectra = Spectra(affines, device, dtype, self._finished)
@@ -117,7 +117,7 @@ class FusedNetwork:
         bias = _part(self._stem.bias, slice(self._channels))
         for down in self._downs:
             edged = raw.new_empty((batch, raw.shape[1] + 1, raw.shape[2] + 1, raw.shape[3]))
-            raw, bias = down(self._kernels.finish(raw, edged, bias, corner=(1, 1))), down.bias
+            raw, bias = down(self._kernels.finish(raw, edged, Terms(bias), (1, 1))), down.bias
         return raw, bias
 
     def _parts(self, whole: Tensor) -> Pair:
@@ -137,10 +137,9 @@ class FusedNetwork:
         """`outs`, with an edge or without; `bias` and `plus` are of both parts together."""
         for i, channels in enumerate((slice(self._locals), slice(self._locals, None))):
             edge = (outs[i].shape[1] - raw[i].shape[1]) // 2
-            self._kernels.finish(
-                raw[i], outs[i], _part(bias, channels), _part(plus, channels),
-                None if onto is None else _inside(onto[i]), corner=(edge, edge),
-            )  # fmt: skip
+            above = None if onto is None else _inside(onto[i])
+            terms = Terms(_part(bias, channels), _part(plus, channels), above)
+            self._kernels.finish(raw[i], outs[i], terms, (edge, edge))
         return outs
 
     @contextlib.contextmanager
@@ -164,19 +163,19 @@ class FusedNetwork:
     def reduced(self, conv: _Raw, far: Tensor) -> Tensor:
         """What a Fourier unit reads: B×H×W×C without an edge."""
         raw = _inside(conv(far))
-        return self._kernels.finish(raw, torch.empty_like(raw), conv.bias)
+        return self._kernels.finish(raw, torch.empty_like(raw), Terms(conv.bias))
 
     def _decode(self, x: Tensor) -> Tensor:
         """B×H×W×(4·4·3): the logits of blocks of pixels, without their bias."""
         *ups, last = self._ups
         for up in ups:
             x = _upsampled(x, up.weight)
-            self._kernels.finish(x, x, up.bias)
+            self._kernels.finish(x, x, Terms(up.bias))
         x = _upsampled(x, last.weight)
         batch, height, width, channels = x.shape
         rows, columns = (side // _READ_SIDE for side in (height + 2 * EDGE, width + 2 * EDGE))
         edged = x.new_empty((batch, rows, columns, _READ_SIDE**2 * channels))
-        return self._last(self._kernels.finish(x, edged, last.bias, corner=(EDGE, EDGE)))
+        return self._last(self._kernels.finish(x, edged, Terms(last.bias), (EDGE, EDGE)))
 
     def _conv(self, affine: Affine, stride: int = 1) -> _Raw:
         return _Raw(affine, self.device, self.dtype, stride)
@@ -213,7 +212,7 @@ class _Finished:
 
     def __call__(self, x: Tensor) -> Tensor:
         out = self._conv(x.permute(0, 2, 3, 1))
-        return self._kernels.finish(out, out, self._conv.bias).permute(0, 3, 1, 2)
+        return self._kernels.finish(out, out, Terms(self._conv.bias)).permute(0, 3, 1, 2)
 
 
 class _Layer:

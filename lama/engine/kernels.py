@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .nvrtc import kernels
+from .pixels import composite
 from .sources import source
 
 #: Bytes that a thread reads and writes at once; a map's channels have to fill them.
@@ -28,55 +30,40 @@ def group_length(dtype: torch.dtype) -> int:
     return _GROUP_BYTES // dtype.itemsize
 
 
-class Kernels(Protocol):
-    """`out` is written to everywhere, and given back."""
+@dataclass(frozen=True)
+class Terms:
+    """What is added to a map; each may be missing."""
+
+    #: C, float32.
+    bias: Tensor | None = None
+    #: Before the ReLU, and after it: B×H×W×C.
+    plus: Tensor | None = None
+    onto: Tensor | None = None
+
+
+class Kernels:
+    """In torch's own operations, on any device: slow, and what is meant by each of them.
+
+    `out` is written to everywhere, and given back.
+    """
 
     def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
         """Bytes B×H×W×4 as B×H'×W'×4 numbers, divided by 256, with the edge that `finish` makes."""
-
-    def finish(
-        self,
-        given: Tensor,
-        out: Tensor,
-        bias: Tensor | None = None,
-        plus: Tensor | None = None,
-        onto: Tensor | None = None,
-        corner: tuple[int, int] = (0, 0),
-    ) -> Tensor:
-        """relu(given + bias + plus) + onto; sums are float32, and NaN stays NaN.
-
-        `given`, `plus` and `onto` are B×H×W×C, `bias` is C in float32. `out` may have more rows and
-        columns than they, which are reflected: `corner` of them (left, top) before the first, the
-        rest behind the last. If it has 4·C channels, it is a map of blocks of 2×2 such pixels.
-        """
-
-    def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The filled pictures, B×H×W×3 bytes, and whether each one's logits are finite.
-
-        `blocks` are the logits without their bias of 3 in float32, B×H/N×W/N×(N·N·3), in the order
-        of rows, columns and colours within each block; `pixels` as in `begin`, 255 in the hole.
-        """
-
-
-class TorchKernels:
-    """In torch's own operations, on any device: slow."""
-
-    def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
         return out.copy_(_edged(pixels, out.shape[1:3], corner)).mul_(1 / 256)
 
     def finish(
-        self,
-        given: Tensor,
-        out: Tensor,
-        bias: Tensor | None = None,
-        plus: Tensor | None = None,
-        onto: Tensor | None = None,
-        corner: tuple[int, int] = (0, 0),
+        self, given: Tensor, out: Tensor, terms: Terms, corner: tuple[int, int] = (0, 0)
     ) -> Tensor:
+        """relu(given + bias + plus) + onto; sums are float32, and NaN stays NaN.
+
+        `given` is B×H×W×C. `out` may have more rows and columns, which are reflected: `corner` of
+        them (left, top) before the first, the rest behind the last. If it has 4·C channels, it is
+        a map of blocks of 2×2 such pixels.
+        """
         total = given.float()
-        for one in (bias, plus):
+        for one in (terms.bias, terms.plus):
             total = total if one is None else total + one
-        total = total.relu() if onto is None else total.relu() + onto
+        total = total.relu() if terms.onto is None else total.relu() + terms.onto
         side = _side(given, out)
         batch, rows, columns, _ = out.shape
         # B, H, W, N·N·C -> B, H, W, N, N, C -> B, H, N, W, N, C, which is the rows' order
@@ -86,10 +73,12 @@ class TorchKernels:
         return out
 
     def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = unblocked(blocks).float() + bias
-        finite = torch.isfinite(logits).flatten(1).all(dim=1)
-        fill = torch.sigmoid(logits).mul_(255).round_().to(torch.uint8)
-        return torch.where(pixels[..., 3:] > 0, fill, pixels[..., :3]), finite
+        """The filled pictures, B×H×W×3 bytes, and whether each one's logits are finite.
+
+        `blocks` are the logits without their bias of 3 in float32, B×H/N×W/N×(N·N·3), in the order
+        of rows, columns and colours within each block; `pixels` as in `begin`, 255 in the hole.
+        """
+        return composite(unblocked(blocks).float() + bias, pixels)
 
 
 def unblocked(blocks: Tensor) -> Tensor:
@@ -139,8 +128,8 @@ class _Map(ctypes.Structure):
         return cls(tensor.data_ptr(), *(stride // length for stride in strides))
 
 
-class CudaKernels:
-    """On a GPU. Raises RuntimeError or OSError where they can't be compiled."""
+class CudaKernels(Kernels):
+    """Of our own, for CUDA. Raises RuntimeError or OSError where they can't be compiled."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._length = group_length(dtype)
@@ -158,21 +147,15 @@ class CudaKernels:
         return out
 
     def finish(
-        self,
-        given: Tensor,
-        out: Tensor,
-        bias: Tensor | None = None,
-        plus: Tensor | None = None,
-        onto: Tensor | None = None,
-        corner: tuple[int, int] = (0, 0),
+        self, given: Tensor, out: Tensor, terms: Terms, corner: tuple[int, int] = (0, 0)
     ) -> Tensor:
         batch, height, width, channels = given.shape
         side = _side(given, out)
         rows, columns = side * out.shape[1], side * out.shape[2]
         groups = channels // self._length
-        maps = [_Map.of(tensor, self._length) for tensor in (given, plus, onto, out)]
+        maps = [_Map.of(tensor, self._length) for tensor in (given, terms.plus, terms.onto, out)]
         numbers = _numbers(height, width, groups, columns, *corner, side)
-        self._finish((columns * groups, rows, batch), [*maps, *_pointers(bias), *numbers])
+        self._finish((columns * groups, rows, batch), [*maps, *_pointers(terms.bias), *numbers])
         return out
 
     def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .arrangements import several_columns, strided_columns
+from .arrangements import blocks_of_pixels, several_columns
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
 from .layers import Conv, Scratch, Up, fuses, reflected
+from .pixels import composite
 from .rounding import rounded
 
 #: Columns that the stem computes at once: its 4 input channels become 8.
@@ -54,7 +55,7 @@ class Network:
         ]
         self._ups = [Up(affine, device, dtype) for affine in folded.ups]
         self._last = Conv(
-            strided_columns(folded.last, _LAST_COLUMNS),
+            blocks_of_pixels(folded.last, (1, _LAST_COLUMNS)),
             device, dtype, (1, _LAST_COLUMNS), relu=False,
         )  # fmt: skip
         # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
@@ -70,10 +71,7 @@ class Network:
 
     def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B."""
-        logits = self.logits(pixels)
-        finite = torch.isfinite(logits).flatten(1).all(dim=1)
-        # Outside the hole the pixels are the picture's own.
-        return torch.where(pixels[..., 3:] > 0, scaled(logits), pixels[..., :3]), finite
+        return composite(self.logits(pixels), pixels)
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the decoder reads: B×H×W×4 uint8 to B×C×H/8×W/8.
@@ -209,8 +207,3 @@ class _Layer:
         reduced = unit(self._reduce(wide))
         new_wide = self._expand(reduced, plus=self._local_to_global(near))
         return new_local, new_wide
-
-
-def scaled(logits: Tensor) -> Tensor:
-    """Logits of any shape to 0…255, uint8."""
-    return torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)

@@ -22,6 +22,20 @@ def masked(pictures: Tensor, masks: Tensor, threshold: int) -> Tensor:
     return torch.cat([pictures.masked_fill(hole, 0), hole.to(torch.uint8) * 255], dim=-1)
 
 
+def scaled(logits: Tensor) -> Tensor:
+    """Logits of any shape to 0…255, uint8."""
+    return torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
+
+
+def composite(logits: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B.
+
+    `logits`: B×H×W×3; `pixels` as `masked` makes them. Outside the hole they are the picture's own.
+    """
+    finite = torch.isfinite(logits).flatten(1).all(dim=1)
+    return torch.where(pixels[..., 3:] > 0, scaled(logits), pixels[..., :3]), finite
+
+
 def restored(picture: Tensor, padding: Sequence[int], original_size: Sequence[int]) -> Tensor:
     """RGB on a canvas to BGR without its padding, of `original_size`: H×W×3 uint8, a new tensor.
 

@@ -15,13 +15,14 @@ from lama.engine.engine import as_pixels
 from lama.engine.folding import fold
 from lama.engine.fourier import ByProducts, Transforms, planar
 from lama.engine.fused import FusedNetwork, fits
-from lama.engine.kernels import CudaKernels, TorchKernels, unblocked
+from lama.engine.kernels import CudaKernels, Kernels, Terms, unblocked
 from lama.engine.layers import Conv
 from lama.engine.network import Network
 from lama.engine.sources import source
 from lama.saicinpainting.training.modules.ffc import FourierUnit, inverse
 from lama.saicinpainting.training.modules.precision import exact_float32
 from tests.lama import tiny
+from tests.lama.test_half_precision import overflowing_model
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -46,7 +47,7 @@ def random_pixels(*shape: int) -> torch.Tensor:
 def test_it_paints_what_the_original_paints(golden_models, name, index):
     sample = tiny.golden_sample(name, index)
     folded = fold(golden_models[name].generator)
-    network = FusedNetwork(folded, CPU, torch.float32, TorchKernels())
+    network = FusedNetwork(folded, CPU, torch.float32, Kernels())
     pixels = as_pixels(sample["image"][None], (sample["mask"] > 0)[None])
     painted = torch.sigmoid(network.logits(pixels))[0].numpy()
     assert np.abs(painted - sample["predicted"]).max() <= 1e-4
@@ -65,7 +66,7 @@ def test_batches_and_both_ways_through_the_spectrum_give_the_same(monkeypatch):
     outputs = []
     for way in (0, 1):
         monkeypatch.setattr(fourier, "_faster", lambda ways, sample, way=way: way)
-        network = FusedNetwork(fold(model.generator), CPU, torch.float32, TorchKernels())
+        network = FusedNetwork(fold(model.generator), CPU, torch.float32, Kernels())
         outputs.append(network.logits(pixels))
         alone = torch.cat([network.logits(one) for one in torch.split(pixels, 1)])
         torch.testing.assert_close(outputs[-1], alone, rtol=0, atol=1e-4)
@@ -99,8 +100,11 @@ def test_only_channels_in_whole_groups_fit():
 
 def test_what_a_finished_map_is_made_of():
     given = torch.tensor([[[[1.0], [-5.0]], [[2.0], [torch.nan]]]])
-    out = TorchKernels().finish(
-        given, torch.empty(1, 4, 4, 1), torch.tensor([1.0]), given * 10, given - given + 100, (1, 1)
+    out = Kernels().finish(
+        given,
+        torch.empty(1, 4, 4, 1),
+        Terms(torch.tensor([1.0]), given * 10, given - given + 100),
+        (1, 1),
     )
     # 1 + 1 + 10, -5 + 1 - 50, 2 + 1 + 20, NaN; the edge is the other row or column.
     middle = [[112, 100], [123, torch.nan]]
@@ -186,23 +190,20 @@ def test_the_kernel_between_convolutions_does_what_it_says(dtype, shape, corner,
     given = some(batch, height, width, channels + 16)[..., 8:-8]
     for i, value in enumerate((torch.nan, torch.inf, -torch.inf)):
         given[0, i, i + 1, i + 2] = value
-    terms = {}
+    terms = Terms()
     if everything:
-        terms = {
-            "bias": torch.randn(channels, device="cuda"),
-            "plus": some(batch, height, width, 2 * channels)[..., channels:],
-            "onto": some(batch, height + 2, width + 2, channels)[:, 1:-1, 1:-1],
-        }
+        terms = Terms(
+            bias=torch.randn(channels, device="cuda"),
+            plus=some(batch, height, width, 2 * channels)[..., channels:],
+            onto=some(batch, height + 2, width + 2, channels)[:, 1:-1, 1:-1],
+        )
     rows, columns = height + more[1], width + more[0]
     outs = [(batch, rows, columns, channels)]
     if rows % 2 == columns % 2 == 0:
         outs.append((batch, rows // 2, columns // 2, 4 * channels))
     kernels = CudaKernels(torch.device("cuda"), dtype)
     for out in outs:
-        one, other = (
-            how.finish(given, some(*out), corner=corner, **terms)
-            for how in (kernels, TorchKernels())
-        )
+        one, other = (how.finish(given, some(*out), terms, corner) for how in (kernels, Kernels()))
         tolerance = 1e-3 if dtype == torch.float16 else 1e-6
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
@@ -212,7 +213,7 @@ def test_the_kernel_between_convolutions_does_what_it_says(dtype, shape, corner,
 def test_the_first_and_the_last_kernel_do_what_they_say(dtype):
     torch.manual_seed(0)
     pixels = random_pixels(3, 24, 40).cuda()
-    kernels, plain = CudaKernels(torch.device("cuda"), dtype), TorchKernels()
+    kernels, plain = CudaKernels(torch.device("cuda"), dtype), Kernels()
     one, other = (
         how.begin(pixels, torch.empty(3, 30, 48, 4, device="cuda", dtype=dtype), (3, 3))
         for how in (kernels, plain)
@@ -250,8 +251,7 @@ def test_half_precision_is_close_at_the_sizes_of_the_pipeline(size):
 
 @needs_cuda
 def test_an_overflow_on_a_gpu_is_computed_again_in_float32():
-    model = tiny.tiny_model(ngf=8).cuda()
-    model.generator.model[1].ffc.convl2l.weight[:, :3].mul_(3e5).clamp_(-6e4, 6e4)
+    model = overflowing_model().cuda()
     mask = tiny.box_mask(24, 24)
     black, bright = np.zeros((24, 24, 3), np.uint8), np.full((24, 24, 3), 255, np.uint8)
     images = [black, bright, black]
