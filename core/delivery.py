@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from core import shm, transitions
 from core.config import Settings
 from core.connection import Backoff
-from core.contract import Segment, result_fields, result_name_start
+from core.contract import Job, Segment, result_fields, result_name_start
+from core.copying import Copiers
 from core.errors import OutOfSharedMemory, TransientFailure
-from core.failures import Failures, outcome_of
+from core.failures import Failures
 from core.faults import Fault, reach
 from core.handover import Filled, Loaded, Restored
 from core.identity import Identity
@@ -28,12 +30,19 @@ from core.telemetry import tracing, watch
 #: and it may be its inputs that take the room, or those of jobs that are still in the queue.
 ROOM_PATIENCE_S: Final = 2.0
 
-#: A job whose result is in shared memory and not committed.
-Stored = tuple[Claim, Loaded, Segment]
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A job whose result is in shared memory and not committed. Its pixels are not needed more."""
+
+    claim: Claim
+    job: Job
+    segment: Segment
+    began_at: float
 
 
 class Deliverer:
-    """Stores and commits the results of one batch after another."""
+    """Stores the results of one batch after another, and commits them beside the next one's."""
 
     def __init__(
         self,
@@ -52,53 +61,51 @@ class Deliverer:
         self._finisher = Finisher(settings)
         self._counter = itertools.count()
         #: Where results are finished and written.
-        self.thread = ThreadPoolExecutor(1, "store")
+        self.copiers = Copiers("store")
         self._unlink_thread = ThreadPoolExecutor(1, "unlink")
         self._cleaning: asyncio.Task[None] | None = None
 
-    async def __call__(
+    async def store(
         self,
         jobs: Sequence[tuple[Claim, Loaded]],
         pictures: Sequence[Filled],
         attempts: int,
-    ) -> tuple[int, list[Claim]]:
-        """Store and commit the jobs of a batch with `attempts` failed tries behind them.
+        hand_on: Callable[[Sequence[Stored]], Awaitable[None]],
+    ) -> list[Claim]:
+        """Store the results of a batch with `attempts` failed tries behind it; `hand_on` what is.
 
-        Returns how many of them were delivered by this worker, and those whose results a stop has
-        found without room in shared memory. Without a stop, such jobs are put off after a while.
+        Returns those jobs whose results a stop has found without room in shared memory. Without a
+        stop, such jobs are put off after a while.
         """
-        loop = asyncio.get_running_loop()
-        delivered, backoff = 0, Backoff()
+        backoff = Backoff()
         give_up_at = time.monotonic() + ROOM_PATIENCE_S
         left = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
         while left:
-            outcomes = await loop.run_in_executor(self.thread, self._store_all, left)
+            outcomes = await self.copiers.each(self._store, left)
             stored: list[Stored] = []
             waiting: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
             for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
-                if isinstance(outcome, Segment):
-                    stored.append((claim, loaded, outcome))
+                if isinstance(outcome, Stored):
+                    stored.append(outcome)
                 elif isinstance(outcome, OutOfSharedMemory):
                     transitions.waits(loaded.job, outcome)
                     waiting.append(((claim, loaded, picture), outcome))
                 else:
                     await self._failures.add(claim, attempts, outcome)
             # What is stored doesn't wait with the rest: its consumer may be who makes room.
-            delivered += await self._commit_all(stored)
+            if stored:
+                await hand_on(stored)
             left = [job for job, _ in waiting]
             if not left or self._stop.is_set():
                 break
             if time.monotonic() >= give_up_at:
                 for (claim, _, _), shortage in waiting:
                     self._failures.postpone(claim, shortage)
-                return delivered, []
+                return []
             await backoff.wait(unless=self._stop)
-        return delivered, [claim for claim, _, _ in left]
+        return [claim for claim, _, _ in left]
 
-    def _store_all(self, jobs: Sequence[tuple[Claim, Loaded, Filled]]) -> list[Segment | Exception]:
-        return [outcome_of(self._store, *job) for job in jobs]
-
-    def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Segment:
+    def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Stored:
         if isinstance(picture, TransientFailure):
             raise picture
         assert isinstance(picture, np.ndarray | Restored), "it was not collected"
@@ -108,18 +115,18 @@ class Deliverer:
         shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
         reach(Fault.SEGMENT_WRITTEN)
         watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
-        return Segment(name, result.shape, np.dtype(np.uint8))
+        segment = Segment(name, result.shape, np.dtype(np.uint8))
+        return Stored(claim, loaded.job, segment, loaded.began_at)
 
-    async def _commit_all(self, stored: Sequence[Stored]) -> int:
+    async def commit(self, stored: Sequence[Stored]) -> int:
         """Commit jobs and begin to clean up after them; how many were still this worker's.
 
-        Together: their commands go to Redis in one go, and their segments in one.
+        Together: their commands go to Redis in one go, and their segments in one. To be called for
+        one batch after another.
         """
-        if not stored:
-            return 0
-        outcomes = await asyncio.gather(*(self._commit(*one) for one in stored))
+        outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
         reach(Fault.COMMITTED)
-        # What is announced may be cleaned up after while the next batch is stored.
+        # What is announced may be cleaned up after while the next batch is committed.
         await self.cleaned()
         self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
         return sum(owned for owned, _ in outcomes)
@@ -133,31 +140,31 @@ class Deliverer:
     async def _clean(self, stored: Sequence[Stored], outcomes: Sequence[tuple[bool, str]]) -> None:
         """Removes what nobody needs any more: inputs, older results, results that came too late."""
         replaced, useless, done = [], [], []
-        for (claim, loaded, segment), (owned, old) in zip(stored, outcomes, strict=True):
+        for one, (owned, old) in zip(stored, outcomes, strict=True):
             if owned:
-                done.append((claim, loaded.job, segment))
-                replaced += [(loaded.job.request_id, old)] * bool(old)
+                done.append(one)
+                replaced += [(one.job.request_id, old)] * bool(old)
             else:
-                transitions.lost(claim, loaded.job)
-                useless.append(segment.name)
+                transitions.lost(one.claim, one.job)
+                useless.append(one.segment.name)
         if replaced:
             await self._unlink(*(name for _, name in replaced))
             reach(Fault.REPLACED_UNLINKED)
             await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
-        inputs = [name for _, job, _ in done for name in (job.image.name, job.mask.name)]
+        inputs = [name for one in done for name in (one.job.image.name, one.job.mask.name)]
         await self._unlink(*useless, *inputs)
         if done:
             reach(Fault.INPUTS_UNLINKED)
-        await asyncio.gather(*(self._queues.cleaned(claim) for claim, _, _ in done))
-        for _, job, segment in done:
+        await asyncio.gather(*(self._queues.cleaned(one.claim) for one in done))
+        for one in done:
             reach(Fault.CLEANED)
-            transitions.done(job, segment.name)
+            transitions.done(one.job, one.segment.name)
 
-    async def _commit(self, claim: Claim, loaded: Loaded, segment: Segment) -> tuple[bool, str]:
-        job = loaded.job
-        fields = result_fields(job, segment, claim.kind, self._identity.worker)
-        fields |= tracing.done(claim.payload, loaded.began_at, {"inpainting.queue": claim.kind})
-        return await self._queues.commit(claim, job.request_id, segment.name, fields)
+    async def _commit(self, one: Stored) -> tuple[bool, str]:
+        kind = one.claim.kind
+        fields = result_fields(one.job, one.segment, kind, self._identity.worker)
+        fields |= tracing.done(one.claim.payload, one.began_at, {"inpainting.queue": kind})
+        return await self._queues.commit(one.claim, one.job.request_id, one.segment.name, fields)
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()

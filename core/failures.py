@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from core import transitions
 from core.config import Settings
@@ -17,8 +16,6 @@ from core.queues import Claim, Queues
 #: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
 #: (a wrong IPC namespace, say) is not mended by trying the rest.
 MAX_DELAYED: Final = 256
-
-Outcome = TypeVar("Outcome")
 
 
 class Failures:
@@ -78,11 +75,3 @@ class Failures:
         reach(Fault.DELAYED)
         await self._queues.retry(claim, counted=counted)
         reach(Fault.RETRIED)
-
-
-def outcome_of(act: Callable[..., Outcome], *arguments: object) -> Outcome | Exception:
-    """What a call returns or raises, so that one job's error doesn't touch its batch mates."""
-    try:
-        return act(*arguments)
-    except Exception as error:
-        return error

@@ -1,8 +1,9 @@
-"""The three loops that a batch passes through: claimed and loaded, inferred, stored.
+"""The four loops that a batch passes through: claimed and loaded, inferred, stored, committed.
 
-Each loop has a thread for its stage and hands batches on, so that while one batch is computed the
-next one is read and the last one written. `room` is the promise that no more than one batch is
-claimed ahead of the one being computed, so that an idle second worker finds the rest in the queue.
+Each loop hands batches on, and has threads for its stage, so that while one batch is computed the
+next one is read and the last one written and announced. `room` is the promise that no more than one
+batch is claimed ahead of the one being computed, so that an idle second worker finds the rest in
+the queue.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from core import transitions
 from core.batches import Batch, BatchSource
 from core.config import Settings
 from core.connection import REDIS_ERRORS, Backoff
-from core.delivery import Deliverer
+from core.contract import Job
+from core.copying import Copiers
+from core.delivery import Deliverer, Stored
 from core.errors import HungInference, JobError, OutOfSharedMemory
-from core.failures import Failures, outcome_of
+from core.failures import Failures
 from core.faults import Fault, reach
 from core.handover import Filled, Loaded, Network, is_pending
 from core.identity import Identity
@@ -29,7 +33,6 @@ from core.queues import Claim, Queues
 from core.stages import Loader
 from core.telemetry import watch
 
-Given = TypeVar("Given")
 Outcome = TypeVar("Outcome")
 
 
@@ -43,6 +46,9 @@ class Work:
     load_s: float = 0.0
     infer_s: float = 0.0
     pictures: Sequence[Filled] = field(default_factory=list)
+    store_began_at: float = 0.0
+    stored: list[Job] = field(default_factory=list)
+    delivered: int = 0
 
 
 class BatchPipeline:
@@ -69,9 +75,11 @@ class BatchPipeline:
         self._room = asyncio.Semaphore(1)
         self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
         self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
+        #: What is stored of a batch; nothing once there is no more of it.
+        self._to_commit: asyncio.Queue[tuple[Work, Sequence[Stored]] | None] = asyncio.Queue(1)
         self._unstarted: list[Claim] = []
         self._shortage = Backoff()
-        self._load_thread = ThreadPoolExecutor(1, "load")
+        self._readers = Copiers("load")
         self._infer_thread = infer_thread
 
     async def run(self) -> None:
@@ -79,7 +87,9 @@ class BatchPipeline:
 
         Raises HungInference if the network does not return in time, DeviceFault if it never will.
         """
-        await asyncio.gather(self._claim_loop(), self._infer_loop(), self._store_loop())
+        await asyncio.gather(
+            self._claim_loop(), self._infer_loop(), self._store_loop(), self._commit_loop()
+        )
 
     async def stop_claiming(self) -> None:
         """End the wait for a batch. To be repeated until run() returns: a wait may just begin."""
@@ -99,7 +109,7 @@ class BatchPipeline:
         """Have the processing lists compared with what is in hand before the next claim."""
         self._source.suspect()
 
-    # -- the three loops ----------------------------------------------------------------------
+    # -- the four loops -----------------------------------------------------------------------
 
     async def _claim_loop(self) -> None:
         while True:
@@ -136,15 +146,30 @@ class BatchPipeline:
 
     async def _store_loop(self) -> None:
         while (work := await self._to_store.get()) is not None:
-            began = time.monotonic()
+            work.store_began_at = time.monotonic()
             await self._collect(work)
-            delivered, left = await self._deliver(work.jobs, work.pictures, work.batch.attempts)
-            self._unstarted += left
+            self._unstarted += await self._deliver.store(
+                work.jobs, work.pictures, work.batch.attempts, partial(self._hand_on, work)
+            )
+            work.stored = [loaded.job for _, loaded in work.jobs]
+            work.jobs, work.pictures = [], ()  # nobody needs their pixels any more
+            await self._hand_on(work, ())
+        await self._to_commit.put(None)
+
+    async def _hand_on(self, work: Work, stored: Sequence[Stored]) -> None:
+        await self._to_commit.put((work, stored))
+
+    async def _commit_loop(self) -> None:
+        while (part := await self._to_commit.get()) is not None:
+            work, stored = part
+            if stored:
+                work.delivered += await self._deliver.commit(stored)
+                continue
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
             transitions.batch_done(
-                work.batch.kind, [loaded.job for _, loaded in work.jobs], delivered,
-                load_s=work.load_s, infer_s=work.infer_s, store_s=now - began,
+                work.batch.kind, work.stored, work.delivered,
+                load_s=work.load_s, infer_s=work.infer_s, store_s=now - work.store_began_at,
                 total_s=now - work.claimed_at,
             )  # fmt: skip
         await self._deliver.cleaned()
@@ -175,11 +200,9 @@ class BatchPipeline:
         if batch.attempts >= self._settings.max_attempts:
             loaded = [JobError("crashed", "every worker that tried this job died on it")]
         else:
-            if self._network.staging is None:
-                loop = asyncio.get_running_loop()
-                loaded = await loop.run_in_executor(self._load_thread, self._load_all, claims)
-            else:  # which asks something of a device, and that may hang
-                loaded = await self._in_time(self._load_thread, self._load_all, claims)
+            loading = self._readers.each(self._loader, [(claim,) for claim in claims])
+            asks_device = self._network.staging is not None  # which may hang
+            loaded = await (self._in_time(loading, len(claims)) if asks_device else loading)
         for claim, outcome in zip(claims, loaded, strict=True):
             if isinstance(outcome, OutOfSharedMemory):
                 shortages.append((claim, outcome))
@@ -190,39 +213,41 @@ class BatchPipeline:
                 work.jobs.append((claim, outcome))
         return shortages
 
-    def _load_all(self, claims: Sequence[Claim]) -> list[Loaded | Exception]:
-        return [outcome_of(self._loader, claim) for claim in claims]
-
     async def _infer(self, work: Work) -> None:
         began = time.monotonic()
         watch.batch_started()
         batch = [loaded for _, loaded in work.jobs]
-        work.pictures = await self._in_time(self._infer_thread, self._network, batch)
+        loop = asyncio.get_running_loop()
+        inferring = loop.run_in_executor(self._infer_thread, self._network, batch)
+        work.pictures = await self._in_time(inferring, len(batch))
         work.infer_s = time.monotonic() - began
 
     async def _collect(self, work: Work) -> None:
         """Wait for what a device still has of a batch."""
         if any(is_pending(picture) for picture in work.pictures):
-            work.pictures = await self._in_time(
-                self._deliver.thread, self._network.collect, work.pictures
+            loop = asyncio.get_running_loop()
+            collecting = loop.run_in_executor(
+                self._deliver.copiers.threads, self._network.collect, work.pictures
             )
+            work.pictures = await self._in_time(collecting, len(work.pictures))
 
-    async def _in_time(
-        self, thread: Executor, act: Callable[[Sequence[Given]], Outcome], batch: Sequence[Given]
-    ) -> Outcome:
-        """What a stage makes of a batch; raises HungInference if its device doesn't come back."""
+    async def _in_time(self, doing: Awaitable[Outcome], count: int) -> Outcome:
+        """What becomes of a batch of `count`; raises HungInference if its device doesn't come back.
+
+        Who waits for it here is all that ends: what hangs goes on.
+        """
         began = time.monotonic()
-        doing = asyncio.get_running_loop().run_in_executor(thread, act, batch)
+        result = asyncio.ensure_future(doing)
         timeout_s = self._settings.inference_timeout_s
-        while not doing.done():
+        while not result.done():
             progressed_at = max(began, self._network.progressed_at)
             left_s = timeout_s - (time.monotonic() - progressed_at)
             if left_s > 0:
-                await asyncio.wait({doing}, timeout=left_s)
+                await asyncio.wait({result}, timeout=left_s)
                 continue
             raise HungInference(
-                f"a batch of {len(batch)} is not done after "
+                f"a batch of {count} is not done after "
                 f"INFERENCE_TIMEOUT_S={timeout_s:g}: the process ends, "
                 f"the batch stays in the processing list of {self._identity.worker}"
             )
-        return doing.result()
+        return result.result()

@@ -36,7 +36,7 @@ EXIT_UNCLEAN: Final = 1
 
 
 class Service:
-    """One worker: one process, one event loop, a thread per stage and one for the heartbeat."""
+    """One worker: a process, its event loop, threads for each stage and one for the heartbeat."""
 
     def __init__(
         self,

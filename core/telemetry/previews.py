@@ -58,9 +58,10 @@ class Previews:
 
         Never raises: a preview is not worth a job.
         """
-        if not self.wanted or time.monotonic() < self._next_at:
-            return
-        self._next_at = time.monotonic() + PAUSE_S
+        with self._lock:
+            if not self.wanted or time.monotonic() < self._next_at:
+                return
+            self._next_at = time.monotonic() + PAUSE_S
         try:
             preview = Preview(
                 next(self._numbers), time.time(), job.request_id, job.image_id,

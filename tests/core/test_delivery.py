@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from core import shm
 from core.config import load_settings
 from core.contract import Job
-from core.delivery import Deliverer
+from core.delivery import Deliverer, Stored
 from core.handover import Loaded
 from core.identity import current_identity
 from core.keys import Kind
@@ -36,63 +37,102 @@ class Told:
         self.told.append(("cleaned", claim.payload))
 
 
-def test_a_batch_is_announced_while_the_inputs_of_the_one_before_are_unlinked(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = load_settings()
-    queues: Any = Told()
-    unlinking, go_on = threading.Event(), threading.Event()
-
-    def slow(*arguments: Any) -> None:
-        unlinking.set()
-        assert go_on.wait(30)
-        unlink_all(*arguments)
-
-    unlink_all = shm.unlink_all
-    monkeypatch.setattr(shm, "unlink_all", slow)
+@pytest.fixture
+def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    """Queues; what is written meanwhile is removed at the end."""
     results: list[str] = []
-    write = shm.write
+    write, unlink_all = shm.write, shm.unlink_all
 
     def written(name: str, *arguments: Any) -> None:
         results.append(name)
         write(name, *arguments)
 
     monkeypatch.setattr(shm, "write", written)
+    yield Told()
+    unlink_all(results, load_settings().uids)
 
-    batches: list[tuple[Claim, Loaded]] = []
-    for seed in (1, 2):
+
+def deliverer(queues: Any) -> Deliverer:
+    settings = load_settings()
+    failures: Any = None
+    return Deliverer(settings, current_identity(settings), queues, failures, asyncio.Event())
+
+
+def loaded(pipeline: Pipeline, *seeds: int) -> list[tuple[Claim, Loaded]]:
+    jobs = []
+    for seed in seeds:
         payload = pipeline.push(pipeline.message(*page(60, 90, seed), "long"), "long")
         claim = Claim(Kind.LONG, payload)
-        batches.append((claim, Loader(settings)(claim)))
-    (first, one), (second, other) = batches
+        jobs.append((claim, Loader(load_settings())(claim)))
+    return jobs
 
-    def there(job: Job) -> bool:
-        return all(Pipeline.exists(segment.name) for segment in (job.image, job.mask))
 
-    async def deliver() -> None:
-        loop = asyncio.get_running_loop()
-        failures: Any = None
-        stop = asyncio.Event()
-        deliver = Deliverer(settings, current_identity(settings), queues, failures, stop)
-        assert await deliver([(first, one)], [np.zeros_like(one.image)], 0) == (1, [])
-        await loop.run_in_executor(None, unlinking.wait, 30)
+def there(job: Job) -> bool:
+    return all(Pipeline.exists(segment.name) for segment in (job.image, job.mask))
+
+
+async def store(deliver: Deliverer, *jobs: tuple[Claim, Loaded]) -> list[Stored]:
+    stored: list[Stored] = []
+
+    async def hand_on(some: Sequence[Stored]) -> None:
+        stored.extend(some)
+
+    pictures = [np.zeros_like(one.image) for _, one in jobs]
+    assert await deliver.store(jobs, pictures, 0, hand_on) == []
+    return stored
+
+
+def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
+    pipeline: Pipeline, queues: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlinking, go_on = threading.Event(), threading.Event()
+    unlink_all = shm.unlink_all
+
+    def slow(*arguments: Any) -> None:
+        unlinking.set()
+        assert go_on.wait(30)
+        unlink_all(*arguments)
+
+    monkeypatch.setattr(shm, "unlink_all", slow)
+    first, second = loaded(pipeline, 1, 2)
+
+    async def run() -> None:
+        deliver = deliverer(queues)
+        assert await deliver.commit(await store(deliver, first)) == 1
+        await asyncio.to_thread(unlinking.wait, 30)
         # The second one is stored and announced, and waits only with its own inputs.
-        task = asyncio.create_task(deliver([(second, other)], [np.zeros_like(other.image)], 0))
-        while ("commit", second.payload) not in queues.told:
+        committing = asyncio.create_task(deliver.commit(await store(deliver, second)))
+        while ("commit", second[0].payload) not in queues.told:
             await asyncio.sleep(0.005)
-        assert ("cleaned", first.payload) not in queues.told
-        assert there(one.job)
+        assert ("cleaned", first[0].payload) not in queues.told
+        assert there(first[1].job)
         go_on.set()
-        assert await task == (1, [])
+        assert await committing == 1
         await deliver.cleaned()
 
     try:
-        asyncio.run(asyncio.wait_for(deliver(), 30))
-        assert queues.told == [
-            ("commit", first.payload), ("commit", second.payload),
-            ("cleaned", first.payload), ("cleaned", second.payload),
-        ]  # fmt: skip
-        wait_until(lambda: not there(one.job) and not there(other.job), "inputs are unlinked")
+        asyncio.run(asyncio.wait_for(run(), 30))
     finally:
         go_on.set()
-        unlink_all(results, settings.uids)
+    assert queues.told == [
+        ("commit", first[0].payload), ("commit", second[0].payload),
+        ("cleaned", first[0].payload), ("cleaned", second[0].payload),
+    ]  # fmt: skip
+    wait_until(lambda: not there(first[1].job) and not there(second[1].job), "inputs are unlinked")
+
+
+def test_the_results_of_a_batch_are_written_side_by_side(
+    pipeline: Pipeline, queues: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.copying.copying_threads", lambda: 2)
+    both, write = threading.Barrier(2, timeout=30), shm.write
+
+    def together(*arguments: Any) -> None:
+        both.wait()
+        write(*arguments)
+
+    monkeypatch.setattr(shm, "write", together)
+    jobs = loaded(pipeline, 1, 2)
+    stored = asyncio.run(asyncio.wait_for(store(deliverer(queues), *jobs), 30))
+    assert [one.claim for one in stored] == [claim for claim, _ in jobs]
+    assert len({one.segment.name for one in stored}) == 2

@@ -221,7 +221,7 @@ def test_results_are_held_and_claims_stop_while_redis_takes_nothing(
         pipeline.redis.execute_command(*forbid)
         hold.unlink()
         worker.wait_for_line(complaint)
-        wait_until(lambda: len(segments()) == 9, "the first result is written")
+        wait_until(lambda: len(segments()) == 8 + 2, "both results are written")
         assert pipeline.redis.llen(LONG) == 2
         assert not any(pipeline.redis.exists(f"inpainting_result:{one}") for one in requests)
         pipeline.redis.execute_command(*allow)

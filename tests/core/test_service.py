@@ -276,6 +276,31 @@ def test_a_busy_worker_claims_one_batch_ahead_and_leaves_the_rest_to_others(
     assert busy.stop() == 0
 
 
+def test_a_result_is_written_while_the_one_before_waits_to_be_committed(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: redis.Redis,
+    make_hold: Callable[[], Path],
+) -> None:
+    hold = make_hold()
+    requests = [send(pipeline, "long", seed) for seed in range(2)]
+    worker = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1)
+    identity = worker_id(client, worker)
+    wait_until(lambda: worker.output.count("taken from") == 2, "one job is loaded ahead")
+    client.client_pause(60_000, all=False)  # nothing is written to Redis meanwhile
+    try:
+        hold.unlink()
+        wait_until(
+            lambda: sum(identity in name for name in segments()) == 2, "both results are written"
+        )
+        assert not list(client.scan_iter("inpainting_result:*"))
+    finally:
+        client.client_unpause()
+    for request in requests:
+        pipeline.fetch(request)
+    assert worker.stop() == 0
+
+
 # -- stopping ---------------------------------------------------------------------------------
 
 
