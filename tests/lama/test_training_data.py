@@ -162,6 +162,35 @@ def test_the_crop_with_most_detail_is_taken_as_often_as_asked(tmp_path):
     assert detail(1.0) > 1.5 * detail(0.0)
 
 
+def test_crops_are_stretched_as_far_as_is_asked_and_not_further(folder):
+    pictures = Pictures(picture_files(folder), (0.25, 0.25), stretched=2)
+    shapes = np.array([pictures.crop(rng(seed), (96, 96)).shape[:2] for seed in range(60)])
+    stretches = shapes[:, 0] / shapes[:, 1]
+    assert 0.45 < stretches.min() < 0.7
+    assert 1.4 < stretches.max() < 2.2
+
+
+@pytest.mark.parametrize("size", [(40, 40), (20, 90), (200, 200)])
+def test_a_turned_crop_shows_the_picture_turned_and_nothing_beside_it(tmp_path, size):
+    # Two colours that rise along the sides: their gradients tell how a crop stands, and what is
+    # reflected at the border of the picture would break them.
+    rows, columns = np.mgrid[:120, :160].astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([rows, columns, np.zeros_like(rows)]))
+    pictures = Pictures(picture_files(tmp_path), (1, 1), turned=1)
+    angles = []
+    for seed in range(20):
+        crop = pictures.crop(rng(seed), size).astype(float)
+        assert abs(np.log(crop.shape[0] / crop.shape[1] / (size[0] / size[1]))) < 0.1
+        down, across = (np.diff(crop[..., 1:], axis=axis) for axis in (0, 1))
+        angle = np.arctan2(across[..., 1].mean(), across[..., 0].mean())
+        # Rises of 1 a pixel, at right angles, the same everywhere but for rounding.
+        for rise, wanted in ((across, angle), (down, angle + np.pi / 2)):
+            assert np.abs(rise - (np.cos(wanted), np.sin(wanted))).max() < 1.2
+            assert np.abs(rise.mean((0, 1)) - (np.cos(wanted), np.sin(wanted))).max() < 0.05
+        angles.append(angle)
+    assert np.std(angles) > 0.1
+
+
 def test_an_unreadable_picture_is_replaced_and_named(folder, caplog):
     (folder / "0.png").write_bytes(b"none")
     assert Pictures(picture_files(folder)).picture(0).shape == (64, 64, 3)

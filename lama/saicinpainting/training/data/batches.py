@@ -24,7 +24,7 @@ from torch import Tensor
 from .colours import Tint, apply_tints, random_tint, smooth
 from .masks import KINDS, HolePlan, glyphs, rasterise, text_lines
 from .pages import page
-from .pictures import BUSIEST, SCALES, Pictures
+from .pictures import BUSIEST, SCALES, STRETCHED, TURNED, Pictures
 
 #: Share of each kind of hole.
 MASK_SHARES: Mapping[str, float] = {
@@ -47,6 +47,8 @@ class Recipe:
     #: See `Pictures`.
     scales: tuple[float, float] = SCALES
     busiest: float = BUSIEST
+    turned: float = TURNED
+    stretched: float = STRETCHED
     #: Share of batches that the bilateral filter is run over.
     smoothed: float = 0.25
     #: Share of photographs' crops that stand on their heads; half of all are mirrored.

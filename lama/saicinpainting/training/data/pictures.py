@@ -24,6 +24,10 @@ SCALES = (0.35, 1.6)
 #: Share of crops that have the most detail of three.
 BUSIEST = 0.25
 
+#: Share of crops that stand at an angle, and how much longer one side may become of the other.
+TURNED = 0.0
+STRETCHED = 1.0
+
 #: Bytes of decoded pictures that are kept; beyond, a picture is decoded at each use.
 _KEPT = 4 << 30
 
@@ -59,12 +63,16 @@ class Pictures:
         files: list[Path],
         scales: tuple[float, float] = SCALES,
         busiest: float = BUSIEST,
+        turned: float = TURNED,
+        stretched: float = STRETCHED,
         kept: int = _KEPT,
     ) -> None:
         """Up to `kept` bytes of decoded pictures are kept."""
         self._files = files
         self._scales = scales
         self._busiest = busiest
+        self._turned = turned
+        self._stretched = stretched
         self._kept = kept
         self._decoded: dict[Path, np.ndarray] = {}
         self._bytes = 0
@@ -74,7 +82,10 @@ class Pictures:
 
     def share(self, count: int) -> Pictures:
         """The same pictures, none of them decoded yet, for one of `count` processes."""
-        return Pictures(self._files, self._scales, self._busiest, self._kept // count)
+        kept = self._kept // count
+        return Pictures(
+            self._files, self._scales, self._busiest, self._turned, self._stretched, kept
+        )
 
     def picture(self, index: int) -> np.ndarray:
         path = self._files[index]
@@ -90,26 +101,38 @@ class Pictures:
         return decoded
 
     def crop(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
-        """uint8 h×w×3 of the proportions of `size`, to be scaled to it by whoever needs it.
+        """uint8 h×w×3 to be scaled to `size` by whoever needs it: of its proportions, or stretched.
 
         Its sides are those of `size` times one of the scales, as far as the picture reaches. Of
         three places, the one with most detail may be taken: shops' pictures are mostly white.
         """
         picture = self.picture(int(rng.integers(len(self._files))))
         scale = float(np.exp(rng.uniform(*np.log(self._scales))))
-        scale = min(scale, picture.shape[0] / size[0], picture.shape[1] / size[1])
-        high, wide = (max(1, round(side * scale)) for side in size)
+        stretch = angle = 0.0
+        if self._stretched > 1:
+            stretch = rng.uniform(-0.5, 0.5) * np.log(self._stretched)
+        if self._turned and rng.random() < self._turned:
+            angle = rng.uniform(-np.pi / 4, np.pi / 4)  # quarter turns are the batch's
+        high, wide = size[0] * scale * np.exp(stretch), size[1] * scale * np.exp(-stretch)
+        sin, cos = abs(np.sin(angle)), np.cos(angle)
+        # The upright window around it.
+        tall, broad = high * cos + wide * sin, high * sin + wide * cos
+        fit = min(1.0, picture.shape[0] / tall, picture.shape[1] / broad)
+        tall, broad = (max(1, round(side * fit)) for side in (tall, broad))
         places = [
             (
-                int(rng.integers(picture.shape[0] - high + 1)),
-                int(rng.integers(picture.shape[1] - wide + 1)),
+                int(rng.integers(picture.shape[0] - tall + 1)),
+                int(rng.integers(picture.shape[1] - broad + 1)),
             )
             for _ in range(3)
         ]
-        crops = [picture[top : top + high, left : left + wide] for top, left in places]
+        windows = [picture[top : top + tall, left : left + broad] for top, left in places]
+        window = windows[0]
         if rng.random() < self._busiest:
-            return max(crops, key=lambda crop: float(crop[::8, ::8].std()))
-        return crops[0]
+            window = max(windows, key=lambda one: float(one[::8, ::8].std()))
+        if not angle:
+            return window
+        return _turned(window, angle, (max(1, round(high * fit)), max(1, round(wide * fit))))
 
     def photograph(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
         """A crop that has `size`."""
@@ -117,3 +140,16 @@ class Pictures:
         enlarged = crop.shape[0] < size[0]
         how = cv2.INTER_CUBIC if enlarged else cv2.INTER_AREA
         return cv2.resize(crop, size[::-1], interpolation=how)
+
+
+def _turned(window: np.ndarray, angle: float, size: tuple[int, int]) -> np.ndarray:
+    """The rectangle of `size` in the middle of a picture, that stands at `angle` (radians)."""
+    sin, cos = np.sin(angle), np.cos(angle)
+    middle = np.array([window.shape[1] - 1, window.shape[0] - 1]) / 2
+    # x, y of the rectangle to x, y of the window
+    turn = np.array([[cos, -sin], [sin, cos]])
+    shift = middle - turn @ (np.array([size[1] - 1, size[0] - 1]) / 2)
+    return cv2.warpAffine(
+        window, np.column_stack([turn, shift]), size[::-1],
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+    )  # fmt: skip

@@ -75,7 +75,9 @@ def train(
         write_atomically(last, trainer.snapshot())
         say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
 
-    pictures = Pictures(files, recipe.scales, recipe.busiest)
+    pictures = Pictures(
+        files, recipe.scales, recipe.busiest, recipe.turned, recipe.stretched
+    )
     if trainer.step == 0:
         first = plan_batch(pictures, recipe, trainer.seed, 0)
         trainer.begin(*make_batch(first, trainer.device))

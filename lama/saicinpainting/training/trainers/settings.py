@@ -27,6 +27,7 @@ READ = frozenset(
         "losses.perceptual.weight", "losses.resnet_pl.weight",
         "data.batch_size", "data.sides", "data.train.out_size", "data.masks", "data.drawn",
         "data.smoothed", "data.upended", "data.transposed", "data.scales", "data.busiest",
+        "data.turned", "data.stretched",
         "optimizers.generator.kind", "optimizers.generator.lr", "optimizers.generator.outer",
         "optimizers.discriminator.kind", "optimizers.discriminator.lr", "discriminator.kind",
         "discriminator.ndf", "discriminator.n_layers",
@@ -171,6 +172,8 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         transposed=data.number("transposed", Recipe.transposed),
         scales=_scales(data),
         busiest=data.number("busiest", Recipe.busiest),
+        turned=data.number("turned", Recipe.turned),
+        stretched=data.number("stretched", Recipe.stretched),
     )
     large = recipe.pictures(max(sides)) >= _LARGE_BATCH
     return Settings(
