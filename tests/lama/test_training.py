@@ -412,6 +412,7 @@ def test_a_published_config_is_read_and_its_weights_scaled():
         ("data.masks={circles: 1}", "shares of"),
         ("data.scales=[2, 1]", "two numbers of 0.1 to 10"),
         ("data.scales=1", "two numbers of 0.1 to 10"),
+        ("data.stretched=0.5", "a number of 1 to 4"),
         ("losses.adversarial.kind=bce", "only 'r1'"),
         ("optimizers.generator.kind=sgd", "adam or muon is needed"),
         ("optimizers.discriminator.kind=muon", "adam is needed"),

@@ -17,7 +17,7 @@ from lama.saicinpainting.training.data.batches import Recipe, batches, make_batc
 from lama.saicinpainting.training.data.colours import Tint, apply_tints, random_tint, smooth
 from lama.saicinpainting.training.data.masks import KINDS, HolePlan, rasterise
 from lama.saicinpainting.training.data.pages import page
-from lama.saicinpainting.training.data.pictures import Pictures, picture_files
+from lama.saicinpainting.training.data.pictures import Crops, Pictures, picture_files
 from lama.saicinpainting.training.data.text import Slot, glyph_ink
 from tests.lama import tiny
 
@@ -139,7 +139,7 @@ def test_crops_keep_proportions_and_stay_within_small_pictures(folder):
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1.0])
 def test_a_crop_has_the_scale_that_is_asked_for_and_is_brought_to_its_size(folder, scale):
-    pictures = Pictures(picture_files(folder), (scale, scale))
+    pictures = Pictures(picture_files(folder), Crops((scale, scale)))
     side = round(32 * scale)
     assert pictures.crop(rng(1), (32, 32)).shape == (side, side, 3)
     assert pictures.photograph(rng(1), (32, 32)).shape == (32, 32, 3)
@@ -156,14 +156,14 @@ def test_the_crop_with_most_detail_is_taken_as_often_as_asked(tmp_path):
     cv2.imwrite(str(tmp_path / "half.png"), picture)
 
     def detail(busiest: float) -> float:
-        pictures = Pictures(picture_files(tmp_path), (1, 1), busiest)
+        pictures = Pictures(picture_files(tmp_path), Crops((1, 1), busiest))
         return float(np.mean([pictures.crop(rng(seed), (64, 64)).std() for seed in range(60)]))
 
     assert detail(1.0) > 1.5 * detail(0.0)
 
 
 def test_crops_are_stretched_as_far_as_is_asked_and_not_further(folder):
-    pictures = Pictures(picture_files(folder), (0.25, 0.25), stretched=2)
+    pictures = Pictures(picture_files(folder), Crops((0.25, 0.25), stretched=2))
     shapes = np.array([pictures.crop(rng(seed), (96, 96)).shape[:2] for seed in range(60)])
     stretches = shapes[:, 0] / shapes[:, 1]
     assert 0.45 < stretches.min() < 0.7
@@ -176,7 +176,7 @@ def test_a_turned_crop_shows_the_picture_turned_and_nothing_beside_it(tmp_path, 
     # reflected at the border of the picture would break them.
     rows, columns = np.mgrid[:120, :160].astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([rows, columns, np.zeros_like(rows)]))
-    pictures = Pictures(picture_files(tmp_path), (1, 1), turned=1)
+    pictures = Pictures(picture_files(tmp_path), Crops((1, 1), turned=1))
     angles = []
     for seed in range(20):
         crop = pictures.crop(rng(seed), size).astype(float)

@@ -24,7 +24,7 @@ from torch import Tensor
 from .colours import Tint, apply_tints, random_tint, smooth
 from .masks import KINDS, HolePlan, glyphs, rasterise, text_lines
 from .pages import page
-from .pictures import BUSIEST, SCALES, STRETCHED, TURNED, Pictures
+from .pictures import Crops, Pictures
 
 #: Share of each kind of hole.
 MASK_SHARES: Mapping[str, float] = {
@@ -44,11 +44,7 @@ class Recipe:
     drawn: float = 0.35
     #: Share of each kind of hole.
     masks: tuple[tuple[str, float], ...] = tuple(MASK_SHARES.items())
-    #: See `Pictures`.
-    scales: tuple[float, float] = SCALES
-    busiest: float = BUSIEST
-    turned: float = TURNED
-    stretched: float = STRETCHED
+    crops: Crops = field(default_factory=Crops)
     #: Share of batches that the bilateral filter is run over.
     smoothed: float = 0.25
     #: Share of photographs' crops that stand on their heads; half of all are mirrored.

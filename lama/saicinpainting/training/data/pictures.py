@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,17 +17,6 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 #: Longer sides are shrunk to this when read: finer detail than a text hole needs.
 LARGEST_SIDE = 1536
-
-#: Sides of a crop over those of what it is scaled to, at least and at most: below 1 it is enlarged.
-#: A picture as it came is softer than one that was shrunk, and its holes are filled as it is.
-SCALES = (0.35, 1.6)
-
-#: Share of crops that have the most detail of three.
-BUSIEST = 0.25
-
-#: Share of crops that stand at an angle, and how much longer one side may become of the other.
-TURNED = 0.0
-STRETCHED = 1.0
 
 #: Bytes of decoded pictures that are kept; beyond, a picture is decoded at each use.
 _KEPT = 4 << 30
@@ -55,24 +45,28 @@ def read_picture(path: Path) -> np.ndarray | None:
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
+@dataclass(frozen=True)
+class Crops:
+    """What crops of pictures are like."""
+
+    #: Sides of a crop over those of what it is scaled to, at least and at most: below 1 it is
+    #: enlarged. A picture as it came is softer than one that was shrunk, and is filled as it is.
+    scales: tuple[float, float] = (0.35, 1.6)
+    #: Share of crops that have the most detail of three.
+    busiest: float = 0.25
+    #: Share of crops that stand at an angle of up to an eighth of a turn.
+    turned: float = 0.0
+    #: How many times as long one side may become as the other was.
+    stretched: float = 1.0
+
+
 class Pictures:
     """Gives crops; the same generator state gives the same crop."""
 
-    def __init__(
-        self,
-        files: list[Path],
-        scales: tuple[float, float] = SCALES,
-        busiest: float = BUSIEST,
-        turned: float = TURNED,
-        stretched: float = STRETCHED,
-        kept: int = _KEPT,
-    ) -> None:
+    def __init__(self, files: list[Path], crops: Crops = Crops(), kept: int = _KEPT) -> None:
         """Up to `kept` bytes of decoded pictures are kept."""
         self._files = files
-        self._scales = scales
-        self._busiest = busiest
-        self._turned = turned
-        self._stretched = stretched
+        self._crops = crops
         self._kept = kept
         self._decoded: dict[Path, np.ndarray] = {}
         self._bytes = 0
@@ -82,10 +76,7 @@ class Pictures:
 
     def share(self, count: int) -> Pictures:
         """The same pictures, none of them decoded yet, for one of `count` processes."""
-        kept = self._kept // count
-        return Pictures(
-            self._files, self._scales, self._busiest, self._turned, self._stretched, kept
-        )
+        return Pictures(self._files, self._crops, self._kept // count)
 
     def picture(self, index: int) -> np.ndarray:
         path = self._files[index]
@@ -107,11 +98,11 @@ class Pictures:
         three places, the one with most detail may be taken: shops' pictures are mostly white.
         """
         picture = self.picture(int(rng.integers(len(self._files))))
-        scale = float(np.exp(rng.uniform(*np.log(self._scales))))
+        scale = float(np.exp(rng.uniform(*np.log(self._crops.scales))))
         stretch = angle = 0.0
-        if self._stretched > 1:
-            stretch = rng.uniform(-0.5, 0.5) * np.log(self._stretched)
-        if self._turned and rng.random() < self._turned:
+        if self._crops.stretched > 1:
+            stretch = rng.uniform(-0.5, 0.5) * np.log(self._crops.stretched)
+        if self._crops.turned and rng.random() < self._crops.turned:
             angle = rng.uniform(-np.pi / 4, np.pi / 4)  # quarter turns are the batch's
         high, wide = size[0] * scale * np.exp(stretch), size[1] * scale * np.exp(-stretch)
         sin, cos = abs(np.sin(angle)), np.cos(angle)
@@ -128,7 +119,7 @@ class Pictures:
         ]
         windows = [picture[top : top + tall, left : left + broad] for top, left in places]
         window = windows[0]
-        if rng.random() < self._busiest:
+        if rng.random() < self._crops.busiest:
             window = max(windows, key=lambda one: float(one[::8, ::8].std()))
         if not angle:
             return window

@@ -57,7 +57,7 @@ def train(
     files, held = hold_out(picture_files(folder))
     recipe = trainer.settings.recipe
     side = trainer.settings.validation_side
-    validation = Validation(held, side, trainer.device, recipe.scales)
+    validation = Validation(held, side, trainer.device, recipe.crops.scales)
     last, best = out / "models" / "last.ckpt", out / "models" / "best.ckpt"
     if last.exists():
         _resume(trainer, last)
@@ -75,9 +75,7 @@ def train(
         write_atomically(last, trainer.snapshot())
         say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
 
-    pictures = Pictures(
-        files, recipe.scales, recipe.busiest, recipe.turned, recipe.stretched
-    )
+    pictures = Pictures(files, recipe.crops)
     if trainer.step == 0:
         first = plan_batch(pictures, recipe, trainer.seed, 0)
         trainer.begin(*make_batch(first, trainer.device))

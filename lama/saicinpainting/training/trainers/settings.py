@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..data.batches import MASK_SHARES, Recipe
+from ..data.pictures import Crops
 from .errors import ConfigError
 
 #: All that a run reads of a config. What `generator` may have is in config.py.
@@ -170,10 +171,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         smoothed=data.number("smoothed", Recipe.smoothed),
         upended=data.number("upended", Recipe.upended),
         transposed=data.number("transposed", Recipe.transposed),
-        scales=_scales(data),
-        busiest=data.number("busiest", Recipe.busiest),
-        turned=data.number("turned", Recipe.turned),
-        stretched=data.number("stretched", Recipe.stretched),
+        crops=_crops(data),
     )
     large = recipe.pictures(max(sides)) >= _LARGE_BATCH
     return Settings(
@@ -258,9 +256,8 @@ class _Section:
         return value
 
 
-def _scales(data: _Section) -> tuple[float, float]:
-    """`data.scales`: of crops, at least and at most."""
-    scales = data.get("scales", Recipe.scales)
+def _crops(data: _Section) -> Crops:
+    scales = data.get("scales", Crops.scales)
     try:
         least, most = map(float, scales)
     except (TypeError, ValueError):
@@ -269,7 +266,15 @@ def _scales(data: _Section) -> tuple[float, float]:
         raise ConfigError(
             f"data.scales = {scales}: two numbers of 0.1 to 10 are needed, such as [0.8, 3]"
         )
-    return least, most
+    stretched = data.number("stretched", Crops.stretched)
+    if not 1 <= stretched <= 4:
+        raise ConfigError(f"data.stretched = {stretched:g}: a number of 1 to 4 is needed")
+    return Crops(
+        scales=(least, most),
+        busiest=data.number("busiest", Crops.busiest),
+        turned=data.number("turned", Crops.turned),
+        stretched=stretched,
+    )
 
 
 def _learning_rate(optimizers: _Section, name: str, default: float) -> float:

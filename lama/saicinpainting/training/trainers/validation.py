@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data.batches import BatchPlan, PicturePlan, make_batch
 from ..data.masks import KINDS
-from ..data.pictures import Pictures
+from ..data.pictures import Crops, Pictures
 
 #: Every so many pictures of a folder one is held out, up to the number below it.
 _EVERY, _MOST = 14, 12
@@ -42,7 +42,7 @@ class Validation:
     ) -> None:
         plans = []
         for index in range(len(files)):
-            picture = Pictures([files[index]], scales)
+            picture = Pictures([files[index]], Crops(scales))
             for number, kind in enumerate(_KINDS):
                 rng = np.random.default_rng([number, index])
                 crop = picture.crop(rng, (side, side))
