@@ -34,10 +34,8 @@ class Copiers:
         # Once per thread: the loop is woken by each call's end, and competes with the others.
         shares = [items[first :: self._count] for first in range(min(self._count, len(items)))]
         calls = [loop.run_in_executor(self.threads, _outcomes, act, share) for share in shares]
-        outcomes: list[Outcome | Exception] = [RuntimeError("not done")] * len(items)
-        for first, call in enumerate(calls):
-            outcomes[first :: self._count] = await call
-        return outcomes
+        outcomes = await asyncio.gather(*calls)
+        return [outcomes[i % self._count][i // self._count] for i in range(len(items))]
 
 
 def copying_threads() -> int:

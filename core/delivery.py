@@ -33,7 +33,7 @@ ROOM_PATIENCE_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A job whose result is in shared memory and not committed. Its pixels are not needed more."""
+    """A job whose result is in shared memory and not committed. It needs no pixels any more."""
 
     claim: Claim
     job: Job

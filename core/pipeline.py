@@ -47,7 +47,7 @@ class Work:
     infer_s: float = 0.0
     pictures: Sequence[Filled] = field(default_factory=list)
     store_began_at: float = 0.0
-    stored: list[Job] = field(default_factory=list)
+    handled: list[Job] = field(default_factory=list)
     delivered: int = 0
 
 
@@ -151,7 +151,7 @@ class BatchPipeline:
             self._unstarted += await self._deliver.store(
                 work.jobs, work.pictures, work.batch.attempts, partial(self._hand_on, work)
             )
-            work.stored = [loaded.job for _, loaded in work.jobs]
+            work.handled = [loaded.job for _, loaded in work.jobs]
             work.jobs, work.pictures = [], ()  # nobody needs their pixels any more
             await self._hand_on(work, ())
         await self._to_commit.put(None)
@@ -168,7 +168,7 @@ class BatchPipeline:
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
             transitions.batch_done(
-                work.batch.kind, work.stored, work.delivered,
+                work.batch.kind, work.handled, work.delivered,
                 load_s=work.load_s, infer_s=work.infer_s, store_s=now - work.store_began_at,
                 total_s=now - work.claimed_at,
             )  # fmt: skip
