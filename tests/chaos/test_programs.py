@@ -40,7 +40,8 @@ def run(tmp_path: Path, script: str, *numbers: int, kind: str = "worker") -> Tal
     return tally
 
 
-WAIT = "print('ready', flush=True); time.sleep(60)"
+# In short sleeps: a signal just before a sleep is only handled behind it.
+WAIT = "print('ready', flush=True)\nwhile True: time.sleep(0.01)"
 DIES_OF_SIGTERM = (
     "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL));" + WAIT
 )
