@@ -33,6 +33,10 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 
 
+#: Longest time to live, in seconds: Redis refuses a PEXPIRE that overflows 64 bits.
+YEAR_S = 366 * 86_400
+
+
 class Delivery(StrEnum):
     AT_LEAST_ONCE = "at_least_once"
     AT_MOST_ONCE = "at_most_once"
@@ -121,7 +125,8 @@ class Settings(BaseSettings):
     )
     delivery: Delivery = Field(
         Delivery.AT_LEAST_ONCE,
-        description="at_least_once, or at_most_once: plain BLPOP, a crash loses up to one batch",
+        description="at_least_once, or at_most_once: plain BLPOP, a crash loses what is computed "
+        "and read ahead",
     )
 
     # Batches.
@@ -196,12 +201,20 @@ class Settings(BaseSettings):
     retry_delay_s: Number = Field(
         1, ge=0, le=3600, description="seconds before the second try; doubles with each further one"
     )
+    retry_delay_max_s: Number = Field(
+        60, ge=0, le=3600, description="longest delay before another try, in seconds"
+    )
+    max_message_bytes: int = Field(
+        1_048_576, ge=1024, le=64 << 20, description="bytes that a message may have"
+    )
     result_ttl_s: Number = Field(
-        86_400, gt=0, description="seconds after which a result that nobody fetched is removed"
-    )
+        86_400, gt=0, le=YEAR_S,
+        description="seconds after which a result that nobody fetched is removed",
+    )  # fmt: skip
     dead_ttl_s: Number = Field(
-        604_800, gt=0, description="seconds that the inputs of a dead job are kept for a retry"
-    )
+        604_800, gt=0, le=YEAR_S,
+        description="seconds that the inputs of a dead job are kept for a retry",
+    )  # fmt: skip
 
     # Life and death of workers.
     heartbeat_interval_s: Number = Field(5, gt=0, description="seconds between two heartbeats")
@@ -211,6 +224,11 @@ class Settings(BaseSettings):
     reap_interval_s: Number = Field(
         10, gt=0, description="seconds between two searches for what dead workers left"
     )
+    orphan_after_s: Number = Field(
+        600, gt=0,
+        description="seconds without a living worker after which what a namespace left is given "
+        "back",
+    )  # fmt: skip
     shutdown_grace_s: Number = Field(
         30, ge=0, description="seconds that a stopping worker has to finish the batch in hand"
     )

@@ -78,6 +78,8 @@ class Report:
             return str(self._watch.phase)
         if trouble := self._watch.trouble():
             return trouble
+        if obstacle := self._watch.obstacle():
+            return without_password(obstacle)
         if self._sampler.overview() is None:
             return without_password(self._sampler.complaint)
         return ""

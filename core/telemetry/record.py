@@ -91,6 +91,7 @@ class Watch:
         self.failed: deque[FailureNote] = deque(maxlen=RECENT)
         self.latest = Durations(WINDOW_S)
         self.previews = Previews()
+        self._obstacles: dict[str, tuple[float, str]] = {}
         self._batches_in_hand = 0
         self._claimed_at = self._looped_at = time.monotonic()
         self._redis_failed_at: float | None = None
@@ -130,6 +131,25 @@ class Watch:
         if (silent_s := now - self._claimed_at) > STALE_S:
             return f"the claiming loop has not turned over for {silent_s:.0f} s"
         return ""
+
+    # -- why no jobs are taken ------------------------------------------------------------------
+
+    def set_obstacle(self, name: str, reason: str, after_s: float = 0.0) -> None:
+        """Something keeps this worker from its jobs, until `clear_obstacle` with the same name.
+
+        It counts once it has lasted `after_s` seconds; `reason` is a sentence for people.
+        """
+        since = self._obstacles[name][0] if name in self._obstacles else time.monotonic() + after_s
+        self._obstacles[name] = (since, reason)
+
+    def clear_obstacle(self, name: str) -> None:
+        """It is over."""
+        self._obstacles.pop(name, None)
+
+    def obstacle(self) -> str:
+        """What keeps this worker from its jobs, the oldest first; empty if nothing does."""
+        now = time.monotonic()
+        return next((why for since, why in sorted(self._obstacles.values()) if since <= now), "")
 
     def redis_failed(self) -> None:
         """An operation on Redis failed; it is tried again."""
