@@ -1,7 +1,7 @@
 """Connections to Redis, and what to do while there is none.
 
-redis-py's own retries are switched off everywhere: a repeated BLMOVE would move a second job, and
-everything else is repeated here for as long as it takes.
+redis-py's own retries are switched off everywhere: a repeated BLMOVE would move a second job. All
+else is repeated here for as long as it takes, unless the server can never do it.
 """
 
 from __future__ import annotations
@@ -13,58 +13,89 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import redis
+from redis.asyncio import Connection as AsyncConnection
+from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import (
+    SentinelManagedConnection as AsyncSentinelManagedConnection,
+)
+from redis.asyncio.sentinel import (
+    SentinelManagedSSLConnection as AsyncSentinelManagedSSLConnection,
+)
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import (
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from core.config import Settings
+from core.errors import RedisRefusal
+from core.redis_connections import leaves_replicas, leaves_replicas_blocking
+from core.redis_errors import REDIS_ERRORS as REDIS_ERRORS
+from core.redis_errors import passes
 from core.redis_url import SentinelUrl, is_sentinel, parse_sentinel_url, without_password
+from core.sentinel import AsyncSentinels, Sentinels
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
-#: What an operation on Redis raises when the server cannot do it at present.
-REDIS_ERRORS = (RedisError, OSError)
-
 LUA = Path(__file__).parent / "lua"
+
+#: Files of functions in lua/prelude, and the scripts that they are put before.
+PRELUDES: Final = {
+    "books": ("claim", "enter"),
+    "ownership": ("commit", "fail", "release", "retry", "supersede"),
+}
 
 COMMAND_TIMEOUT_S = 5.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
+
+#: Seconds that writes may fail until the worker counts as not ready.
+UNREADY_AFTER_S: Final = 10.0
 
 Reply = TypeVar("Reply")
 OnConnect = Callable[[Any], Awaitable[None]]
 
 
 def async_client(
-    settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S, on_connect: OnConnect | None = None
+    settings: Settings,
+    *,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+    on_connect: OnConnect | None = None,
+    parser: Any = None,
 ) -> AsyncRedis:
-    """An asyncio client without retries; `on_connect` replaces the handshake of a connection."""
+    """An asyncio client without retries.
+
+    `on_connect` replaces the handshake of a connection, `parser` the class that reads replies.
+    """
     options: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": COMMAND_TIMEOUT_S,
         "retry": AsyncRetry(NoBackoff(), 0),
     }
+    extra = {"redis_connect_func": on_connect, **({"parser_class": parser} if parser else {})}
     url = settings.redis_url
     if is_sentinel(url):
         where = parse_sentinel_url(url)
         login = _login(where)
-        sentinels: Any = AsyncSentinel(  # type: ignore[no-untyped-call]
-            where.sentinels, sentinel_kwargs={**options, **login}
-        )
+        kind = AsyncSentinelManagedSSLConnection if where.tls else AsyncSentinelManagedConnection
+        sentinels: Any = AsyncSentinels(where, options, login)
         client: AsyncRedis = sentinels.master_for(
-            where.service, db=where.db, redis_connect_func=on_connect, **options, **login
-        )
+            where.service, db=where.db, connection_class=leaves_replicas(kind),
+            **extra, **options, **login,
+        )  # fmt: skip
         return client
-    return AsyncRedis.from_url(url, redis_connect_func=on_connect, **options)
+    given = dict(redis.asyncio.connection.parse_url(url))
+    base = given.pop("connection_class", AsyncConnection)
+    pool: Any = AsyncConnectionPool(leaves_replicas(base), **{**options, **extra, **given})
+    return AsyncRedis.from_pool(pool)
 
 
 def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
@@ -79,12 +110,17 @@ def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> 
     if is_sentinel(url):
         where = parse_sentinel_url(url)
         login = _login(where)
-        sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
-            where.sentinels, sentinel_kwargs={**options, **login}
-        )
-        client: redis.Redis = sentinels.master_for(where.service, db=where.db, **options, **login)
+        kind = SentinelManagedSSLConnection if where.tls else SentinelManagedConnection
+        sentinels: Any = Sentinels(where, options, login)
+        client: redis.Redis = sentinels.master_for(
+            where.service, db=where.db, connection_class=leaves_replicas_blocking(kind),
+            **options, **login,
+        )  # fmt: skip
         return client
-    return redis.Redis.from_url(url, **options)
+    given = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
+    base = given.pop("connection_class", redis.Connection)
+    pool: Any = redis.ConnectionPool(leaves_replicas_blocking(base), **{**options, **given})
+    return redis.Redis.from_pool(pool)
 
 
 def _login(where: SentinelUrl) -> dict[str, Any]:
@@ -93,7 +129,15 @@ def _login(where: SentinelUrl) -> dict[str, Any]:
 
 def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
     """The scripts of core/lua by name, to be run on this client's connections."""
-    return {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
+    functions = {
+        script: (LUA / "prelude" / f"{name}.lua").read_text()
+        for name, scripts in PRELUDES.items()
+        for script in scripts
+    }
+    return {
+        path.stem: client.register_script(functions.get(path.stem, "") + path.read_text())
+        for path in LUA.glob("*.lua")
+    }
 
 
 async def pause(delay_s: float, unless: asyncio.Event) -> None:
@@ -122,41 +166,64 @@ class Backoff:
 class Link:
     """Whether Redis can be used at present; says so in the log when that changes.
 
-    One is shared by all connections of a worker, so that an outage is one line and not many.
+    One is shared by all connections of a worker, so that an outage is a line or two and not many.
+    It lasts until every operation that has failed in it has succeeded.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._url = without_password(settings.redis_url)
-        self._down_since: float | None = None
-        self._complaint = ""
+        self._failing: set[object] = set()
+        self._down_since = 0.0
+        self._complaints: set[str] = set()
 
-    def up(self) -> None:
+    def up(self, operation: object) -> None:
         """Note that an operation succeeded."""
-        if self._down_since is not None:
+        if operation not in self._failing:
+            return
+        self._failing.discard(operation)
+        if not self._failing:
             watch.redis_back()
+            watch.clear_obstacle("redis")
             log.info("redis is back after %.1f s", time.monotonic() - self._down_since)
-            self._down_since = None
-            self._complaint = ""
+            self._complaints.clear()
 
-    def down(self, error: BaseException) -> None:
-        """Note that an operation failed."""
+    def down(self, operation: object, error: BaseException) -> None:
+        """Note that an operation failed and will be repeated.
+
+        Raises RedisRefusal if it can never succeed.
+        """
+        if not passes(error):
+            raise RedisRefusal(
+                f"redis at {self._url} refuses what the worker needs: {error} "
+                "(is a key of another program, or a missing right, in the way?)"
+            ) from error
         watch.redis_failed()
-        complaint = f"{type(error).__name__}: {error}"
-        if complaint != self._complaint:
-            log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)
-            self._complaint = complaint
-        if self._down_since is None:
+        if not self._failing:
             self._down_since = time.monotonic()
+        self._failing.add(operation)
+        complaint = f"{type(error).__name__}: {error}"
+        watch.set_obstacle(
+            "redis", f"redis at {self._url} cannot be used ({complaint})", UNREADY_AFTER_S
+        )
+        # Loops that fail in turn, each with words of its own, are still one outage.
+        if type(error).__name__ not in self._complaints:
+            log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)
+            self._complaints.add(type(error).__name__)
 
-    async def insist(self, operation: Callable[[], Awaitable[Reply]]) -> Reply:
-        """The reply of an operation that may be repeated, however long it takes to get it."""
-        backoff = Backoff()
+    async def retry_until_answered(self, operation: Callable[[bool], Awaitable[Reply]]) -> Reply:
+        """The reply of an operation that may be repeated, however long it takes to get it.
+
+        The operation is told whether it is repeated: an earlier call may have been done and have
+        lost its reply. Raises RedisRefusal if it can never succeed.
+        """
+        backoff, this, again = Backoff(), object(), False
         while True:
             try:
-                reply = await operation()
+                reply = await operation(again)
             except REDIS_ERRORS as error:
-                self.down(error)
+                self.down(this, error)
+                again = True
                 await backoff.wait()
             else:
-                self.up()
+                self.up(this)
                 return reply

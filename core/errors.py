@@ -21,6 +21,10 @@ class RedisUnsuitable(WorkerError):
     """The Redis server answers, but cannot serve the configured delivery mode."""
 
 
+class RedisRefusal(WorkerError):
+    """The Redis server refuses a call that can never succeed as things are."""
+
+
 class NoSharedMemory(WorkerError):
     """There is no /dev/shm, where all pictures travel."""
 

@@ -16,7 +16,8 @@ SENTINEL_PORT = 26379
 class SentinelUrl:
     """`redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]`.
 
-    User, password and, with `rediss+sentinel`, TLS are those of the servers and the sentinels.
+    User, password and, with `rediss+sentinel`, TLS are those of the servers and the sentinels;
+    sentinels that refuse the login are asked without one.
     """
 
     sentinels: tuple[tuple[str, int], ...]
@@ -72,6 +73,8 @@ def check_redis_url(url: str) -> None:
 def without_password(url: str) -> str:
     """A Redis URL, or a text with one in it, fit for logs.
 
-    Up to the last @, which a password may have in it; and redis-py takes one from the query too.
+    redis-py takes passwords from the query too, as `password`, `ssl_password` and the like. Those
+    go first, since there may be an @ in them: one before the host is all up to the last @.
     """
-    return re.sub(r"([?&]password=)[^&'\s]*", r"\1***", re.sub(r"//.*@", "//***@", url))
+    query = re.compile(r"([?&][^=&\s]*password[^=&\s]*=)[^&\s]*", re.IGNORECASE)
+    return re.sub(r"//.*@", "//***@", query.sub(r"\1***", url))

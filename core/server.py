@@ -24,7 +24,9 @@ def require_suitable(info: Mapping[str, Any], delivery: Delivery) -> None:
             "REDIS_URL at a server that is not in cluster mode"
         )
     if is_too_old(info, delivery):
-        at_most_once = " or set DELIVERY=at_most_once (a crash then loses a batch)"
+        at_most_once = (
+            " or set DELIVERY=at_most_once (a crash then loses what is computed and read ahead)"
+        )
         raise RedisUnsuitable(
             f"this Redis is {version(info)}, DELIVERY={delivery} needs {oldest(delivery)} or "
             f"later: upgrade it{at_most_once if delivery is Delivery.AT_LEAST_ONCE else ''}"

@@ -6,7 +6,9 @@ import contextlib
 from typing import Any
 
 from core.config import Settings
-from core.connection import COMMAND_TIMEOUT_S, REDIS_ERRORS, async_client
+from core.connection import COMMAND_TIMEOUT_S, async_client
+from core.redis_connections import bounded_parser
+from core.redis_errors import REDIS_ERRORS
 
 #: How long a claim blocks in the server when nobody ends it earlier, and where the ACL lets
 #: nobody do so: the wait for one queue then delays what arrives on the other.
@@ -18,7 +20,10 @@ class Waiter:
 
     def __init__(self, settings: Settings) -> None:
         self.client = async_client(
-            settings, timeout_s=BLOCK_S + COMMAND_TIMEOUT_S, on_connect=self._on_connect
+            settings,
+            timeout_s=BLOCK_S + COMMAND_TIMEOUT_S,
+            on_connect=self._on_connect,
+            parser=bounded_parser(settings.max_message_bytes),
         )
         self._client_id: int | None = None
         self._waiting = False
@@ -26,7 +31,10 @@ class Waiter:
         self.longest_s = BLOCK_S
 
     async def wait(self, *command: Any) -> Any:
-        """The reply of a blocking command; None if its time was over."""
+        """The reply of a blocking command; None if its time was over.
+
+        A payload above MAX_MESSAGE_BYTES is Oversized in it: it is never held in memory.
+        """
         self._waiting = True
         try:
             return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]

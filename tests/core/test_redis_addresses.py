@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import socketserver
 import ssl
@@ -15,6 +16,8 @@ import pytest
 import redis
 import trustme
 
+from core.config import Settings
+from core.connection import sync_client
 from core.redis_url import SentinelUrl, parse_sentinel_url, without_password
 from demo.redis_server import RedisServer, find_binary
 from tests.conftest import OwnPipeline, StartWorker, wait_until
@@ -41,8 +44,17 @@ def test_a_password_is_taken_out_of_any_url() -> None:
     assert without_password("rediss://:secret@host/1") == "rediss://***@host/1"
     assert without_password("redis+sentinel://u:p@a,b/s") == "redis+sentinel://***@a,b/s"
     assert without_password("redis://u:p/a@ss@host:1/0") == "redis://***@host:1/0"
-    assert without_password("unix:///s?db=1&password=a@b&x=1") == "unix://***@b&x=1"
+    assert without_password("unix:///s?db=1&password=a@b&x=1") == "unix:///s?db=1&password=***&x=1"
     assert without_password("redis://host?password=secret&db=1") == "redis://host?password=***&db=1"
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "ssl_password", "SSL_Password", "ssl_keyfile_password"]
+)
+def test_a_password_of_any_name_is_taken_out_of_the_query(name: str) -> None:
+    url = f"rediss://host:1/0?ssl_keyfile=/key.pem&{name}=it's%20s@fe&db=1"
+    assert without_password(url) == f"rediss://host:1/0?ssl_keyfile=/key.pem&{name}=***&db=1"
+    assert without_password(f"redis at {url}, and more").endswith("&db=1, and more")
 
 
 # -- TLS ---------------------------------------------------------------------------------------
@@ -121,8 +133,13 @@ def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
 
 
 @contextlib.contextmanager
-def sentinels(master: RedisServer, folder: Path) -> Iterator[str]:
-    """Three sentinels that watch a master; the URL for the worker."""
+def sentinels(
+    master: RedisServer, folder: Path, *, replicas: int = 1, password: str = "", login: str = ""
+) -> Iterator[str]:
+    """Three sentinels that watch a master; the URL for the worker.
+
+    `password` is the sentinels' own, `login` what the URL has and, behind a colon, the master's.
+    """
     processes, ports = [], []
     try:
         for number in range(3):
@@ -135,6 +152,8 @@ def sentinels(master: RedisServer, folder: Path) -> Iterator[str]:
                 f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2\n"
                 f"sentinel down-after-milliseconds {SERVICE} 500\n"
                 f"sentinel failover-timeout {SERVICE} 2000\n"
+                + (f"requirepass {password}\nsentinel sentinel-pass {password}\n" * bool(password))
+                + f"sentinel auth-pass {SERVICE} {login.partition(':')[2]}\n" * bool(login)
             )
             processes.append(
                 subprocess.Popen(
@@ -144,19 +163,20 @@ def sentinels(master: RedisServer, folder: Path) -> Iterator[str]:
                 )
             )
         wait_until(
-            lambda: all(_knows(port, others=2, replicas=1) for port in ports),
-            "the sentinels know each other and the replica",
+            lambda: all(_knows(port, password, 2, replicas) for port in ports),
+            "the sentinels know each other and the replicas",
         )
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        yield f"redis+sentinel://{hosts}/{SERVICE}"
+        yield f"redis+sentinel://{login}{'@' * bool(login)}{hosts}/{SERVICE}"
     finally:
         for process in processes:
             process.kill()
             process.wait()
 
 
-def _knows(port: int, others: int, replicas: int) -> bool:
-    with redis.Redis(port=port, protocol=2, decode_responses=True) as sentinel:
+def _knows(port: int, password: str, others: int, replicas: int) -> bool:
+    login = {"password": password or None, "decode_responses": True}
+    with redis.Redis(port=port, protocol=2, **login) as sentinel:
         try:
             state = sentinel.sentinel_master(SERVICE)
         except redis.RedisError:
@@ -189,3 +209,53 @@ def test_a_worker_follows_a_failover_and_goes_on_with_the_new_master(
                     request = pipeline.submit(*page(60, 90, 2), "short", canvas=(64, 96))
                     assert pipeline.fetch(request).shape == (60, 90, 3)
                 assert worker.stop() == 0
+
+
+@pytest.fixture
+def locked() -> Iterator[RedisServer]:
+    """A server whose default user has the password `secret`, and so has another, `me`."""
+    with RedisServer() as master, redis.Redis(port=master.port, protocol=2) as client:
+        client.execute_command("ACL", "SETUSER", "me", "on", ">secret", "~*", "&*", "+@all")
+        client.config_set("requirepass", "secret")
+        client.execute_command("AUTH", "secret")
+        yield master
+
+
+@pytest.mark.parametrize(
+    ("login", "password"), [(":secret", ""), ("me:secret", ""), (":secret", "secret")]
+)
+def test_sentinels_are_asked_with_the_masters_login_or_without_one(
+    start_worker: StartWorker,
+    locked: RedisServer,
+    tmp_path: Path,
+    shm_baseline: None,
+    login: str,
+    password: str,
+) -> None:
+    with sentinels(locked, tmp_path, replicas=0, password=password, login=login) as url:
+        worker = start_worker(REDIS_URL=url, HEARTBEAT_INTERVAL_S=0.05)
+        with OwnPipeline(locked.url.replace("//", "//:secret@")) as pipeline:
+            request = pipeline.submit(*page(60, 90, 1), "long", canvas=(64, 96))
+            assert pipeline.fetch(request).shape == (60, 90, 3)
+        assert worker.stop() == 0
+        assert "cannot be used" not in worker.output
+        assert "no heartbeat" not in worker.output  # which has a blocking client
+
+
+def test_sentinels_that_want_another_login_are_one_short_line(
+    start_worker: StartWorker, locked: RedisServer, tmp_path: Path
+) -> None:
+    with sentinels(locked, tmp_path, replicas=0, password="other", login=":secret") as url:
+        worker = start_worker(REDIS_URL=url, ready=False)
+        worker.wait_for_line("cannot be used")
+        (line,) = [one for one in worker.output.splitlines() if "cannot be used" in one]
+        assert re.search(
+            r"no sentinel names a master of 'pictures': .*Authentication required\)", line
+        )
+        assert len(line) < 400
+        assert "secret" not in worker.output
+        with pytest.raises(
+            redis.ConnectionError, match=r"^no sentinel names a master of 'pictures'"
+        ):
+            sync_client(Settings(redis_url=url)).ping()
+        assert worker.stop() == 0
