@@ -1,30 +1,62 @@
-"""An entry of the dead list: written by the worker that gives a job up, read by everybody else."""
+"""An entry of the dead list: written by the worker that gives a job up, read by everybody else.
+
+An entry is a JSON object in UTF-8. What is said about the job comes first and the message last, so
+that the head of an entry says everything but the message, however long that is.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 from core import keys
-from core.contract import request_of
+from core.contract import named_inputs, request_of
+
+#: Bytes of an entry that hold everything but the message, also where control characters make the
+#: longest error and ids six times as long.
+HEAD_BYTES: Final = 20 << 10
+
+#: Most entries whose heads are read at once, and the bytes of entries that Redis copies for that.
+CHUNK_ENTRIES: Final = 1000
+CHUNK_BYTES: Final = 4 << 20
 
 #: Hexadecimal digits of an entry's id.
 ID_LENGTH: Final = 12
+
+LONGEST_ERROR: Final = 1000
+
+#: Bytes of a message that are kept to be read where the message is not text, or not kept.
+READABLE_BYTES: Final = 1 << 10
+
+#: A message whose escaped text is longer by this factor is kept in base64.
+LONGEST_ESCAPED: Final = 2
+
+_BEFORE_MESSAGE: Final = b', "raw": "'
+_EARLIER_VERSION: Final = b'{"raw": '
+
+#: Longest entry that an earlier version can have written: 8 MiB, escaped and in base64.
+_LONGEST_EARLIER: Final = 64 << 20
 
 
 @dataclass(frozen=True)
 class DeadJob:
     """An entry of the dead list. `at` is in unix seconds; unknown texts are empty.
 
-    `queue` is the name of the list that the job came from.
+    `head` and `entry_length` tell the entry from all others. `place` is its index on the list when
+    it was read, or more, and never less than its index now. `payload` is the message; None where
+    only the head was read, and the start of the message if that is `truncated`. `inputs` are the
+    segments that the message names, allowed or not; `length` and `sha1` are the message's. `queue`
+    is the name of the list that the job came from.
     """
 
-    entry: bytes
-    payload: bytes
+    head: bytes
+    entry_length: int
+    place: int
+    payload: bytes | None
     reason: str
     error: str
     attempts: int
@@ -32,58 +64,137 @@ class DeadJob:
     worker: str
     namespace: str
     at: float
+    request_id: str
+    image_id: str
+    inputs: tuple[str, ...]
+    length: int
+    sha1: str
+    truncated: bool
 
-    @cached_property
+    @property
     def id(self) -> str:
-        """What names the entry in commands: the start of its sha1."""
-        return keys.sha1(self.entry)[:ID_LENGTH]
-
-    @cached_property
-    def request(self) -> tuple[str, str] | None:
-        """Request and image id, where the message has them."""
-        return request_of(self.payload)
-
-    @property
-    def request_id(self) -> str:
-        return self.request[0] if self.request else ""
-
-    @property
-    def image_id(self) -> str:
-        return self.request[1] if self.request else ""
+        """What names the entry in commands: the start of the sha1 of its head."""
+        return keys.sha1(self.head[:HEAD_BYTES])[:ID_LENGTH]
 
 
-def write_entry(payload: bytes, **about: str | int) -> str:
+def write_entry(payload: bytes, **about: str | int) -> bytes:
     """An entry, as it is put on the list now; `about` is reason, error, attempts and so on.
 
-    `raw` is the payload as text. A payload that is not UTF-8 is in `raw_base64` too, byte for byte.
+    `raw` is the payload as text. If the payload is not UTF-8, or full of characters that JSON
+    escapes, `raw` is its start and `raw_base64` the payload byte for byte.
     """
-    entry: dict[str, str | int] = {"raw": payload.decode("utf-8", "replace"), **about}
+    request_id, image_id = request_of(payload) or ("", "")
+    described: dict[str, Any] = {
+        **_described(about, len(payload), keys.sha1(payload)),
+        "request_id": request_id,
+        "image_id": image_id,
+        "inputs": named_inputs(payload),
+    }
     try:
-        payload.decode("utf-8")
+        entry = _json({**described, "raw": payload.decode("utf-8")})
     except UnicodeDecodeError:
-        entry["raw_base64"] = base64.b64encode(payload).decode()
-    entry["at"] = int(time.time())
-    return json.dumps(entry)
+        entry = b""
+    if entry and len(entry) <= LONGEST_ESCAPED * len(payload) + HEAD_BYTES:
+        return entry
+    encoded = base64.b64encode(payload).decode()
+    return _json({**described, "raw": _readable(payload), "raw_base64": encoded})
 
 
-def parse_entry(entry: bytes) -> DeadJob | None:
-    """The job of an entry; None if somebody else has written it."""
+def write_truncated_entry(length: int, sha1: str, head: bytes, **about: str | int) -> bytes:
+    """An entry for a message that was too long to be read: only its first bytes are known."""
+    return _json({**_described(about, length, sha1), "truncated": True, "raw": _readable(head)})
+
+
+def parse_entry(data: bytes, entry_length: int | None = None, place: int = 0) -> DeadJob | None:
+    """The job of an entry, or of the head of an entry of `entry_length` bytes.
+
+    None if somebody else has written it, or if it has to be read whole (see `is_unreadable_head`).
+    """
+    is_whole = entry_length in (None, len(data))
     try:
-        about: dict[str, Any] = json.loads(entry)
-        if "raw_base64" in about:
-            payload = base64.b64decode(about["raw_base64"])
-        else:
-            payload = str(about["raw"]).encode("utf-8", "surrogateescape")
+        about: dict[str, Any] = json.loads(data if is_whole else _before_message(data))
+        payload = _payload(about) if is_whole else None
+        is_described = "length" in about or payload is None
         return DeadJob(
-            entry=entry,
+            head=data[:HEAD_BYTES] if is_described else data,
+            entry_length=entry_length or len(data),
+            place=place,
             payload=payload,
-            reason=str(about.get("reason", "")),
-            error=str(about.get("error", "")),
+            reason=_text(about, "reason"),
+            error=_text(about, "error"),
             attempts=int(about.get("attempts", 0)),
-            queue=str(about.get("queue", "")),
-            worker=str(about.get("worker", "")),
-            namespace=str(about.get("namespace", "")),
+            queue=_text(about, "queue"),
+            worker=_text(about, "worker"),
+            namespace=_text(about, "namespace"),
             at=float(about.get("at", 0)),
+            **(_told(about) if is_described else _derived(payload or b"")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def is_unreadable_head(head: bytes, entry_length: int) -> bool:
+    """Whether an entry has to be read whole: earlier versions wrote the message first."""
+    return len(head) < entry_length <= _LONGEST_EARLIER and head.startswith(_EARLIER_VERSION)
+
+
+def heads(reply: Sequence[Any]) -> list[tuple[bytes, int]]:
+    """Head and length of each entry, from a reply of heads.lua."""
+    return list(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _described(about: dict[str, str | int], length: int, sha1: str) -> dict[str, Any]:
+    error = {"error": str(about["error"])[:LONGEST_ERROR]} if "error" in about else {}
+    return {**about, **error, "at": int(time.time()), "length": length, "sha1": sha1}
+
+
+def _json(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _readable(payload: bytes) -> str:
+    return payload[:READABLE_BYTES].decode("utf-8", "replace")
+
+
+def _before_message(head: bytes) -> bytes:
+    """The object in a head without the message, which is cut.
+
+    Within a text JSON escapes quotation marks, so that what is looked for is no part of one.
+    """
+    return head[: head.index(_BEFORE_MESSAGE)] + b"}"
+
+
+def _payload(about: dict[str, Any]) -> bytes:
+    if "raw_base64" in about:
+        return base64.b64decode(about["raw_base64"])
+    return str(about["raw"]).encode("utf-8", "surrogateescape")
+
+
+def _text(about: dict[str, Any], name: str) -> str:
+    """A text that can be printed and sent to Redis."""
+    return str(about.get(name, "")).encode("utf-8", "replace").decode()
+
+
+def _told(about: dict[str, Any]) -> dict[str, Any]:
+    """What an entry says about its message."""
+    return {
+        "request_id": _text(about, "request_id"),
+        "image_id": _text(about, "image_id"),
+        "inputs": tuple(map(str, about.get("inputs", ()))),
+        "length": int(about["length"]),
+        "sha1": _text(about, "sha1"),
+        "truncated": about.get("truncated") is True,
+    }
+
+
+def _derived(payload: bytes) -> dict[str, Any]:
+    """The same, from the message of an entry of an earlier version."""
+    request_id, image_id = request_of(payload) or ("", "")
+    return {
+        "request_id": request_id,
+        "image_id": image_id,
+        "inputs": tuple(named_inputs(payload)),
+        "length": len(payload),
+        "sha1": keys.sha1(payload),
+        "truncated": False,
+    }

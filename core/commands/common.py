@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import json
 import re
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -55,9 +56,32 @@ def connected(settings: Settings) -> Iterator[redis.Redis]:
         ) from error
 
 
+@contextlib.contextmanager
+def every_end_is_an_interrupt() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end a command as Ctrl-C does, so that it cleans up."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def print_json(content: Any) -> None:
     """Print an object for programs, in ASCII."""
     print(json.dumps(content))
+
+
+def print_json_list(items: Iterable[Any]) -> None:
+    """Print a list for programs, in ASCII, an item at a time: it may be a long one."""
+    separator = "["
+    for item in items:
+        print(separator, json.dumps(item), sep="", end="")
+        separator = ", "
+    print("[]" if separator == "[" else "]")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

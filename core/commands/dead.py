@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from core.commands.common import (
@@ -13,7 +15,7 @@ from core.commands.common import (
     ago,
     connected,
     duration,
-    print_json,
+    print_json_list,
     shortened,
     table,
 )
@@ -97,25 +99,13 @@ def _list(options: argparse.Namespace) -> int:
     settings = load_settings()
     with connected(settings) as client:
         dead = DeadList(settings, client)
-        jobs = list(dead.matching(_filter(options, settings)))
+        jobs = dead.matching(_filter(options, settings))
         if options.limit > 0:
-            jobs = jobs[-options.limit :]
+            jobs = iter(deque(jobs, options.limit))
         if options.json:
-            print_json([_described(dead, job) for job in jobs])
+            print_json_list(_described(dead, job, settings) for job in jobs)
             return 0
-        rows = [
-            (
-                job.id,
-                ago(job.at),
-                job.reason,
-                job.attempts,
-                job.queue,
-                shortened(job.request_id, 40) or "none",
-                _inputs(dead, job),
-                shortened(job.error, 100),
-            )
-            for job in jobs
-        ]
+        rows = [_row(dead, job) for job in jobs]
     head = ("id", "ago", "reason", "tries", "queue", "request", "inputs", "error")
     print(table(head, rows) if rows else "no dead jobs")
     return 0
@@ -125,32 +115,32 @@ def _show(options: argparse.Namespace) -> int:
     settings = load_settings()
     with connected(settings) as client:
         dead = DeadList(settings, client)
-        jobs = list(dead.matching(Filter(ids=tuple(options.ids))))
-        described = [_described(dead, job) for job in jobs]
-    if not jobs:
-        raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
-    if options.json:
-        print_json(described)
-        return 0
-    for about in described:
-        for name, value in about.items():
-            print(f"{name:<11}{printable(str(value))}")
-        print()
+        named = dead.matching(Filter(ids=tuple(options.ids)))
+        whole = (job for one in named if (job := dead.read(one)))
+        described = (_described(dead, job, settings) for job in whole)
+        first = next(described, None)
+        if first is None:
+            raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
+        if options.json:
+            print_json_list(chain([first], described))
+            return 0
+        for about in chain([first], described):
+            for name, value in about.items():
+                print(f"{name:<11}{printable(str(value))}")
+            print()
     return 0
 
 
 def _retry(options: argparse.Namespace) -> int:
     def refusal(dead: DeadList, job: DeadJob) -> str:
-        reason = dead.refusal(job)
-        forced = options.force and dead.is_ours(job)
-        return "" if forced else reason
+        return dead.obstacle(job) if options.force else dead.refusal(job)
 
     return _change(options, "retried", refusal, DeadList.retry)
 
 
 def _discard(options: argparse.Namespace) -> int:
     def refusal(dead: DeadList, job: DeadJob) -> str:
-        return "" if dead.is_ours(job) else dead.refusal(job)
+        return "" if dead.is_ours(job) else dead.obstacle(job)
 
     return _change(options, "discarded", refusal, DeadList.discard)
 
@@ -165,25 +155,29 @@ def _change(
     wanted = _filter(options, settings)
     if wanted == Filter() and not options.all:
         raise NothingNamed("name dead jobs, give a filter, or --all")
-    outcomes = []
-    with connected(settings) as client:
-        dead = DeadList(settings, client)
-        for job in list(dead.matching(wanted)):
+    counts = Counter[str]()
+
+    def outcomes(dead: DeadList) -> Iterator[dict[str, str]]:
+        for job in dead.matching(wanted):
             if reason := refusal(dead, job):
                 outcome = f"left alone: {reason}"
             elif options.dry_run:
                 outcome = f"would be {verb}"
             else:
                 outcome = verb if change(dead, job) else "left alone: no longer on the list"
-            outcomes.append({"id": job.id, "request_id": job.request_id, "outcome": outcome})
-    if options.json:
-        print_json(outcomes)
-    else:
-        for one in outcomes:
-            print(printable(f"{one['id']}  {one['request_id'] or 'no request'}  {one['outcome']}"))
-        done = sum(one["outcome"] == verb for one in outcomes)
-        print(f"{done} of {len(outcomes)} {verb}")
-    if not outcomes and options.ids:
+            counts.update([verb if outcome == verb else "left"])
+            yield {"id": job.id, "request_id": job.request_id, "outcome": outcome}
+
+    with connected(settings) as client:
+        changes = outcomes(DeadList(settings, client))
+        if options.json:
+            print_json_list(changes)
+        else:
+            for one in changes:
+                request = one["request_id"] or "no request"
+                print(printable(f"{one['id']}  {request}  {one['outcome']}"))
+            print(f"{counts[verb]} of {counts.total()} {verb}")
+    if not counts and options.ids:
         raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
     return 0
 
@@ -192,10 +186,26 @@ def _inputs(dead: DeadList, job: DeadJob) -> str:
     return {True: "here", False: "gone", None: "elsewhere"}[dead.inputs_here(job)]
 
 
-def _described(dead: DeadList, job: DeadJob) -> dict[str, Any]:
-    message: Any = job.payload.decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError):  # else as it is
-        message = json.loads(message)
+def _row(dead: DeadList, job: DeadJob) -> tuple[object, ...]:
+    return (
+        job.id,
+        ago(job.at),
+        job.reason,
+        job.attempts,
+        job.queue,
+        shortened(job.request_id, 40) or "none",
+        _inputs(dead, job),
+        shortened(job.error, 100),
+    )
+
+
+def _described(dead: DeadList, job: DeadJob, settings: Settings) -> dict[str, Any]:
+    """A job for people and programs; its message is None where only the entry's head was read."""
+    message: Any = None
+    if job.payload is not None:
+        message = job.payload[: settings.max_message_bytes].decode("utf-8", "replace")
+        with contextlib.suppress(ValueError, RecursionError):  # else as it is
+            message = json.loads(message)
     return {
         "id": job.id,
         "at": job.at,
@@ -208,5 +218,7 @@ def _described(dead: DeadList, job: DeadJob) -> dict[str, Any]:
         "request_id": job.request_id,
         "image_id": job.image_id,
         "inputs": _inputs(dead, job),
+        "length": job.length,
+        "sha1": job.sha1,
         "message": message,
     }

@@ -3,19 +3,27 @@
 -- KEYS[2]  queue
 -- KEYS[3]  attempts
 -- KEYS[4]  result hash of the request (absent if the request is not known)
--- ARGV[1]  entry of the dead list
--- ARGV[2]  payload
--- ARGV[3]  sha1 of the payload
--- Returns 1, or 0 if the entry is no longer on the list.
+-- ARGV[1]  index of the entry
+-- ARGV[2]  head of the entry
+-- ARGV[3]  length of the entry
+-- ARGV[4]  payload
+-- ARGV[5]  sha1 of the payload
+-- Returns 1, or -1 if another entry is at the index.
 --
--- The first write is one that a full server refuses, so that nothing or everything is changed.
-if not redis.call('LPOS', KEYS[1], ARGV[1]) then
-  return 0
+-- A full server checks the first write of a script only, and never refuses LREM. What may fail for
+-- another reason (a key of another type) is asked for before it, so that nothing or everything is
+-- changed.
+local entry = redis.call('LINDEX', KEYS[1], ARGV[1])
+if not entry or #entry ~= tonumber(ARGV[3]) or string.sub(entry, 1, #ARGV[2]) ~= ARGV[2] then
+  return -1
 end
-redis.call('RPUSH', KEYS[2], ARGV[2])
-redis.call('LREM', KEYS[1], 1, ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[3])
--- Whoever waits for the result shall not read the old failure.
+redis.call('LLEN', KEYS[2])
+redis.call('HLEN', KEYS[3])
+local from_head = tonumber(ARGV[1]) < redis.call('LLEN', KEYS[1]) / 2
+redis.call('LREM', KEYS[1], from_head and 1 or -1, entry)
+redis.call('RPUSH', KEYS[2], ARGV[4])
+redis.call('HDEL', KEYS[3], ARGV[5])
+-- A client that waits for the result must not read the old failure.
 if KEYS[4] and redis.call('TYPE', KEYS[4]).ok == 'hash'
   and redis.call('HGET', KEYS[4], 'status') == 'failed'
   and redis.call('HEXISTS', KEYS[4], 'inpaint_shm_info') == 0

@@ -1,0 +1,28 @@
+-- Search for an entry of the dead list from an index to the head of the list. Entries are pushed to
+-- the tail, so that an entry that moves while others are removed moves towards the head.
+-- KEYS[1]  dead list
+-- ARGV[1]  index at which the search begins
+-- ARGV[2]  head of the entry
+-- ARGV[3]  length of the entry
+-- ARGV[4]  bytes that may be copied: the search ends with the group of entries that exceeds them
+-- Returns {1, index} of the entry, or {0, index} at which the search has to go on: -1 if the entry
+-- is not on the list.
+local LONGEST_GROUP = 32
+local head, length, budget = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local index = math.min(tonumber(ARGV[1]), redis.call('LLEN', KEYS[1]) - 1)
+local group = 1
+while index >= 0 and budget > 0 do
+  local first = math.max(0, index - group + 1)
+  local entries = redis.call('LRANGE', KEYS[1], first, index)
+  local copied = 0
+  for i = #entries, 1, -1 do
+    if #entries[i] == length and string.sub(entries[i], 1, #head) == head then
+      return {1, first + i - 1}
+    end
+    copied = copied + #entries[i]
+  end
+  index, budget = first - 1, budget - copied
+  local fitting = math.floor(budget * #entries / math.max(copied, 1))
+  group = math.max(1, math.min(2 * group, LONGEST_GROUP, fitting))
+end
+return {0, index}

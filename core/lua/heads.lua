@@ -1,0 +1,30 @@
+-- The heads of entries of the dead list, so that nobody handles more of it than a few megabytes.
+-- KEYS[1]  dead list
+-- ARGV[1]  index of the first entry
+-- ARGV[2]  most entries
+-- ARGV[3]  bytes that may be copied: the script ends with the entry that exceeds them
+-- ARGV[4]  bytes of a head
+-- Returns head and length of the first entry, of the second, and so on.
+--
+-- The size of an entry is known only once it has been copied. So the entries are copied in groups,
+-- each at most twice as long as the one before, and shorter where entries turn out to be large.
+local LONGEST_GROUP = 32
+local index, most, budget, cut =
+  tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local heads, group = {}, 1
+while most > 0 and budget > 0 do
+  local entries = redis.call('LRANGE', KEYS[1], index, index + math.min(group, most) - 1)
+  if #entries == 0 then
+    break
+  end
+  local copied = 0
+  for _, entry in ipairs(entries) do
+    heads[#heads + 1] = string.sub(entry, 1, cut)
+    heads[#heads + 1] = #entry
+    copied = copied + #entry
+  end
+  index, most, budget = index + #entries, most - #entries, budget - copied
+  local fitting = math.floor(budget * #entries / math.max(copied, 1))
+  group = math.max(1, math.min(2 * group, LONGEST_GROUP, fitting))
+end
+return heads
