@@ -1,38 +1,70 @@
-"""The queues without a net, for DELIVERY=at_most_once; and which ones the settings ask for."""
+"""The queues for DELIVERY=at_most_once; and which ones the settings ask for.
+
+A crash loses what is computed and what is read ahead.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any
 
+from redis.exceptions import ResponseError
+
+from core import keys
+from core.claims import Claim
 from core.config import Delivery, Settings
+from core.finishing import too_large
 from core.identity import Identity
 from core.keys import Kind
-from core.queues import Claim, Queues
+from core.queues import NO_LIST_PAUSE_S, Queues
+from core.redis_connections import Oversized
+from core.waiter import SHORT_BLOCK_S
 
 
 class AtMostOnceQueues(Queues):
-    """The two queues with plain pops: a claimed job is nowhere but in this process."""
+    """The two queues with plain pops: a claimed job is nowhere but in this process.
+
+    A job that waits for another try is in Redis. A call that ends a claim removes its number from
+    the books, so that a repetition after a lost reply does not double the job.
+    """
 
     fenced = False
 
-    async def _take(self, kind: Kind, count: int, joining: Claim | None) -> list[bytes]:
-        taken = await self._scripts["pop"]([self.settings.queue(kind)], [count])
-        return cast("list[bytes]", taken)
-
-    async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
-        reply = await self._waiters[kind].wait("BLPOP", self.settings.queue(kind), timeout_s)
-        return None if reply is None else cast(bytes, reply[1])
-
     async def wait_for_either(self, first: Kind) -> list[Claim]:
-        names = [self.settings.queue(kind) for kind in (first, first.other)]
-        reply = await self._waiters[first].wait("BLPOP", *names, self._waiters[first].longest_s)
+        kinds = [first, first.other]
+        try:
+            reply = await self._pop(kinds, self._waiters[first].longest_s)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            # One of the keys is no list, which does not hold up the other.
+            for kind in kinds:
+                pop = self._pop([kind], SHORT_BLOCK_S)
+                if reply := await self._unless_no_list(kind, pop, NO_LIST_PAUSE_S):
+                    break
         if reply is None:
             return []
-        kind = first if reply[0].decode() == names[0] else first.other
+        kind = next(kind for kind in kinds if self.settings.queue(kind) == reply[0].decode())
+        if isinstance(reply[1], Oversized):
+            await self._bury(kind, reply[1])
+            return []
         return self._hold(kind, [reply[1]])
 
     async def reconcile(self) -> list[Claim]:
         return []
+
+    async def _pop(self, kinds: Sequence[Kind], timeout_s: float) -> Any:
+        """A queue's name and the payload at its head, as soon as one of them has one, or None."""
+        names = [self.settings.queue(kind) for kind in kinds]
+        return await self._waiters[kinds[0]].wait("BLPOP", *names, timeout_s)
+
+    async def _bury(self, kind: Kind, large: Oversized) -> None:
+        """Put what is known of a message that was too large on the dead list."""
+        error = too_large(large, self.settings)
+        entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
+        # It is nowhere else: an entry too many, if the reply is lost, does less harm than none.
+        await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
+        self.on_refused(kind, error)
 
 
 def open_queues(settings: Settings, identity: Identity) -> Queues:

@@ -5,35 +5,43 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.claims import Claim, Standing
 from core.config import Settings
-from core.connection import REDIS_ERRORS, Backoff
+from core.connection import Backoff
 from core.contract import request_of
 from core.faults import Fault, reach
 from core.keys import Kind
-from core.queues import Claim, Queues
+from core.queues import Queues
+from core.redis_errors import REDIS_ERRORS
 from core.telemetry import about, watch
 
 log = logging.getLogger(__name__)
 
 #: Part of the wait for more jobs that may pass without one arriving. A lone job on an idle
-#: worker so waits for a fifth of BATCH_MAX_WAIT_MS, one of a burst for the whole of it.
+#: worker thus waits for a fifth of BATCH_MAX_WAIT_MS, one of a burst for all of it.
 QUIET_PART = 0.2
+
+#: Seconds of such a wait within which a stop is noticed.
+LONGEST_SLEEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Claimed jobs of one kind, all of which have failed `attempts` times before.
 
-    Where that is not 0, there is one job only.
+    A job that has failed before is alone in its batch. So is one that is `superseded`: a newer
+    submission of its request is done, and this one is to be dropped.
     """
 
     kind: Kind
     claims: tuple[Claim, ...]
     attempts: int
+    superseded: bool = False
 
 
 class BatchSource:
@@ -49,14 +57,28 @@ class BatchSource:
         self._queues = queues
         self._turn = Kind.LONG
         self._claimed: list[Claim] = []
+        #: By the numbers of the claims, what the books say of them.
+        self._standings: dict[int, Standing] = {}
         self._reconcile_at = 0.0
         self._stopping = False
+        self._most: int | None = None
+        #: Whether a claim may be in flight.
+        self.is_claiming = False
 
-    async def next_batch(self) -> Batch | None:
-        """The next batch, as soon as there is one; None once the source has been stopped.
+    async def next_batch(self, most: int | None = None) -> Batch | None:
+        """The next batch, of at most so many jobs, as soon as there is one.
 
-        Returns to Redis by itself after an outage, and takes up what was claimed without a reply.
+        None once the source has been stopped. Returns to Redis by itself after an outage, and takes
+        up what was claimed without a reply. Raises RedisRefusal if Redis can never serve it.
         """
+        self._most = most
+        self.is_claiming = True
+        try:
+            return await self._next_batch()
+        finally:
+            self.is_claiming = False
+
+    async def _next_batch(self) -> Batch | None:
         backoff = Backoff()
         while not self._stopping:
             watch.turned()
@@ -64,10 +86,10 @@ class BatchSource:
                 batch = await self._fill()
             except REDIS_ERRORS as error:
                 self.suspect()
-                self._queues.link.down(error)
+                self._queues.link.down("claim", error)
                 await backoff.wait()
             else:
-                self._queues.link.up()
+                self._queues.link.up("claim")
                 backoff.reset()
                 if batch is not None:
                     return batch
@@ -78,7 +100,7 @@ class BatchSource:
         self._reconcile_at = 0.0
 
     async def stop(self) -> None:
-        """Have next_batch() return soon. To be repeated until it has: a wait may just begin."""
+        """Have next_batch() return soon. To be repeated until it has: another wait may begin."""
         self._stopping = True
         await self._queues.unblock()
 
@@ -101,18 +123,32 @@ class BatchSource:
             await self._claim()
         if not self._claimed:
             return None
+        await self._enter()
         reach(Fault.CLAIMED)
-        batch = self._choose(self._claimed, await self._queues.attempts(self._claimed))
+        kind = self._claimed[0].kind
+        self._claimed.sort(key=lambda claim: claim.kind is not kind)
+        standings = [self._standings[claim.number] for claim in self._claimed]
+        batch = self._choose(self._claimed, standings)
         surplus = self._claimed[len(batch.claims) :]
         self._claimed = []
-        if surplus:  # of what was taken up without a reply
+        self._standings.clear()
+        if surplus:  # of the other kind, or of what was taken up without a reply
             await self._queues.release(surplus)
         return batch
+
+    async def _enter(self) -> None:
+        """Enter what has been claimed and is not in the books yet."""
+        fresh = [claim for claim in self._claimed if claim.number not in self._standings]
+        if fresh:
+            standings = await self._queues.enter(fresh)
+            self._standings.update(
+                (claim.number, standing) for claim, standing in zip(fresh, standings, strict=True)
+            )
 
     async def _claim(self) -> None:
         # Every claim goes into self._claimed at once: an error further on must not forget it.
         for kind in (self._turn, self._turn.other):
-            self._claimed += await self._queues.take(kind, self._settings.batch_size(kind))
+            self._claimed += await self._queues.take(kind, self._size(kind))
             if self._claimed:
                 break
         else:
@@ -121,36 +157,51 @@ class BatchSource:
             return
         kind = self._claimed[0].kind
         self._turn = kind.other
-        if surplus := [claim for claim in self._claimed if claim.kind is not kind]:
-            self._claimed = [claim for claim in self._claimed if claim.kind is kind]
-            await self._queues.release(surplus)
         await self._top_up(kind)
 
     async def _top_up(self, kind: Kind) -> None:
-        size = self._settings.batch_size(kind)
+        size = self._size(kind)
         longest_s = self._settings.batch_max_wait_ms / 1000
         deadline = time.monotonic() + longest_s
         first = self._claimed[0]
-        self._claimed += await self._queues.take(kind, size - len(self._claimed), first)
-        while len(self._claimed) < size and not self._stopping:
+        self._claimed += await self._queues.take(kind, size - self._count(kind), first)
+        while self._count(kind) < size and not self._stopping:
             wait_s = min(deadline - time.monotonic(), longest_s * QUIET_PART)
             if wait_s <= 0:
                 return
+            began = time.monotonic()
+            await self._enter()  # soon: the order of a request's submissions is that of the books
+            wait_s -= time.monotonic() - began
             # Not by a blocking command: the server ends those up to 0.1 s late.
-            await asyncio.sleep(wait_s)
-            more = await self._queues.take(kind, size - len(self._claimed), first)
+            await self._wait(wait_s)
+            if self._stopping:
+                return
+            more = await self._queues.take(kind, size - self._count(kind), first)
             if not more:
                 return
             self._claimed += more
 
-    def _choose(self, claims: Sequence[Claim], attempts: Sequence[int]) -> Batch:
+    async def _wait(self, wait_s: float) -> None:
+        """Sleep in short pieces: the loop shows that it lives, and a stop ends the wait."""
+        end = time.monotonic() + wait_s
+        while not self._stopping and (left_s := end - time.monotonic()) > 0:
+            watch.turned()
+            await asyncio.sleep(min(left_s, LONGEST_SLEEP_S))
+
+    def _size(self, kind: Kind) -> int:
+        return min(self._settings.batch_size(kind), self._most or sys.maxsize)
+
+    def _count(self, kind: Kind) -> int:
+        return sum(claim.kind is kind for claim in self._claimed)
+
+    def _choose(self, claims: Sequence[Claim], standings: Sequence[Standing]) -> Batch:
         """The first of these jobs with as many of those after it as may share its batch."""
         kind = claims[0].kind
-        if attempts[0] > 0:
-            return Batch(kind, (claims[0],), attempts[0])
-        size = self._settings.batch_size(kind)
+        if standings[0] != Standing(0):
+            return Batch(kind, (claims[0],), standings[0].attempts, standings[0].superseded)
+        size = self._size(kind)
         fellows = itertools.takewhile(
-            lambda judged: judged[0].kind is kind and judged[1] == 0,
-            zip(claims[:size], attempts[:size], strict=True),
+            lambda judged: judged[0].kind is kind and judged[1] == Standing(0),
+            zip(claims[:size], standings[:size], strict=True),
         )
         return Batch(kind, tuple(claim for claim, _ in fellows), 0)

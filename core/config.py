@@ -29,12 +29,19 @@ from core.redis_url import check_redis_url, without_password
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
+#: Read if it is a file: a folder of this name may be a virtual environment.
+DOTENV = Path(".env")
+
 #: What a segment's name may look like; a longer one would not fit into a file name with a prefix.
 SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 
 
 #: Longest time to live, in seconds: Redis refuses a PEXPIRE that overflows 64 bits.
 YEAR_S = 366 * 86_400
+
+#: What MAX_MESSAGE_BYTES may be at most: a dead entry is up to twice as long, and Redis takes no
+#: string of more than 512 MB.
+LONGEST_MESSAGE = 64 << 20
 
 
 class Delivery(StrEnum):
@@ -107,7 +114,7 @@ class Settings(BaseSettings):
     """The settings, checked. Field names are the environment variables' in lower case."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     # Where jobs come from and results go.
@@ -167,7 +174,7 @@ class Settings(BaseSettings):
         "many times slower",
     )
 
-    # What a hole is, and what becomes of the rest.
+    # What a hole is, and which pixels the rest has.
     mask_threshold: int = Field(
         0, ge=0, le=254, description="mask value (0 to 255) above which a pixel is a hole"
     )
@@ -205,7 +212,7 @@ class Settings(BaseSettings):
         60, ge=0, le=3600, description="longest delay before another try, in seconds"
     )
     max_message_bytes: int = Field(
-        1_048_576, ge=1024, le=64 << 20, description="bytes that a message may have"
+        1_048_576, ge=1024, le=LONGEST_MESSAGE, description="bytes that a message may have"
     )
     result_ttl_s: Number = Field(
         86_400, gt=0, le=YEAR_S,
@@ -233,7 +240,7 @@ class Settings(BaseSettings):
         30, ge=0, description="seconds that a stopping worker has to finish the batch in hand"
     )
 
-    # What the worker tells.
+    # What the worker says of itself.
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL")
     log_format: LogFormat = Field(
         "text", description="text, or json: one object per line, with the request's id"
@@ -298,10 +305,22 @@ _MUST_BE = {"bool_parsing": "1 or 0", "int_parsing": "a whole number", "float_pa
 def load_settings() -> Settings:
     """Settings from the environment and `.env`.
 
-    Raises SettingsError, whose text names each wrong variable, its value and what is allowed.
+    Raises SettingsError, whose text names each wrong variable, its value and what is allowed, or
+    says why `.env` cannot be read.
     """
     try:
         return Settings()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SettingsError(
+            f"{DOTENV.absolute()} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
+            f"{error.start}, in line {line}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"{DOTENV.absolute()} cannot be read ({error.strerror}): let this user read it, or "
+            "start the worker in another folder"
+        ) from None
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
 

@@ -5,11 +5,10 @@ A message is untrusted: `parse_job` lets nothing through that a later stage woul
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -27,7 +26,6 @@ DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
     name: np.dtype(name) for name in ("uint8", "bool", "float16", "float32", "float64")
 }
 
-MAX_MESSAGE_BYTES: Final = 8 << 20
 MAX_ID_LENGTH: Final = 1024
 
 #: What follows the prefix in the names of results: worker, start of the payload's sha1, counter.
@@ -81,13 +79,13 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
 
     Raises BadMessage with a reason for anything that contract and limits do not allow.
     """
-    try:
-        return _job(_object(payload), settings)
-    except RecursionError:  # from printing a value that is nested as deeply as JSON allows
-        raise BadMessage("bad_field", "the message is nested too deeply") from None
-
-
-def _job(message: Mapping[str, Any], settings: Settings) -> Job:
+    if len(payload) > settings.max_message_bytes:
+        _refuse(
+            "too_long",
+            f"the message has {len(payload)} bytes, "
+            f"MAX_MESSAGE_BYTES={settings.max_message_bytes} are allowed",
+        )
+    message = _object(payload)
     limit = settings.max_image_pixels
     image = _segment(message, "preprocessed_img_shm_info", settings)
     mask = _segment(message, "preprocessed_mask_shm_info", settings)
@@ -162,15 +160,24 @@ def result_fields(job: Job, segment: Segment, kind: Kind, worker: str) -> dict[s
 
 def input_names(payload: bytes, settings: Settings) -> list[str]:
     """The input segments that a message names, as far as it names any that are allowed."""
-    names = []
-    with contextlib.suppress(BadMessage):
+    return allowed_inputs(named_inputs(payload), settings)
+
+
+def named_inputs(payload: bytes) -> list[str]:
+    """The segments that a message names as its inputs, whether or not they are allowed."""
+    try:
         message = _object(payload, any_numbers=True)
-        for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
-            info = message.get(field)
-            if isinstance(info, dict):
-                with contextlib.suppress(BadMessage):
-                    names.append(_segment_name(info, settings))
-    return names
+    except BadMessage:
+        return []
+    fields = ("preprocessed_img_shm_info", "preprocessed_mask_shm_info")
+    infos = [info for field in fields if isinstance(info := message.get(field), dict)]
+    names = [info.get("shm_name") for info in infos]
+    return [name for name in names if isinstance(name, str) and SEGMENT_NAME.fullmatch(name)]
+
+
+def allowed_inputs(names: Iterable[str], settings: Settings) -> list[str]:
+    """Those of some names that an input segment may have."""
+    return [name for name in names if SEGMENT_NAME.fullmatch(name) and _is_input(name, settings)]
 
 
 def result_name_start(settings: Settings, worker: str, payload: bytes) -> str:
@@ -193,10 +200,6 @@ def _object(payload: bytes, *, any_numbers: bool = False) -> dict[str, Any]:
     With `any_numbers` also where NaN, infinity or an integer of too many digits make it no JSON:
     whose it is and what it names can be told all the same.
     """
-    if len(payload) > MAX_MESSAGE_BYTES:
-        _refuse(
-            "too_long", f"the message has {len(payload)} bytes, {MAX_MESSAGE_BYTES} are allowed"
-        )
     try:
         text = payload.decode("utf-8")
         if any_numbers:  # as floats, which have no limit of digits and know NaN and infinity
@@ -280,13 +283,17 @@ def _segment_name(info: Mapping[str, Any], settings: Settings) -> str:
     name = _field(info, "shm_name")
     if not isinstance(name, str) or not SEGMENT_NAME.fullmatch(name):
         _refuse("bad_name", f"shm_name {_shown(name)} is not the name of a segment")
-    if not name.startswith(settings.shm_input_prefixes) or is_result_name(name, settings):
+    if not _is_input(name, settings):
         _refuse(
             "bad_name",
             f"shm_name {_shown(name)} is not an input's: those begin with "
             f"{' or '.join(settings.shm_input_prefixes)}, and a worker's results are none",
         )
     return name
+
+
+def _is_input(name: str, settings: Settings) -> bool:
+    return name.startswith(settings.shm_input_prefixes) and not is_result_name(name, settings)
 
 
 def _original(
@@ -313,6 +320,8 @@ def _shown(value: Any) -> str:
         text = ascii(value)
     except ValueError:  # Python's limit on the digits of an integer
         return "a number of too many digits"
+    except RecursionError:  # what JSON can be read from may be nested too deeply for this
+        return "a value that is nested too deeply"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -6,11 +6,16 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
 
 from core import __version__, keys
 from core.config import Settings
-from core.connection import REDIS_ERRORS, sync_client
-from core.identity import Identity
+from core.connection import LUA, UNREADY_AFTER_S, sync_client
+from core.identity import Identity, crew_name, process_name
+from core.keys import Kind
+from core.redis_errors import REDIS_ERRORS, is_out_of_memory
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)
@@ -42,24 +47,52 @@ class Heartbeat(threading.Thread):
         ttl_ms = int(self._settings.heartbeat_ttl_s * 1000)
         interval_s = self._settings.heartbeat_interval_s
         key = keys.heartbeat(self._identity.worker)
-        members = keys.workers(self._identity.namespace)
         with sync_client(self._settings, timeout_s=min(interval_s, 5.0)) as redis:
+            register = redis.register_script((LUA / "register.lua").read_text())
             while not self._stopped.wait(interval_s):
                 try:
-                    value = heartbeat_value(self._identity)
-                    if redis.set(key, value, px=ttl_ms, xx=True):
+                    if self._renew(redis, key, ttl_ms):
                         continue
-                    with redis.pipeline(transaction=True) as transaction:
-                        transaction.set(key, value, px=ttl_ms)
-                        transaction.sadd(members, self._identity.worker)
-                        transaction.execute()
+                    register(*register_arguments(self._settings, self._identity))
                 except REDIS_ERRORS as error:
                     log.debug("no heartbeat: %s", error)
+                    watch.set_obstacle(
+                        "heartbeat", f"no heartbeat reaches redis: {error}", UNREADY_AFTER_S
+                    )
                 except Exception:  # without this thread the worker would count as dead for good
                     log.exception("no heartbeat")
                 else:
                     log.warning("the heartbeat was gone: registered %s again", key)
                     self._on_revival()
+
+    def _renew(self, redis: Redis, key: str, ttl_ms: int) -> bool:
+        """Renew the heartbeat; False if it is gone."""
+        try:
+            renewed = redis.set(key, heartbeat_value(self._identity), px=ttl_ms, xx=True)
+        except REDIS_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            # A full server takes no value, but an expiry can be moved without memory.
+            watch.set_obstacle("heartbeat", f"redis takes no writes: {error}", UNREADY_AFTER_S)
+            return bool(redis.pexpire(key, ttl_ms))
+        watch.clear_obstacle("heartbeat")
+        return bool(renewed)
+
+
+def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of lua/register.lua."""
+    crew = crew_name(settings, identity.namespace)
+    about = {"host": identity.host, **{str(kind): settings.queue(kind) for kind in Kind}}
+    ttl_ms = int(settings.heartbeat_ttl_s * 1000)
+    return (
+        [
+            keys.heartbeat(identity.worker),
+            keys.workers(identity.namespace),
+            keys.CREWS,
+            keys.segments(identity.namespace),
+        ],
+        [identity.worker, heartbeat_value(identity), ttl_ms, crew, json.dumps(about)],
+    )
 
 
 def heartbeat_value(identity: Identity) -> str:
@@ -68,6 +101,7 @@ def heartbeat_value(identity: Identity) -> str:
         {
             "host": identity.host,
             "pid": identity.pid,
+            "process": process_name(),  # in containers of one host name every worker is pid 1
             "namespace": identity.namespace,
             "version": __version__,
             "started": identity.started,

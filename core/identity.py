@@ -69,6 +69,11 @@ def is_kin(worker: str, settings: Settings, namespace: str) -> bool:
     return worker.rpartition("-")[2].startswith(kinship(settings, namespace))
 
 
+def crew_name(settings: Settings, namespace: str) -> str:
+    """What the workers of these queues on this shared memory are called together."""
+    return f"{namespace} {kinship(settings, namespace)}"
+
+
 def kinship(settings: Settings, namespace: str) -> str:
     """Four hex digits that stand for the queues' names and the namespace."""
     names = "\0".join((*(settings.queue(kind) for kind in Kind), namespace))

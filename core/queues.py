@@ -1,34 +1,37 @@
-"""Jobs in Redis: claimed, committed, failed, put back. Everything that must not tear is Lua.
+"""Jobs in Redis: the two queues, and how they are claimed. What must be atomic is Lua.
 
-What holds at every moment, whatever dies: with at-least-once delivery a job is in its queue, in
-the processing list of one worker, on the dead list, or its result is committed. A payload leaves
-the processing list only in the script that puts it elsewhere, and a worker whose payload is gone
-from there has lost the job to another one and touches nothing.
+What holds at every moment, in every order of crashes: with at-least-once delivery a job is in its
+queue, in the queue's waiting set, in the processing list of one worker, on the dead list, or
+finished with. A payload leaves the processing list only in the script that puts it elsewhere,
+and a worker whose payload is gone from there has lost the job to another one and touches nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from core import keys
+from core.claims import Claim, Standing
 from core.config import Settings
-from core.connection import REDIS_ERRORS, Link, async_client, load_scripts
-from core.dead_job import write_entry
-from core.errors import JobError
+from core.contract import request_of
+from core.errors import JobError, RedisUnsuitable
 from core.faults import Fault, reach
-from core.heartbeat import heartbeat_value
-from core.identity import Identity
+from core.finishing import Finishing, too_large
+from core.heartbeat import register_arguments
+from core.identity import Identity, crew_name
 from core.keys import Kind
-from core.pipelining import Pipelined
+from core.redis_connections import Oversized
+from core.redis_errors import REDIS_ERRORS
 from core.server import KEEPS_ALL, eviction_policy, require_suitable
 from core.waiter import SHORT_BLOCK_S, Waiter
 
@@ -40,34 +43,26 @@ Reply = TypeVar("Reply")
 NO_LIST_PAUSE_S: Final = 0.05
 NO_LIST_REMINDER_S: Final = 60.0
 
+#: Which of the keys of lua/enter.lua is the processing list of a kind.
+PROCESSING_KEY: Final = {Kind.LONG: 6, Kind.SHORT: 7}
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A payload that this worker has claimed, byte for byte as it was received."""
+#: Bytes of payloads that are read from a list at once.
+LOOK_BYTES: Final = 4 << 20
 
-    kind: Kind
-    payload: bytes
-
-    @property
-    def sha1(self) -> str:
-        return keys.sha1(self.payload)
+#: Jobs that have waited and are moved to their queue at once.
+PROMOTED: Final = 100
 
 
-class Queues:
+class Queues(Finishing):
     """The two queues with at-least-once delivery."""
 
-    fenced = True
-
     def __init__(self, settings: Settings, identity: Identity) -> None:
-        self.settings = settings
-        self.identity = identity
-        self.link = Link(settings)
-        self._redis = async_client(settings)
+        super().__init__(settings, identity)
         self._waiters = {kind: Waiter(settings) for kind in Kind}
-        self._held: Counter[Claim] = Counter()
+        self._numbers = itertools.count(1)
         self._complain_at = dict.fromkeys(Kind, 0.0)
-        self._scripts = load_scripts(self._redis)
-        self._pipelined = Pipelined(self._redis)
+        #: Told of every message that is refused for its size.
+        self.on_refused: Callable[[Kind, JobError], None] = lambda kind, error: None
 
     # -- the server -------------------------------------------------------------------------
 
@@ -83,6 +78,14 @@ class Queues:
                 "redis may evict jobs and results: its maxmemory-policy is %s, set %s",
                 policy, KEEPS_ALL,
             )  # fmt: skip
+        for key, wanted in keys.TYPES.items():
+            found: Any = await self._redis.type(key)
+            if found.decode() not in ("none", wanted):
+                raise RedisUnsuitable(
+                    f"the key {key} in redis is a {found.decode()}, a {wanted} is needed: rename "
+                    "or delete it, or name another database in REDIS_URL"
+                )
+        await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
         try:
             await self._redis.execute_command("CLIENT UNBLOCK", 0)  # type: ignore[no-untyped-call]
         except NoPermissionError as error:
@@ -93,15 +96,8 @@ class Queues:
                 waiter.longest_s = SHORT_BLOCK_S
 
     async def register(self) -> None:
-        """Announce this worker, in one transaction, before it claims anything."""
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.set(
-                keys.heartbeat(self.identity.worker),
-                heartbeat_value(self.identity),
-                px=int(self.settings.heartbeat_ttl_s * 1000),
-            )
-            transaction.sadd(keys.workers(self.identity.namespace), self.identity.worker)
-            await transaction.execute()
+        """Announce this worker before it claims anything."""
+        await self._scripts["register"](*register_arguments(self.settings, self.identity))
 
     async def deregister(self) -> None:
         """Take the announcement back.
@@ -110,21 +106,27 @@ class Queues:
         found without a heartbeat and cleared up after.
         """
         worker, namespace = self.identity.worker, self.identity.namespace
-        left = [keys.processing(worker, kind) for kind in Kind] + [keys.cleanup(worker)]
-        if not await self._redis.exists(*left):
-            await self._redis.srem(keys.workers(namespace), worker)
+        ttl_ms = int(self.settings.result_ttl_s * 1000)
+        if await self._scripts["deregister"](
+            [
+                keys.workers(namespace),
+                keys.heartbeat(worker),
+                keys.claims(worker),
+                keys.CREWS,
+                keys.segments(namespace),
+                keys.DEAD,
+                *(keys.processing(worker, kind) for kind in Kind),
+                keys.cleanup(worker),
+            ],
+            [worker, namespace, crew_name(self.settings, namespace), ttl_ms],
+        ):
             reach(Fault.STRUCK_OFF)
-        await self._redis.delete(keys.heartbeat(worker))
 
     async def close(self) -> None:
         """Close all connections."""
         for client in (self._redis, *(waiter.client for waiter in self._waiters.values())):
             with contextlib.suppress(*REDIS_ERRORS):
                 await client.aclose()
-
-    def in_flight(self) -> int:
-        """How many jobs this worker has claimed and not finished."""
-        return sum(list(self._held.values()))
 
     # -- claiming ---------------------------------------------------------------------------
 
@@ -133,8 +135,7 @@ class Queues:
 
         A job with an attempt against it comes alone.
         """
-        taken = self._unless_no_list(kind, self._take(kind, count, joining))
-        return self._hold(kind, await taken or [])
+        return await self._unless_no_list(kind, self._take(kind, count, joining)) or []
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
         """A job of either kind as soon as there is one; none after a while or `unblock()`.
@@ -171,125 +172,124 @@ class Queues:
         """
         found: list[Claim] = []
         for kind in Kind:
-            known = self._held.copy()  # before asking: what is finished meanwhile is no find
+            known = self._held.copy()  # before asking: a job that ends meanwhile is not one
             processing = keys.processing(self.identity.worker, kind)
-            listed = await self._asked("LRANGE", processing, 0, -1)
-            for payload, count in Counter(listed).items():
+            async with self._redis.pipeline(transaction=True) as transaction:
+                # Others would not find the claims of a worker that was struck off.
+                transaction.sadd(keys.workers(self.identity.namespace), self.identity.worker)
+                transaction.llen(processing)
+                length = (await transaction.execute())[1]
+            if length == sum(count for claim, count in known.items() if claim.kind is kind):
+                continue
+            listed = Counter(await self._listed(processing, kind))
+            for payload, count in listed.items():
                 missing = count - known[Claim(kind, payload)]
                 found += self._hold(kind, [payload] * missing)
         return found
 
-    async def attempts(self, claims: Sequence[Claim]) -> list[int]:
-        """How often each of these jobs has failed so far. To be called after every claim."""
-        counts = await self._asked("HMGET", keys.ATTEMPTS, *(claim.sha1 for claim in claims))
-        return [int(count or 0) for count in counts]
+    async def enter(self, claims: Sequence[Claim]) -> list[Standing]:
+        """Enter claims into the books, as worked on; what the books say of them.
 
-    # -- finishing; all of these are repeated until Redis has answered ------------------------
-
-    async def commit(
-        self, claim: Claim, request_id: str, segment: str, fields: Mapping[str, str]
-    ) -> tuple[bool, str]:
-        """Publish a result and leave the job's inputs to be unlinked.
-
-        Returns whether the job was still this worker's, and the name of a segment to be removed, or
-        '': of an older result of the same request that nobody fetched, or this one, if a newer
-        result has replaced it before Redis answered.
+        To be called after every claim. Those that a script has made are in the books already.
         """
-        flat = [word for pair in fields.items() for word in pair]
-        outcome, replaced = await self._run(
-            "commit",
+        fresh = [claim for claim in claims if claim.number not in self._standings]
+        if fresh:
+            await self._enter(fresh)
+        return [self._standings[claim.number] for claim in claims]
+
+    async def _enter(self, claims: Sequence[Claim]) -> None:
+        arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
+        for claim in claims:
+            request = request_of(claim.payload)
+            place = PROCESSING_KEY[claim.kind] if self.fenced else ""
+            arguments += [claim.number, claim.payload, request[0] if request else "", place]
+        epoch, attempts, superseded = await self._scripts["enter"](
             [
-                keys.processing(self.identity.worker, claim.kind),
-                keys.result(request_id),
-                keys.segments(self.identity.namespace),
+                keys.workers(self.identity.namespace),
+                keys.claims(self.identity.worker),
                 keys.ATTEMPTS,
-                keys.cleanup(self.identity.worker),
+                keys.SUBMISSIONS,
+                keys.CREWS,
+                *(keys.processing(self.identity.worker, kind) for kind in Kind),
             ],
-            [
-                claim.payload,
-                claim.sha1,
-                segment,
-                request_id,
-                int(time.time() + self.settings.result_ttl_s),
-                *flat,
-            ],
+            arguments,
         )
-        self._drop(claim)
-        return outcome != b"lost", replaced.decode()
+        self._note(claims, epoch, attempts, superseded)
 
-    async def forget_replaced(self, request_id: str, segment: str) -> None:
-        """Note that a replaced segment has been unlinked."""
-        key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
-        score = condemned_until(self.settings)
-        await self.link.insist(lambda: self._redis.zadd(key, {member: score}, xx=True))
+    def _note(
+        self,
+        claims: Sequence[Claim],
+        epoch: bytes,
+        attempts: Sequence[bytes],
+        superseded: Sequence[bytes],
+    ) -> None:
+        """Note what the books say of claims."""
+        for claim, count, late in zip(claims, attempts, superseded, strict=True):
+            if count:  # otherwise others have it by now, and its end will say so
+                self._epochs[claim.number] = epoch.decode()
+            self._standings[claim.number] = Standing(int(count or 0), bool(late))
 
-    async def cleaned(self, claim: Claim) -> None:
-        """Drop a committed job whose inputs have been unlinked."""
-        key = keys.cleanup(self.identity.worker)
-        await self.link.insist(lambda: self._pipelined("LREM", key, 1, claim.payload))
+    async def promote(self, kind: Kind) -> tuple[int, float | None]:
+        """Move jobs that have waited long enough to the tail of their queue.
 
-    async def fail(
-        self, claim: Claim, error: JobError, attempts: int, request: tuple[str, str] | None
-    ) -> bool:
-        """Put a job on the dead list and tell its request; False if it was no longer ours."""
-        key_list = [
-            keys.processing(self.identity.worker, claim.kind),
-            keys.DEAD,
-            keys.ATTEMPTS,
-        ]
-        fields: list[str] = []
-        if request is not None:
-            request_id, image_id = request
-            key_list.append(keys.result(request_id))
-            fields = ["status", "failed", "error", str(error), "reason", error.reason]
-            fields += ["image_id", image_id]
-        entry = self._dead_entry(claim, error, attempts)
-        ttl_ms = int(self.settings.result_ttl_s * 1000)
-        owned = await self._run(
-            "fail", key_list, [claim.payload, claim.sha1, entry, ttl_ms, *fields]
-        )
-        self._drop(claim)
-        return bool(owned)
-
-    async def retry(self, claim: Claim, *, counted: bool = True) -> bool:
-        """Put a job to the tail of its queue; False if it was no longer ours.
-
-        If `counted`, it has an attempt more.
+        Returns how many were moved, and the seconds until the next one is due; None if none waits.
         """
-        owned = await self._run(
-            "retry",
-            [
-                keys.processing(self.identity.worker, claim.kind),
-                self.settings.queue(claim.kind),
-                keys.ATTEMPTS,
-            ],
-            [claim.payload, claim.sha1 if counted else ""],
+        queue = self.settings.queue(kind)
+        moved, next_ms = await self._scripts["promote"](
+            [keys.delayed(queue), queue], [PROMOTED, LOOK_BYTES]
         )
-        self._drop(claim)
-        return bool(owned)
+        return moved, None if next_ms < 0 else next_ms / 1000
 
-    async def release(self, claims: Sequence[Claim]) -> None:
-        """Put unstarted jobs back to the head of their queues, in the order of their claims."""
-        for kind in Kind:
-            own = [claim for claim in claims if claim.kind is kind]
-            if own:
-                await self._run(
-                    "release",
-                    [keys.processing(self.identity.worker, kind), self.settings.queue(kind)],
-                    [claim.payload for claim in own],
-                )
-            for claim in own:
-                self._drop(claim)
+    async def newest(self, kind: Kind, count: int) -> list[bytes]:
+        """The newest payloads in a queue that are not too large; none is claimed."""
+        queue = self.settings.queue(kind)
+        start = max(0, await self._redis.llen(queue) - count)
+        found = await self._scripts["look"](
+            [queue], [start, LOOK_BYTES, self.settings.max_message_bytes]
+        )
+        return [one for length, _, one in found if length <= self.settings.max_message_bytes]
+
+    async def is_device_held(self) -> bool:
+        """Whether jobs of this namespace fail one after another, and none was delivered since."""
+        noted: Any = await self._redis.hget(keys.CREWS, f"{self.identity.namespace} fault")
+        return (noted or b"").startswith(b"held")
 
     # -- underneath -------------------------------------------------------------------------
 
-    async def _take(self, kind: Kind, count: int, joining: Claim | None) -> list[bytes]:
-        processing = keys.processing(self.identity.worker, kind)
-        taken = await self._scripts["claim"](
-            [self.settings.queue(kind), processing, keys.ATTEMPTS],
-            [count, joining.sha1 if joining else ""],
-        )
-        return cast("list[bytes]", taken)
+    async def _take(self, kind: Kind, count: int, joining: Claim | None) -> list[Claim]:
+        queue, worker = self.settings.queue(kind), self.identity.worker
+        while True:
+            numbers = [next(self._numbers) for _ in range(max(1, count))]
+            epoch, taken, attempts, superseded, *large = await self._scripts["claim"](
+                [
+                    queue,
+                    keys.processing(worker, kind),
+                    keys.ATTEMPTS,
+                    keys.workers(self.identity.namespace),
+                    keys.claims(worker),
+                    keys.SUBMISSIONS,
+                    keys.CREWS,
+                ],
+                [
+                    count,
+                    joining.sha1 if joining else "",
+                    self.settings.max_message_bytes,
+                    int(self.fenced),
+                    worker,
+                    secrets.token_hex(8),
+                    numbers[0],
+                ],
+            )
+            if large and not taken:  # behind others it is at the head the next time
+                await self._refuse(kind, queue, Oversized(large[0], large[1].decode(), large[2]))
+            else:
+                claims = [
+                    Claim(kind, payload, number)
+                    for payload, number in zip(taken, numbers, strict=False)
+                ]
+                self._held.update(claims)
+                self._note(claims, epoch, attempts, superseded)
+                return claims
 
     async def _wait(self, kind: Kind) -> bytes | None:
         block = self._block(kind, self._waiters[kind].longest_s)
@@ -302,7 +302,8 @@ class Queues:
         try:
             return await reply
         except ResponseError as error:
-            if "WRONGTYPE" not in str(error):  # Redis 6.2 puts the script's name before it
+            # Redis 6.2 puts the script's name before it. It may be another key that is meant.
+            if "WRONGTYPE" not in str(error) or await self._is_list(kind):
                 raise
         if time.monotonic() >= self._complain_at[kind]:
             self._complain_at[kind] = time.monotonic() + NO_LIST_REMINDER_S
@@ -313,64 +314,48 @@ class Queues:
         await asyncio.sleep(pause_s)
         return None
 
+    async def _is_list(self, kind: Kind) -> bool:
+        found: Any = await self._redis.type(self.settings.queue(kind))
+        return found in (b"list", b"none")
+
     async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
         processing = keys.processing(self.identity.worker, kind)
         queue = self.settings.queue(kind)
         reply = await self._waiters[kind].wait(
             "BLMOVE", queue, processing, "LEFT", "RIGHT", timeout_s
         )
+        if isinstance(reply, Oversized):
+            await self._refuse(kind, processing, reply)
+            return None
         return cast("bytes | None", reply)
 
-    async def _asked(self, *command: Any) -> list[Any]:
-        """The reply to a command about what this worker has claimed.
+    async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
+        """Put what is known of a message that is too large on the dead list, in its place."""
+        error = too_large(large, self.settings)
+        entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
+        anywhere = int(place != self.settings.queue(kind))
+        if await self._scripts["refuse"](
+            [place, keys.DEAD], [large.length, large.sha1, entry, anywhere]
+        ):
+            self.on_refused(kind, error)
 
-        The same transaction sees to it that others would find the claims: a worker that was
-        presumed dead and left nothing behind has been struck off the set of workers.
-        """
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.sadd(keys.workers(self.identity.namespace), self.identity.worker)
-            transaction.execute_command(*command)
-            return cast("list[Any]", (await transaction.execute())[1])
-
-    async def _run(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
-        script = self._scripts[name]
-        arguments = ["1" if self.fenced else "0", *arguments]
-
-        async def evaluate() -> Any:
-            try:
-                return await self._pipelined(
-                    "EVALSHA", script.sha, len(key_list), *key_list, *arguments
-                )
-            except NoScriptError:  # a server that was restarted, or has never had it
-                return await script(key_list, arguments)
-
-        return await self.link.insist(evaluate)
+    async def _listed(self, processing: str, kind: Kind) -> list[bytes]:
+        """The payloads in a processing list; those that are too large are refused."""
+        payloads: list[bytes] = []
+        index = 0
+        while found := await self._scripts["look"](
+            [processing], [index, LOOK_BYTES, self.settings.max_message_bytes]
+        ):
+            index += len(found)
+            for length, sha1, content in found:
+                if length > self.settings.max_message_bytes:
+                    await self._refuse(kind, processing, Oversized(length, sha1.decode(), content))
+                    index -= 1
+                else:
+                    payloads.append(content)
+        return payloads
 
     def _hold(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
-        claims = [Claim(kind, payload) for payload in payloads]
+        claims = [Claim(kind, payload, next(self._numbers)) for payload in payloads]
         self._held.update(claims)
         return claims
-
-    def _drop(self, claim: Claim) -> None:
-        self._held[claim] -= 1
-        if self._held[claim] <= 0:
-            del self._held[claim]
-
-    def _dead_entry(self, claim: Claim, error: JobError, attempts: int) -> str:
-        return write_entry(
-            claim.payload,
-            reason=error.reason,
-            error=str(error),
-            attempts=attempts,
-            queue=self.settings.queue(claim.kind),
-            worker=self.identity.worker,
-            namespace=self.identity.namespace,
-        )
-
-
-def condemned_until(settings: Settings) -> int:
-    """The score, in the set of segments, of one that must not be committed any more.
-
-    By the time that it means, nobody who would try can be about any more.
-    """
-    return -int(time.time() + settings.result_ttl_s)

@@ -1,28 +1,65 @@
--- Move up to `count` payloads from the head of a queue to a worker's processing list. One that has
--- an attempt against it comes alone: should it kill this worker too, no other was in its hands.
+-- Move up to `count` payloads from the head of a queue to a worker's processing list, and enter them
+-- into its books. One that has an attempt against it comes alone: should it kill this worker too, no
+-- other was in its hands.
 -- KEYS[1]  queue
 -- KEYS[2]  processing list of the worker and kind
--- KEYS[3]  hash of attempts
+-- KEYS[3]  attempts
+-- KEYS[4]  workers of the namespace
+-- KEYS[5]  claims of the worker
+-- KEYS[6]  submissions
+-- KEYS[7]  crews
 -- ARGV[1]  count
 -- ARGV[2]  sha1 of the payload that these are to join, or ''
--- Returns the payloads, in the queue's order.
+-- ARGV[3]  most bytes that a payload may have
+-- ARGV[4]  '1' to move them to the processing list, '0' to take them out of Redis
+-- ARGV[5]  worker
+-- ARGV[6]  epoch of the server, if it has none yet
+-- ARGV[7]  number of the first claim
+-- Returns the server's epoch; the payloads, in the queue's order; the attempts of each so far; for each
+-- '1' if a newer submission of its request has been committed, else ''; and of the one behind them, if
+-- it is too large, its length, its sha1 and its first KiB: it stays where it is.
 local joins = ARGV[2] ~= ''
 if joins and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then
-  return {}
+  return {'', {}, {}, {}}
 end
-local taken = {}
+local taken, attempts, superseded, large = {}, {}, {}, nil
+local now = redis.call('TIME')
 for i = 1, tonumber(ARGV[1]) do
   local payload = redis.call('LINDEX', KEYS[1], 0)
   if not payload then
     break
   end
-  local alone = redis.call('HEXISTS', KEYS[3], redis.sha1hex(payload)) == 1
+  local sha1 = redis.sha1hex(payload)
+  if #payload > tonumber(ARGV[3]) then
+    large = {#payload, sha1, string.sub(payload, 1, 1024)}
+    break
+  end
+  local alone = redis.call('HEXISTS', KEYS[3], sha1) == 1
   if alone and (joins or i > 1) then
     break
   end
-  taken[i] = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+  if ARGV[4] == '1' then
+    redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+  else
+    redis.call('LPOP', KEYS[1])
+  end
+  local readable, message = pcall(cjson.decode, payload)
+  local request = readable and type(message) == 'table' and message.request_id
+  request = type(request) == 'string' and #request <= 1024 and request or ''
+  taken[i] = payload
+  attempts[i], superseded[i] =
+    enter({KEYS[5], KEYS[3], KEYS[6]}, ARGV[7] + i - 1, sha1, request, now, i)
   if alone then
     break
   end
 end
-return taken
+local epoch = ''
+if #taken > 0 then
+  redis.call('SADD', KEYS[4], ARGV[5])
+  redis.call('HSETNX', KEYS[7], 'epoch', ARGV[6])
+  epoch = redis.call('HGET', KEYS[7], 'epoch')
+end
+if large then
+  return {epoch, taken, attempts, superseded, unpack(large)}
+end
+return {epoch, taken, attempts, superseded}

@@ -1,46 +1,57 @@
 -- Commit a finished job: publish its result and leave its inputs to be unlinked.
--- KEYS[1]  processing list of the worker and kind
--- KEYS[2]  result hash of the request
--- KEYS[3]  segments of the namespace
--- KEYS[4]  attempts
--- KEYS[5]  cleanup list of the worker
--- ARGV[1]  '1' if the payload must still be in the processing list (at-least-once delivery)
--- ARGV[2]  payload
--- ARGV[3]  sha1 of the payload
--- ARGV[4]  name of the result segment
--- ARGV[5]  request id
--- ARGV[6]  when an unread result expires, in unix seconds
--- ARGV[7…] fields and values of the hash
+-- KEYS[10] result hash of the request
+-- KEYS[11] cleanup list of the worker
+-- ARGV[9]  name of the result segment
+-- ARGV[10] seconds after which an unread result expires
+-- ARGV[11] namespace
+-- ARGV[12…] fields and values of the hash
 -- Returns {'committed', name of the segment that this result replaces or ''},
 -- {'landed', ''} if an earlier call with the same segment had its effect and lost its reply,
--- {'landed', the segment} if that result was replaced and removed meanwhile, or
+-- {'landed', the segment} if that result was replaced and removed meanwhile,
+-- {'superseded', ''} if the result of a newer submission of the request has been committed: this one
+-- is not published, and the job is finished, or
 -- {'lost', ''} if the payload is no longer this worker's, or others have removed the segment: the
 -- worker was presumed dead, and may have been given the same payload again since.
 --
 -- A full server checks the first write of a script only. That is one which it refuses (HSET), so
--- that either nothing is changed or everything.
-local fenced, payload, sha1, segment, request, expiry =
-  ARGV[1] == '1', ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- that either nothing is changed or everything. What may fail otherwise is read before.
+local segment = ARGV[9]
 local member = segment .. ' ' .. request
 
-local score = redis.call('ZSCORE', KEYS[3], member)
+local score = redis.call('ZSCORE', KEYS[8], member)
 if score and tonumber(score) >= 0 then
   return {'landed', ''}
 elseif score then
   -- Only a commit leaves inputs to be unlinked: as long as this worker lives it has to do it.
-  local landed = redis.call('LPOS', KEYS[5], payload)
+  local landed = redis.call('LPOS', KEYS[11], payload)
   return {landed and 'landed' or 'lost', landed and segment or ''}
 end
-if fenced and not redis.call('LPOS', KEYS[1], payload) then
+if ownership(true) ~= 'mine' then
   return {'lost', ''}
+end
+local entries = submissions()
+redis.call('HEXISTS', KEYS[5], sha1)
+redis.call('LLEN', KEYS[11])
+if is_superseded(entries) then
+  supersede(entries, KEYS[11])
+  redis.call('ZADD', KEYS[8], 0, member)  -- it is removed even if this worker dies before it can
+  return {'superseded', ''}
+end
+
+-- When the result expires, by the clock of the namespace (see tick.lua).
+local now = tonumber(redis.call('TIME')[1])
+local clock = redis.call('HGET', KEYS[7], ARGV[11] .. ' clock')
+local age, at = string.match(clock or '', '^(%d+) (%d+)$')
+if age then
+  now = tonumber(age) + math.max(0, math.min(60, now - tonumber(at)))
 end
 
 local replaced = ''
-local kind = redis.call('TYPE', KEYS[2]).ok
+local kind = redis.call('TYPE', KEYS[10]).ok
 if kind ~= 'hash' and kind ~= 'none' then
-  redis.call('DEL', KEYS[2])
+  redis.call('DEL', KEYS[10])
 elseif kind == 'hash' then
-  local info = redis.call('HGET', KEYS[2], 'inpaint_shm_info')
+  local info = redis.call('HGET', KEYS[10], 'inpaint_shm_info')
   local readable, old = pcall(cjson.decode, info or '')
   if readable and type(old) == 'table' and type(old.shm_name) == 'string' then
     replaced = old.shm_name
@@ -48,30 +59,48 @@ elseif kind == 'hash' then
 end
 
 local fields, fresh = {}, {}
-for i = 7, #ARGV, 2 do
+for i = 12, #ARGV, 2 do
   fields[#fields + 1], fields[#fields + 2] = ARGV[i], ARGV[i + 1]
   fresh[ARGV[i]] = true
 end
-redis.call('HSET', KEYS[2], unpack(fields))
-for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+redis.call('HSET', KEYS[10], unpack(fields))
+for _, field in ipairs(redis.call('HKEYS', KEYS[10])) do
   if not fresh[field] then
-    redis.call('HDEL', KEYS[2], field)
+    redis.call('HDEL', KEYS[10], field)
   end
 end
-redis.call('PERSIST', KEYS[2])
+redis.call('PERSIST', KEYS[10])
 
--- Only a segment that this namespace wrote for the same request is ours to remove. Score 0 has
--- it removed even if this worker dies before it can.
+-- Only a segment that a worker wrote for the same request is ours to remove. Score 0 has it
+-- removed even if this worker dies before it can, and on another host by a worker there.
 local old_member = replaced .. ' ' .. request
-if replaced ~= '' and redis.call('ZSCORE', KEYS[3], old_member) then
-  redis.call('ZADD', KEYS[3], 0, old_member)
-else
+if replaced ~= '' and redis.call('ZSCORE', KEYS[8], old_member) then
+  redis.call('ZADD', KEYS[8], 0, old_member)
+elseif replaced ~= '' then
   replaced = ''
+  for _, crew in ipairs(redis.call('HKEYS', KEYS[7])) do
+    local elsewhere = 'inpainting:segments:' .. string.match(crew, '^%S*')
+    if redis.call('ZSCORE', elsewhere, old_member) then
+      redis.call('ZADD', elsewhere, 0, old_member)
+    end
+  end
 end
-redis.call('ZADD', KEYS[3], expiry, member)
-redis.call('RPUSH', KEYS[5], payload)
-redis.call('HDEL', KEYS[4], sha1)
-if fenced then
-  redis.call('LREM', KEYS[1], 1, payload)
+redis.call('ZADD', KEYS[8], math.max(1, math.floor(now + tonumber(ARGV[10]))), member)
+redis.call('RPUSH', KEYS[11], payload)
+redis.call('HDEL', KEYS[5], sha1)
+redis.call('HDEL', KEYS[7], ARGV[11] .. ' fault')
+drop_claim()
+
+-- Older submissions that are not done yet come too late from now on.
+local own
+for _, entry in ipairs(entries) do
+  own = entry[1] == sha1 and entry[3] == '' and entry[2] or own
 end
+for _, entry in ipairs(entries) do
+  -- As texts: they have more digits than a number of Lua holds. With 'u' the time is a latest one.
+  if own and entry[2] < own then
+    entry[3] = 's'
+  end
+end
+leave_submissions(entries)
 return {'committed', replaced}

@@ -1,33 +1,56 @@
--- Give a job up: put it on the dead list and tell whoever waits for its result.
--- KEYS[1]  processing list of the worker and kind
--- KEYS[2]  dead list
--- KEYS[3]  attempts
--- KEYS[4]  result hash of the request (absent if the request is not known)
--- ARGV[1]  '1' if the payload must still be in the processing list (at-least-once delivery)
--- ARGV[2]  payload
--- ARGV[3]  sha1 of the payload
--- ARGV[4]  entry of the dead list
--- ARGV[5]  milliseconds that the result hash lives
--- ARGV[6…] fields and values of the hash
--- Returns 1, or 0 if the payload is no longer this worker's.
+-- Give a job up: put it on the dead list and tell its request.
+-- KEYS[10] dead list
+-- KEYS[11] cleanup list of the worker
+-- KEYS[12] result hash of the request (absent if the request is not known)
+-- ARGV[9]  entry of the dead list
+-- ARGV[10] milliseconds that the result hash lives
+-- ARGV[11] namespace if the device may be at fault, or ''
+-- ARGV[12] seconds that a fault of the device is remembered
+-- ARGV[13…] fields and values of the hash
+-- Returns 'failed', 'landed' if an earlier call did it, 'lost' if the payload is no longer this
+-- worker's, 'superseded' if the result of a newer submission has been committed: then nothing is on
+-- the dead list, or 'held' if the device is at fault: another job was given up in the same way, and
+-- nothing has been delivered since. Then nothing is changed.
 --
 -- The first write is one that a full server refuses, so that nothing or everything is changed.
-local fenced, payload = ARGV[1] == '1', ARGV[2]
-if fenced and not redis.call('LPOS', KEYS[1], payload) then
-  return 0
+local owner = ownership()
+if owner ~= 'mine' then
+  return owner
 end
-redis.call('RPUSH', KEYS[2], ARGV[4])
-if KEYS[4] then
-  local kind = redis.call('TYPE', KEYS[4]).ok
-  -- A failure never replaces a result: of a job sent twice, the second finds its inputs gone.
-  if kind == 'none' or (kind == 'hash' and redis.call('HEXISTS', KEYS[4], 'inpaint_shm_info') == 0)
-  then
-    redis.call('HSET', KEYS[4], unpack(ARGV, 6))
-    redis.call('PEXPIRE', KEYS[4], ARGV[5])
+local entries = submissions()
+redis.call('HEXISTS', KEYS[5], sha1)
+redis.call('LLEN', KEYS[11])
+if is_superseded(entries) then
+  supersede(entries, KEYS[11])
+  return 'superseded'
+end
+local now = tonumber(redis.call('TIME')[1])
+local fault = ARGV[11] .. ' fault'
+if ARGV[11] ~= '' then
+  local known = redis.call('HGET', KEYS[7], fault) or ''
+  local first, since = string.match(known, '(%x+) (%d+)$')
+  if first and first ~= sha1 and now - tonumber(since) < tonumber(ARGV[12]) then
+    redis.call('HSET', KEYS[7], fault, 'held ' .. first .. ' ' .. now)
+    if not string.find(known, '^held') then
+      redis.call('DEL', KEYS[5])  -- what jobs have failed for so far may not have been their own
+    end
+    return 'held'
   end
 end
-redis.call('HDEL', KEYS[3], ARGV[3])
-if fenced then
-  redis.call('LREM', KEYS[1], 1, payload)
+redis.call('RPUSH', KEYS[10], ARGV[9])
+if ARGV[11] ~= '' then
+  redis.call('HSET', KEYS[7], fault, 'given up ' .. sha1 .. ' ' .. now)
 end
-return 1
+if KEYS[12] then
+  local kind = redis.call('TYPE', KEYS[12]).ok
+  -- A failure never replaces a result: of a job sent twice, the second finds its inputs gone.
+  if kind == 'none' or (kind == 'hash' and redis.call('HEXISTS', KEYS[12], 'inpaint_shm_info') == 0)
+  then
+    redis.call('HSET', KEYS[12], unpack(ARGV, 13))
+    redis.call('PEXPIRE', KEYS[12], ARGV[10])
+  end
+end
+redis.call('HDEL', KEYS[5], sha1)
+drop_claim()
+leave_submissions(entries)
+return 'failed'

@@ -1,19 +1,28 @@
--- Put a job that cannot be done now back to the tail of its queue.
--- KEYS[1]  processing list of the worker and kind
--- KEYS[2]  queue
--- KEYS[3]  attempts
--- ARGV[1]  '1' if the payload must still be in the processing list (at-least-once delivery)
--- ARGV[2]  payload
--- ARGV[3]  sha1 of the payload, if this was an attempt; '' if nothing is held against the job
--- Returns 1, or 0 if the payload is no longer this worker's.
-if ARGV[1] == '1' and not redis.call('LPOS', KEYS[1], ARGV[2]) then
-  return 0
+-- Have a job that cannot be done now wait for another try. It goes to the tail of its queue then, or at
+-- once if it is not to wait.
+-- ARGV[9]  '1' if this was an attempt, '0' if nothing is held against the job
+-- ARGV[10] milliseconds that it waits
+-- Returns 'waits', 'landed' if an earlier call did it, or 'lost' if the payload is no longer this
+-- worker's.
+--
+-- The first write frees memory, so that a full server refuses nothing.
+local owner = ownership()
+if owner ~= 'mine' then
+  return owner
 end
-redis.call('RPUSH', KEYS[2], ARGV[2])
-if ARGV[3] ~= '' then
-  redis.call('HINCRBY', KEYS[3], ARGV[3], 1)
+redis.call('HEXISTS', KEYS[5], sha1)
+local seconds = ARGV[10] / 1000
+local is_message = not string.find(payload, '\0', 1, true)
+if not is_message and not has_queue() then
+  return redis.error_reply('WRONGTYPE ' .. KEYS[3] .. ' is no list')
 end
-if ARGV[1] == '1' then
-  redis.call('LREM', KEYS[1], 1, ARGV[2])
+drop_claim()
+if has_queue() and (seconds <= 0 or not is_message) then
+  redis.call('RPUSH', KEYS[3], payload)
+else
+  wait(math.max(seconds, 0))
 end
-return 1
+if ARGV[9] == '1' then
+  redis.call('HINCRBY', KEYS[5], sha1, 1)
+end
+return 'waits'

@@ -117,6 +117,28 @@ def test_what_is_no_json_object_is_refused(payload: bytes) -> None:
     assert request_of(payload) is None
 
 
+@pytest.mark.parametrize("depth", [100, 991, 1497, 9998, 100_000])  # limits of several Pythons
+@pytest.mark.parametrize("printable", [True, False])  # Python 3.14 reads deeper than it prints
+def test_a_value_nested_as_deeply_as_json_allows_is_refused_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, depth: int, printable: bool
+) -> None:
+    def failing(_: object) -> str:
+        raise RecursionError
+
+    if not printable:
+        monkeypatch.setattr("core.contract.ascii", failing, raising=False)
+
+    def nested(place: str) -> bytes:
+        return changed(place, "?").replace(b'"?"', b"[" * depth + b"]" * depth)
+
+    for place in ("request_id", f"{IMAGE}.shm_name", "image_id"):
+        with pytest.raises(BadMessage):
+            parse_job(nested(place), SETTINGS)
+    assert request_of(nested("request_id")) is None
+    assert request_of(nested("image_id")) in (("r-1", ""), None)
+    assert input_names(nested(f"{IMAGE}.shm_name"), SETTINGS) in ([GOOD[MASK]["shm_name"]], [])
+
+
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "9" * 5000])
 @pytest.mark.parametrize("field", ["original_size", "added_later"])
 def test_a_number_that_is_no_json_is_refused_and_does_not_hide_whose_message_it_is(

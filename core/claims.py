@@ -1,0 +1,56 @@
+"""What a worker knows of its claims: payloads that it has taken and not finished."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from core import keys
+from core.config import Settings
+from core.keys import Kind
+
+
+class Outcome(StrEnum):
+    """What came of the end of a claim."""
+
+    COMMITTED = "committed"
+    FAILED = "failed"
+    WAITS = "waits"
+    RELEASED = "released"
+    LANDED = "landed"  # an earlier call did it and lost its reply
+    SUPERSEDED = "superseded"  # a newer result of its request is out
+    HELD = "held"  # not given up: the device is at fault
+    LOST = "lost"  # it was no longer this worker's
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A payload that this worker has claimed, byte for byte as it was received.
+
+    `number` tells the worker's claims apart, and is 0 where it has none.
+    """
+
+    kind: Kind
+    payload: bytes
+    number: int = field(default=0, compare=False)
+
+    @property
+    def sha1(self) -> str:
+        return keys.sha1(self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the books say of a claimed job: failed tries so far, and whether it comes too late."""
+
+    attempts: int
+    superseded: bool = False
+
+
+def condemned_until(settings: Settings) -> int:
+    """The score, in the set of segments, of one that must not be committed any more.
+
+    At the time that it stands for, no worker that might still commit it is left.
+    """
+    return -int(time.time() + settings.result_ttl_s)

@@ -1,0 +1,124 @@
+-- Put before every script that finishes a claim. Their first keys and arguments are the same:
+-- KEYS[1]  processing list of the worker and kind
+-- KEYS[2]  claims of the worker
+-- KEYS[3]  queue
+-- KEYS[4]  waiting set of the queue
+-- KEYS[5]  attempts
+-- KEYS[6]  submissions
+-- KEYS[7]  crews
+-- KEYS[8]  segments of the namespace
+-- KEYS[9]  workers of the namespace
+-- ARGV[1]  '1' if the payload must be in the processing list (at-least-once delivery)
+-- ARGV[2]  '1' if an earlier call may have been done and have lost its reply
+-- ARGV[3]  payload
+-- ARGV[4]  sha1 of the payload
+-- ARGV[5]  number of the claim, or '' if it was never entered (see enter.lua)
+-- ARGV[6]  epoch of the server when the claim was entered, or ''
+-- ARGV[7]  request id, or '' if the message has none
+-- ARGV[8]  member of the segments that marks the payload as taken away from this worker, or ''
+local payload, sha1, number, request = ARGV[3], ARGV[4], ARGV[5], ARGV[7]
+
+-- After a loss of all data nobody but its worker knows of a claim, unless the server has kept the
+-- message in another place: then it is taken from there.
+local function recovered_from_loss()
+  if ARGV[8] ~= '' and redis.call('ZSCORE', KEYS[8], ARGV[8]) then
+    return 'lost'
+  end
+  local kind = string.match(KEYS[1], '[^:]+$')
+  for _, worker in ipairs(redis.call('SMEMBERS', KEYS[9])) do
+    if redis.call('LPOS', 'inpainting:processing:' .. worker .. ':' .. kind, payload) then
+      return 'lost'
+    end
+  end
+  if redis.call('LREM', KEYS[3], 1, payload) == 0 then
+    redis.call('ZREM', KEYS[4], payload)
+  end
+  return 'mine'
+end
+
+-- 'mine' if the claim is this worker's to finish, 'landed' if an earlier call has finished it,
+-- 'lost' if it was taken away.
+-- `may_be_forgotten` has a claim without a record looked for: a server that came back with an older
+-- snapshot has the same epoch, and no other call has finished the claim.
+local function ownership(may_be_forgotten)
+  local there = ARGV[1] == '0' or redis.call('LPOS', KEYS[1], payload)
+  if number == '' or redis.call('HEXISTS', KEYS[2], number) == 1 then
+    return there and 'mine' or 'lost'
+  end
+  if redis.call('HGET', KEYS[7], 'epoch') == ARGV[6] and not may_be_forgotten then
+    return ARGV[2] == '1' and 'landed' or 'lost'
+  end
+  return recovered_from_loss()
+end
+
+-- Neither of these commands needs memory: after them a full server refuses nothing in a script.
+local function drop_claim()
+  redis.call('HDEL', KEYS[2], number, number .. ':work')
+  if ARGV[1] == '1' then
+    redis.call('LREM', KEYS[1], 1, payload)
+  end
+end
+
+-- The claimed and unfinished submissions of the request: {sha1, time of the claim, mark}. The mark is
+-- 's' if a newer one has been committed, 'u' if nobody knows when it was claimed, or ''.
+local function submissions()
+  local entries = {}
+  local value = request ~= '' and redis.call('HGET', KEYS[6], request)
+  for sha, time, mark in string.gmatch(value or '', '(%x+):(%d+)(%l?)') do
+    entries[#entries + 1] = {sha, time, mark}
+  end
+  return entries
+end
+
+-- Write them back without this one.
+local function leave_submissions(entries)
+  local left = {}
+  for _, entry in ipairs(entries) do
+    if entry[1] ~= sha1 then
+      left[#left + 1] = entry[1] .. ':' .. entry[2] .. entry[3]
+    end
+  end
+  if #left > 0 then
+    redis.call('HSET', KEYS[6], request, table.concat(left, ' '))
+  elseif #entries > 0 then
+    redis.call('HDEL', KEYS[6], request)
+  end
+end
+
+-- Have the payload wait in Redis. A second copy of the same message waits under a name of its own:
+-- JSON has no zero byte.
+local function wait(seconds)
+  local member, copy = payload, 0
+  while redis.call('ZSCORE', KEYS[4], member) do
+    copy = copy + 1
+    member = payload .. '\0' .. copy
+  end
+  local now = redis.call('TIME')
+  local due = now[1] + now[2] / 1000000 + seconds
+  redis.call('ZADD', KEYS[4], string.format('%.3f', due), member)
+end
+
+-- Whether jobs can be put into the queue: another program may use its key.
+local function has_queue()
+  local kind = redis.call('TYPE', KEYS[3]).ok
+  return kind == 'list' or kind == 'none'
+end
+
+-- Whether a newer submission of the request has been committed.
+local function is_superseded(entries)
+  for _, entry in ipairs(entries) do
+    if entry[1] == sha1 then
+      return entry[3] == 's'
+    end
+  end
+  return false
+end
+
+-- Finish a superseded job: only its inputs are left, to be unlinked.
+local function supersede(entries, cleanup)
+  drop_claim()
+  redis.call('RPUSH', cleanup, payload)
+  redis.call('HDEL', KEYS[5], sha1)
+  leave_submissions(entries)
+end
+

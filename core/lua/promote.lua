@@ -1,0 +1,28 @@
+-- Move jobs that have waited long enough to the tail of their queue.
+-- KEYS[1]  waiting set
+-- KEYS[2]  queue
+-- ARGV[1]  most jobs to move
+-- ARGV[2]  bytes after which no further one is moved
+-- Returns how many were moved, and the milliseconds until the next is due, or -1 if none waits.
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'list' and kind ~= 'none' then
+  return {0, -1}  -- another program uses its key
+end
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local moved, bytes = 0, 0
+while moved < tonumber(ARGV[1]) and bytes < tonumber(ARGV[2]) do
+  local member, due = unpack(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES'))
+  if not member then
+    return {moved, -1}
+  end
+  if tonumber(due) > now then
+    return {moved, math.ceil((tonumber(due) - now) * 1000)}
+  end
+  local copy = string.find(member, '\0', 1, true)
+  redis.call('ZREM', KEYS[1], member)
+  redis.call('RPUSH', KEYS[2], copy and string.sub(member, 1, copy - 1) or member)
+  moved = moved + 1
+  bytes = bytes + #member
+end
+return {moved, 0}
