@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from core.config import Settings
 from core.contract import is_result_name
 from core.identity import is_kin
 from core.keys import Kind
+from core.orphans import parse_crews
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,14 @@ class WorkerInfo:
     """A worker as its heartbeat describes it. `started` is in unix seconds.
 
     `per_minute` is how many jobs it finished in the last minute, `processing` how many it has in
-    hand, `here` whether it serves the queues that are configured here.
+    hand, `here` whether it serves the queues that are configured here, `process` its
+    `core.identity.process_name`.
     """
 
     worker: str
     host: str
     pid: int
+    process: str
     namespace: str
     version: str
     started: float
@@ -41,20 +45,45 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanInfo:
+    """Workers of one shared memory and the same queues of which none is alive.
+
+    `seen` is when one was last alive, in unix seconds; `jobs` is how many they had in hand.
+    """
+
+    namespace: str
+    host: str
+    queues: dict[str, str]
+    seen: float
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """A moment. `backlog` is jobs waiting by kind, `attempts` jobs with a failed try."""
+    """A moment. `backlog` is jobs waiting by kind, `attempts` jobs with a failed try.
+
+    `delayed` is jobs that wait for another try by kind, `orphans` what is in the hands of workers
+    none of whose kind is alive.
+    """
 
     at: float
     queues: dict[str, str]
     backlog: dict[str, int]
+    delayed: dict[str, int]
     dead: int
     attempts: int
     workers: tuple[WorkerInfo, ...]
+    orphans: tuple[OrphanInfo, ...]
 
     @property
     def processing(self) -> int:
         """Jobs in the hands of workers that serve these queues."""
         return sum(worker.processing for worker in self.workers if worker.here)
+
+    @property
+    def orphaned(self) -> int:
+        """Jobs in the hands of workers that are gone and that no living worker recovers."""
+        return sum(orphan.jobs for orphan in self.orphans)
 
     @property
     def per_minute(self) -> float:
@@ -63,7 +92,12 @@ class Overview:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON."""
-        return {**asdict(self), "processing": self.processing, "per_minute": self.per_minute}
+        return {
+            **asdict(self),
+            "processing": self.processing,
+            "orphaned": self.orphaned,
+            "per_minute": self.per_minute,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +115,13 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
     with client.pipeline(transaction=False) as asked:
         for kind in Kind:
             asked.llen(settings.queue(kind))
+        for kind in Kind:
+            asked.zcard(keys.delayed(settings.queue(kind)))
         asked.llen(keys.DEAD)
         asked.hlen(keys.ATTEMPTS)
-        *lengths, dead, attempts = asked.execute()
+        asked.hgetall(keys.CREWS)
+        *lengths, dead, attempts, crews = asked.execute()
+    waiting, delayed = lengths[: len(Kind)], lengths[len(Kind) :]
     if namespace:
         members = cast("set[bytes]", client.smembers(keys.workers(namespace)))
     else:
@@ -92,12 +130,14 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
     return Overview(
         time.time(),
         {str(kind): settings.queue(kind) for kind in Kind},
-        {str(kind): length for kind, length in zip(Kind, lengths, strict=True)},
+        {str(kind): length for kind, length in zip(Kind, waiting, strict=True)},
+        {str(kind): length for kind, length in zip(Kind, delayed, strict=True)},
         dead,
         attempts,
         tuple(
             _workers(client, settings, sorted(name.decode("utf-8", "replace") for name in members))
         ),
+        tuple(_orphans(client, crews)),
     )
 
 
@@ -112,6 +152,24 @@ def shm_use(settings: Settings) -> ShmUse:
                 continue  # fetched this moment
             count += 1
     return ShmUse(shm.size_bytes(), shm.free_bytes(), count, size)
+
+
+def _orphans(client: redis.Redis, crews: dict[bytes, bytes]) -> Iterator[OrphanInfo]:
+    """The crews that have left something and of which no worker is alive."""
+    for known in parse_crews(crews):
+        crew = known.crew
+        noted = cast("set[bytes]", client.smembers(keys.workers(crew.namespace)))
+        members = [name for one in noted if crew.has(name := one.decode("utf-8", "replace"))]
+        beats = [keys.heartbeat(member) for member in members]
+        if not beats or client.exists(*beats):
+            continue
+        with client.pipeline(transaction=False) as asked:
+            for member in members:
+                for kind in Kind:
+                    asked.llen(keys.processing(member, kind))
+            jobs = sum(asked.execute())
+        queues = {str(kind): queue for kind, queue in crew.queues.items()}
+        yield OrphanInfo(crew.namespace, crew.host, queues, known.seen, jobs)
 
 
 def _workers(client: redis.Redis, settings: Settings, members: list[str]) -> list[WorkerInfo]:
@@ -140,6 +198,7 @@ def _worker(
             worker=worker,
             host=str(about["host"]),
             pid=int(about["pid"]),
+            process=str(about.get("process", "")),
             namespace=str(about["namespace"]),
             version=str(about["version"]),
             started=float(about["started"]),
@@ -151,5 +210,5 @@ def _worker(
             processing=processing,
             here=is_kin(worker, settings, str(about["namespace"])),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # dead, or written by somebody else

@@ -8,9 +8,17 @@ import sys
 import time
 from typing import Any
 
-from core.commands.common import add_command, ago, connected, print_json, table
-from core.config import load_settings
+from core.commands.common import (
+    RedisUnavailable,
+    add_command,
+    ago,
+    connected,
+    print_json,
+    table,
+)
+from core.config import Settings, load_settings
 from core.overview import Overview, read_overview
+from core.telemetry.logs import printable
 
 CLEAR = "\x1b[H\x1b[2J"
 
@@ -30,33 +38,48 @@ def add(commands: Any) -> None:
         type=float,
         const=2.0,
         metavar="SECONDS",
-        help="show it again every SECONDS (2) until Ctrl-C",
+        help="show it again every SECONDS (2) until Ctrl-C, also when Redis has been away",
     )
 
 
 def command(options: argparse.Namespace) -> int:
     """Show it once, or again and again."""
     settings = load_settings()
-    with connected(settings) as client:
-        if options.watch is None:
+    if options.watch is None:
+        with connected(settings) as client:
             _show(options, read_overview(client, settings))
-            return 0
-        before: Overview | None = None
-        with contextlib.suppress(KeyboardInterrupt):  # its proper end, at whatever moment
-            while True:
-                overview = read_overview(client, settings)
-                _show(options, overview, before)
-                before = overview
-                time.sleep(max(0.1, options.watch))
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):  # its proper end, at whatever moment
+        _watch(options, settings)
     return 0
 
 
+def _watch(options: argparse.Namespace, settings: Settings) -> None:
+    before: Overview | None = None
+    away = False
+    while True:
+        try:
+            with connected(settings) as client:
+                overview = read_overview(client, settings)
+        except RedisUnavailable as error:  # it may come back; one line is enough for an outage
+            if not away:
+                _print(options, {"error": str(error)}, f"{printable(str(error))}; trying again")
+            away = True
+        else:
+            _show(options, overview, before)
+            before, away = overview, False
+        time.sleep(max(0.1, options.watch))
+
+
 def _show(options: argparse.Namespace, overview: Overview, before: Overview | None = None) -> None:
+    _print(options, overview.to_dict(), rendered(overview, before))
+
+
+def _print(options: argparse.Namespace, content: Any, text: str) -> None:
     if options.json:
-        print_json(overview.to_dict())
+        print_json(content)
     else:
-        clear = CLEAR if options.watch and sys.stdout.isatty() else ""
-        print(clear + rendered(overview, before))
+        print((CLEAR if options.watch and sys.stdout.isatty() else "") + text)
     sys.stdout.flush()
 
 
@@ -68,9 +91,19 @@ def rendered(overview: Overview, before: Overview | None = None) -> str:
         rows.append((f"waiting, {kind}", length, change, overview.queues[kind]))
     hint = "see: python worker.py dead list" if overview.dead else ""
     rows += [
+        ("wait for another try", sum(overview.delayed.values()), "", ""),
         ("in hand", overview.processing, "", ""),
         ("dead", overview.dead, "", hint),
         ("done per minute", f"{overview.per_minute:g}", "", ""),
+    ]
+    rows += [
+        (
+            "orphaned",
+            one.jobs,
+            f"since {ago(one.seen, overview.at)}",
+            f"of dead workers on {one.host}; ORPHAN_AFTER_S says when they are given back",
+        )
+        for one in overview.orphans
     ]
     workers = [
         (

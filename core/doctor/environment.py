@@ -28,6 +28,6 @@ def check(settings: Settings) -> Iterator[Finding]:
     if settings.delivery is Delivery.AT_MOST_ONCE:
         yield warning(
             "settings",
-            "DELIVERY=at_most_once: a crash loses up to one batch",
+            "DELIVERY=at_most_once: a crash loses what is computed and read ahead",
             "DELIVERY=at_least_once loses nothing, and needs Redis 6.2",
         )

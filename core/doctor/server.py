@@ -13,8 +13,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from core import keys
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
-from core.doctor.finding import Finding, ok, problem, size, warning
+from core.doctor.finding import Finding, Level, ok, problem, size, warning
 from core.keys import Kind
+from core.overview import read_overview
 from core.redis_url import without_password
 from core.server import KEEPS_ALL, eviction_policy, is_cluster, is_too_old, oldest, version
 
@@ -61,7 +62,10 @@ def _reached(settings: Settings, client: redis.Redis, where: str) -> Iterator[Fi
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
-    yield from _key_types(settings, client)
+    types = list(_key_types(settings, client))
+    yield from types
+    if all(finding.level is Level.OK for finding in types):
+        yield from _orphans(settings, client)
 
 
 def _version(settings: Settings, info: dict[str, Any], where: str) -> Finding:
@@ -70,7 +74,8 @@ def _version(settings: Settings, info: dict[str, Any], where: str) -> Finding:
             "redis",
             f"{where} is version {version(info)}, DELIVERY={settings.delivery} needs "
             f"{oldest(settings.delivery)}",
-            "upgrade it, or DELIVERY=at_most_once (a crash then loses up to one batch)",
+            "upgrade it, or DELIVERY=at_most_once (a crash then loses what is computed and read "
+            "ahead)",
         )
     return ok("redis", f"version {version(info)} answers at {where}")
 
@@ -118,9 +123,21 @@ def _latency(client: redis.Redis) -> Finding:
     return ok("redis", said)
 
 
+def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
+    """What dead workers have left that no living worker of their shared memory recovers."""
+    for orphan in read_overview(client, settings).orphans:
+        yield warning(
+            "redis",
+            f"{orphan.jobs} jobs are in the hands of dead workers on {orphan.host} "
+            f"({' and '.join(orphan.queues.values())}), none of which is alive",
+            "start a worker there, or any worker of these queues: it gives them back after "
+            "ORPHAN_AFTER_S",
+        )
+
+
 def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     expected = {settings.queue(kind): "list" for kind in Kind}
-    expected |= {keys.DEAD: "list", keys.ATTEMPTS: "hash"}
+    expected |= keys.TYPES
     good = True
     for key, wanted in expected.items():
         found = cast(bytes, client.type(key)).decode()

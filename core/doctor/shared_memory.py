@@ -46,6 +46,13 @@ def check(settings: Settings) -> Iterator[Finding]:
         return
     yield _room()
     yield _writing(settings)
+    if uids := shm.not_unlinkable(settings.uids):
+        yield warning(
+            "shm",
+            f"uid {os.geteuid()} can't unlink segments of uid {', '.join(map(str, uids))} "
+            f"(SHM_ALLOWED_UIDS) in {shm.SHM_FOLDER}: the inputs of their jobs stay",
+            "run worker and producer under one uid, or the worker as root",
+        )
     try:
         with sync_client(settings) as client:
             yield from _sharing(settings, client, mine)

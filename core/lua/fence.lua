@@ -1,23 +1,30 @@
 -- Take a dead worker's jobs away from it, so that it cannot commit them should it come back.
 -- KEYS[1]  heartbeat of the worker
--- KEYS[2]  its processing list of one kind
--- KEYS[3]  the list of the same kind where what it lost waits for its segments to be removed
--- KEYS[4]  set of workers of the namespace
--- ARGV[1]  the name in the set under which the lost jobs are found again
+-- KEYS[2]  workers of the namespace
+-- KEYS[3]  its claims
+-- KEYS[4]  the claims of its ghost, which the worker does not know
+-- KEYS[5…] pairs: its processing list of a kind, and the ghost's list of the same kind
+-- ARGV[1]  the name of the ghost among the workers
 -- Returns how many jobs were moved, or -1 if the worker is alive.
+--
+-- The first write frees memory, so that a full server refuses nothing.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return -1
 end
 local moved = 0
-while true do
-  local payload = redis.call('LPOP', KEYS[2])
-  if not payload then
-    break
+redis.call('HDEL', KEYS[3], '')
+for i = 5, #KEYS, 2 do
+  for _ = 1, redis.call('LLEN', KEYS[i]) do
+    redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'LEFT', 'RIGHT')  -- one command: nothing gets lost
+    moved = moved + 1
   end
-  redis.call('RPUSH', KEYS[3], payload)
-  moved = moved + 1
 end
+local claims = redis.call('HGETALL', KEYS[3])
+redis.call('DEL', KEYS[3])
 if moved > 0 then
-  redis.call('SADD', KEYS[4], ARGV[1])
+  redis.call('SADD', KEYS[2], ARGV[1])
+  for i = 1, #claims, 2 do
+    redis.call('HSET', KEYS[4], claims[i], claims[i + 1])
+  end
 end
 return moved

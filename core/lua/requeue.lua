@@ -1,17 +1,58 @@
--- Put jobs that a dead worker lost back to the head of their queue, in their old order, with an
--- attempt against each.
+-- Put jobs that a dead worker lost back to the head of their queue, in their old order. Those that it
+-- was reading or computing have an attempt more.
 -- KEYS[1]  list of lost jobs
 -- KEYS[2]  queue
 -- KEYS[3]  attempts
--- ARGV     payloads in the list's order: those whose segments have been removed
+-- KEYS[4]  claims of the ghost
+-- KEYS[5]  submissions
+-- KEYS[6]  crews
+-- ARGV[1]  '1' if attempts count
+-- ARGV[2]  field of a fault of the device: while it holds jobs, they are not blamed
+-- ARGV[3…] for each payload, in the list's order, its sha1 and its request id or '': those whose
+--          segments have been removed
 -- Returns how many were put back; the others have been put back by another reaper.
-local moved = 0
-for i = #ARGV, 1, -1 do
-  if redis.call('LPOS', KEYS[1], ARGV[i]) then
-    redis.call('LPUSH', KEYS[2], ARGV[i])
-    redis.call('HINCRBY', KEYS[3], redis.sha1hex(ARGV[i]), 1)
-    redis.call('LREM', KEYS[1], -1, ARGV[i])
-    moved = moved + 1
+--
+-- The first write frees memory, so that a full server refuses nothing.
+local work = {}
+local claims = redis.call('HGETALL', KEYS[4])
+for i = 1, #claims, 2 do
+  if string.find(claims[i], ':work', 1, true) then
+    work[claims[i + 1]] = claims[i]
+  end
+end
+redis.call('HEXISTS', KEYS[3], '')
+local is_held = string.find(redis.call('HGET', KEYS[6], ARGV[2]) or '', '^held')
+local counts = ARGV[1] == '1' and not is_held
+local now = redis.call('TIME')
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'list' and kind ~= 'none' then
+  return 0  -- another program uses the key of the queue: they stay where they are
+end
+local moved, index = 0, redis.call('LLEN', KEYS[1]) - 1
+for i = #ARGV - 1, 3, -2 do
+  while index >= 0 do
+    local payload = redis.call('LINDEX', KEYS[1], index)
+    index = index - 1
+    if redis.sha1hex(payload) == ARGV[i] then
+      redis.call('LREM', KEYS[1], -1, payload)
+      redis.call('LPUSH', KEYS[2], payload)
+      if work[ARGV[i]] then
+        redis.call('HDEL', KEYS[4], work[ARGV[i]])
+        if counts then
+          redis.call('HINCRBY', KEYS[3], ARGV[i], 1)
+        end
+        work[ARGV[i]] = nil
+      end
+      -- One that its worker had not entered yet: it was claimed before now, nobody knows when.
+      local request = ARGV[i + 1]
+      local known = request ~= '' and (redis.call('HGET', KEYS[5], request) or '')
+      if known and not string.find(known, ARGV[i], 1, true) then
+        local entry = string.format('%s:%s%06d%03du', ARGV[i], now[1], now[2], i / 2 % 1000)
+        redis.call('HSET', KEYS[5], request, known == '' and entry or known .. ' ' .. entry)
+      end
+      moved = moved + 1
+      break
+    end
   end
 end
 return moved

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: redis.R
     client.set("lama_inference:longtasks", "mine")
     _, found = findings("redis", REDIS_URL=server.url)
     assert "lama_inference:longtasks is a string" in only(found, "problem")["message"]
+    client.delete("lama_inference:longtasks")
+    client.set("inpainting:submissions", "mine")
+    _, found = findings("redis", REDIS_URL=server.url)
+    assert "inpainting:submissions is a string" in only(found, "problem")["message"]
 
 
 def test_missing_or_damaged_weights_are_a_problem(tmp_path: Path) -> None:
@@ -131,6 +136,28 @@ def test_a_missing_shared_memory_is_a_problem(
     assert status == 1
     assert "/nowhere/shm cannot be used" in only(found, "problem")["message"]
     assert "ipc: host" in only(found, "problem")["mend"]
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """The uid of an ordinary user, who this process is during the test."""
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(65534)
+    yield os.geteuid()
+    os.seteuid(uid)
+
+
+def test_segments_that_may_be_read_and_not_unlinked_are_a_warning(
+    server: RedisServer, nobody: int
+) -> None:
+    status, found = findings("shm", REDIS_URL=server.url, SHM_ALLOWED_UIDS=f"{nobody},4242")
+    assert status == 0
+    warning = only(found, "warning")
+    assert f"uid {nobody} can't unlink segments of uid 4242" in warning["message"]
+    assert "one uid, or the worker as root" in warning["mend"]
+    _, found = findings("shm", REDIS_URL=server.url)
+    assert not [finding for finding in found if finding["level"] == "warning"]
 
 
 def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(

@@ -19,12 +19,13 @@ import pytest
 import redis
 
 from core import keys, shm
+from core.claims import Claim, Outcome
 from core.config import Settings
 from core.connection import Link
 from core.contract import result_name_start
 from core.identity import Identity, current_identity
 from core.keys import Kind
-from core.queues import Claim, Queues
+from core.queues import Queues
 from core.recovery import CHUNK, Recovery
 from demo.redis_server import RedisServer
 from tests.conftest import OWN, SOON, OwnPipeline, StartWorker, segments, wait_until, worker_id
@@ -64,11 +65,19 @@ def reap(settings: Settings) -> Identity:
 
 
 def crashed(settings: Settings, raw: redis.Redis, *payloads: bytes, kind: str = "long") -> str:
-    """A worker without a heartbeat that has claimed some payloads; its id."""
+    """A worker without a heartbeat that has worked on some payloads; its id."""
     identity = current_identity(settings)
     raw.sadd(keys.workers(identity.namespace), identity.worker)
     raw.rpush(keys.processing(identity.worker, Kind(kind)), *payloads)
+    for number, payload in enumerate(payloads):
+        books = {str(number): keys.sha1(payload), f"{number}:work": keys.sha1(payload)}
+        raw.hset(keys.claims(identity.worker), mapping=books)
     return identity.worker
+
+
+def kept(raw: redis.Redis) -> list[bytes]:
+    """All keys but what workers note of each other, which lasts."""
+    return sorted(key for key in raw.scan_iter() if key != keys.CREWS.encode())
 
 
 def write_segment(name: str) -> str:
@@ -95,9 +104,39 @@ def test_jobs_of_a_dead_worker_are_back_at_the_head_in_order_with_an_attempt(
     assert raw.hgetall(keys.ATTEMPTS) == {
         keys.sha1(payload).encode(): b"1" for payload in (b"a", b"b", b"\xff")
     }
-    assert sorted(raw.scan_iter()) == sorted(
-        [LONG.encode(), SHORT.encode(), b"inpainting:attempts"]
-    )
+    assert kept(raw) == sorted([LONG.encode(), SHORT.encode(), b"inpainting:attempts"])
+
+
+def test_only_jobs_that_a_dead_worker_was_working_on_have_an_attempt(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, b"read ahead", b"computed", b"computed")
+    raw.hdel(keys.claims(worker), "0:work")
+    reap(settings)
+    assert raw.lrange(LONG, 0, -1) == [b"read ahead", b"computed", b"computed"]
+    # Two copies of one message: it has been tried once.
+    assert raw.hgetall(keys.ATTEMPTS) == {keys.sha1(b"computed").encode(): b"1"}
+    assert not raw.exists(keys.claims(worker), keys.claims(f"{worker}~"))
+
+
+def test_a_full_server_lets_a_dead_workers_jobs_be_recovered_and_results_expire(
+    settings: Settings, raw: redis.Redis
+) -> None:
+    worker = crashed(settings, raw, request("r"))
+    left = write_segment(result_name_start(settings, worker, request("r")) + "0")
+    unread = write_segment(f"img_shm_{OWN}unread")
+    namespace = current_identity(settings).namespace
+    raw.hset("inpainting_result:u", "inpaint_shm_info", json.dumps({"shm_name": unread}))
+    raw.zadd(keys.segments(namespace), {f"{unread} u": 1})
+    raw.config_set("maxmemory", 1)
+    try:
+        reap(settings)
+    finally:
+        raw.config_set("maxmemory", 0)
+    assert raw.lrange(LONG, 0, -1) == [request("r")]
+    assert not raw.exists("inpainting_result:u")
+    assert left not in segments()
+    assert unread not in segments()
 
 
 def test_jobs_of_a_living_worker_are_left_alone(settings: Settings, raw: redis.Redis) -> None:
@@ -114,9 +153,9 @@ def test_jobs_of_another_shared_memory_or_of_other_queues_are_left_alone(
     worker = crashed(other_queues, raw, b"a")
     raw.sadd(keys.workers("elsewhere"), "host-1-" + "0" * 12)
     raw.rpush(keys.processing("host-1-" + "0" * 12, Kind.LONG), b"b")
-    before = {key: raw.dump(key) for key in raw.scan_iter()}
+    before = {key: raw.dump(key) for key in kept(raw)}
     reap(settings)
-    assert {key: raw.dump(key) for key in raw.scan_iter()} == before
+    assert {key: raw.dump(key) for key in kept(raw)} == before
     reap(other_queues)
     assert raw.lrange("other", 0, -1) == [b"a"]
     assert not raw.exists(keys.processing(worker, Kind.LONG))
@@ -155,7 +194,7 @@ def test_a_reaper_that_died_half_way_is_finished_by_the_next(
     assert not Path("/dev/shm", left).exists()
     assert raw.lrange(LONG, 0, -1) == [request("r")]
     barred = keys.segments(namespace).encode()  # from being committed: the worker may yet live
-    assert sorted(raw.scan_iter()) == [b"inpainting:attempts", barred, LONG.encode()]
+    assert kept(raw) == [barred, keys.SUBMISSIONS.encode(), LONG.encode()]
 
 
 def test_a_thawed_worker_cannot_commit_what_was_reaped(
@@ -165,13 +204,13 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
     reap(settings)
     identity = Identity(worker, current_identity(settings).namespace, "host", 1, 0)
 
-    async def commit() -> tuple[bool, str]:
+    async def commit() -> tuple[Outcome, str]:
         queues = Queues(settings, identity)
         outcome = await queues.commit(Claim(Kind.LONG, b"a"), "r", "s", {"a": "1"})
         await queues.close()
         return outcome
 
-    assert asyncio.run(commit()) == (False, "")
+    assert asyncio.run(commit()) == (Outcome.LOST, "")
     assert not raw.exists("inpainting_result:r")
 
 
@@ -182,7 +221,7 @@ def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_remo
     start = result_name_start(settings, identity.worker, request("r"))
     raw.rpush(LONG, request("r"))
 
-    async def commit(queues: Queues, claim: Claim, segment: str) -> tuple[bool, str]:
+    async def commit(queues: Queues, claim: Claim, segment: str) -> tuple[Outcome, str]:
         info = json.dumps({"shm_name": segment})
         return await queues.commit(claim, "r", segment, {"inpaint_shm_info": info})
 
@@ -195,9 +234,9 @@ def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_remo
         await asyncio.to_thread(reap, settings)
         assert not segments()
         (again,) = await queues.take(Kind.LONG, 1)
-        assert await commit(queues, frozen, removed) == (False, "")
+        assert await commit(queues, frozen, removed) == (Outcome.LOST, "")
         assert not raw.exists("inpainting_result:r")
-        assert await commit(queues, again, write_segment(f"{start}1")) == (True, "")
+        assert await commit(queues, again, write_segment(f"{start}1")) == (Outcome.COMMITTED, "")
         await queues.close()
 
     asyncio.run(main())
@@ -239,7 +278,7 @@ def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
         await asyncio.to_thread(reap, settings)
         assert not raw.exists(keys.workers(identity.namespace))
         raw.rpush(LONG, b"a")
-        await queues.attempts(await queues.take(Kind.LONG, 1))
+        await queues.enter(await queues.take(Kind.LONG, 1))
         await queues.close()
 
     asyncio.run(claim())
@@ -302,7 +341,7 @@ def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: redis.Redis
     raw.rpush(keys.cleanup(identity.worker), json.dumps(message), b"not json")
     reap(settings)
     assert segments() == {inputs[2]}
-    assert list(raw.scan_iter()) == []
+    assert kept(raw) == []
     shm.unlink(inputs[2], UIDS)
 
 
@@ -344,23 +383,26 @@ def test_a_result_that_nobody_fetched_is_removed_when_its_time_is_over(
 def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
     settings: Settings, raw: redis.Redis
 ) -> None:
-    old, young, foreign = (
-        write_segment(f"img_shm_{OWN}{name}") for name in ("old", "young", "foreign")
+    old, young, foreign, others = (
+        write_segment(f"img_shm_{OWN}{name}") for name in ("old", "young", "foreign", "others")
     )
     namespace, now = current_identity(settings).namespace, int(time.time())
 
-    def entry(name: str, namespace: str, at: int) -> str:
+    def entry(name: str, namespace: str, at: int, queue: str = LONG) -> str:
         message = {"preprocessed_img_shm_info": {"shm_name": name}}
-        return json.dumps({"raw": json.dumps(message), "namespace": namespace, "at": at})
+        about = {"namespace": namespace, "at": at, "queue": queue}
+        return json.dumps({"raw": json.dumps(message), **about})
 
     past = now - int(settings.dead_ttl_s) - 1
     kept = [entry(young, namespace, now), entry(foreign, "elsewhere", past), "written by hand"]
+    # Another pipeline of this host has times of its own.
+    kept += [entry(others, namespace, past, "another:queue")]
     kept += ["[" * 100_000, json.dumps({"raw": "x", "namespace": namespace})]
     raw.rpush(keys.DEAD, *kept, entry(old, namespace, past))
     reap(settings)
-    assert segments() == {young, foreign}
+    assert segments() == {young, foreign, others}
     assert raw.lrange(keys.DEAD, 0, -1) == [one.encode() for one in kept]
-    shm.unlink_all((young, foreign), UIDS)
+    shm.unlink_all((young, foreign, others), UIDS)
 
 
 def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
@@ -372,7 +414,8 @@ def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
     def old(name: str) -> str:
         message = {"preprocessed_img_shm_info": {"shm_name": write_segment(name)}}
         past = now - int(settings.dead_ttl_s) - 1
-        return json.dumps({"raw": json.dumps(message), "namespace": namespace, "at": past})
+        about = {"namespace": namespace, "at": past, "queue": LONG}
+        return json.dumps({"raw": json.dumps(message), **about})
 
     async def passes() -> None:
         recovery = Recovery(settings, current_identity(settings), Link(settings))
@@ -417,7 +460,7 @@ def test_jobs_of_a_killed_worker_are_done_by_another(
     rescuer.wait_for_line("recovered 4 long jobs")
     assert rescuer.stop() == 0
     left = {key.decode().split(":")[1] for key in client.scan_iter("inpainting:*")}
-    assert left <= {"segments", "reaper"}
+    assert left <= {"segments", "reaper", "crews"}
 
 
 def test_a_picture_that_kills_workers_is_dead_in_the_end_and_its_batch_mates_are_not(
@@ -475,7 +518,7 @@ def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(
     assert pipeline.fetch(request_id).shape == (60, 90, 3)
     hold.unlink()
     frozen.process.send_signal(signal.SIGCONT)
-    frozen.wait_for_line("taken over by another worker")
+    frozen.wait_for_line("no longer this worker's")
     frozen.wait_for_line("registered")
     assert not client.exists(f"inpainting_result:{request_id}")
     assert frozen.stop() == 0

@@ -1,0 +1,108 @@
+"""Results that nobody fetches are removed in time; entries of fetched ones go within a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+
+from core import keys
+from core.claims import condemned_until
+from core.config import Settings
+from core.faults import Fault, reach
+from core.identity import crew_name
+from core.telemetry import about
+
+log = logging.getLogger(__name__)
+
+#: Most entries looked at in one call.
+CHUNK: Final = 500
+
+#: Seconds within which every entry is looked at once.
+SWEEP_S: Final = 30.0
+
+#: Calls within which a whole set is swept at a stop.
+WHOLE_CALLS: Final = 20
+
+Unlink = Callable[[Collection[str]], Awaitable[None]]
+
+
+class ResultExpiry:
+    """Keeps the sorted set of result segments of one namespace short."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: Mapping[str, Any],
+        settings: Settings,
+        namespace: str,
+        unlink: Unlink,
+    ) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._settings = settings
+        self._segments = keys.segments(namespace)
+        self._clock, self._crew = f"{namespace} clock", crew_name(settings, namespace)
+        self._unlink = unlink
+        self._cursor = b"0"
+        self._swept_at = time.monotonic()
+
+    async def tick(self) -> int:
+        """Advance the clock of the namespace by which things expire; what it says, in seconds."""
+        longest_s = max(60, 2 * self._settings.reap_interval_s)
+        return int(
+            await self._scripts["tick"]([keys.CREWS], [self._clock, int(longest_s), self._crew])
+        )
+
+    async def run(self, now: int) -> None:
+        """Remove what is due at this time of the namespace's clock, until nothing is."""
+        await self._redis.zremrangebyscore(self._segments, -now, "(0")
+        while due := cast(
+            "list[bytes]",
+            await self._redis.zrangebyscore(self._segments, 0, now, start=0, num=CHUNK),
+        ):
+            for member in due:
+                await self._expire(member, now)
+        await self._sweep()
+
+    async def _expire(self, member: bytes, now: int) -> None:
+        segment, request_id = member.decode().split(" ", 1)
+        if not await self._scripts["expire"](
+            [self._segments, keys.result(request_id)], [member, segment, now]
+        ):
+            return
+        reach(Fault.EXPIRED)
+        await self._unlink([segment])
+        await self._scripts["retire"]([self._segments], [member, condemned_until(self._settings)])
+        log.info(
+            "segment %s of request %s: nobody fetched it",
+            segment, request_id, extra=about(request_id),
+        )  # fmt: skip
+
+    async def sweep_whole(self) -> None:
+        """Drop all entries of fetched results, unless there are very many."""
+        cursor = b"0"
+        for _ in range(WHOLE_CALLS):
+            cursor, _dropped = await self._scripts["sweep"](
+                [self._segments], [cursor, CHUNK, keys.result("")]
+            )
+            if cursor == b"0":
+                return
+
+    async def _sweep(self) -> None:
+        """Drop entries of fetched results: the part of the set that is due since the last pass."""
+        since_s = time.monotonic() - self._swept_at
+        self._swept_at = time.monotonic()
+        count = int(await self._redis.zcard(self._segments))
+        calls = max(4, int(count / CHUNK * since_s / SWEEP_S) + 1)
+        for _ in range(calls):
+            self._cursor, _dropped = await self._scripts["sweep"](
+                [self._segments], [self._cursor, CHUNK, keys.result("")]
+            )
+            if self._cursor == b"0":
+                return
+            await asyncio.sleep(0)

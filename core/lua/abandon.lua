@@ -1,0 +1,17 @@
+-- Remove a part of the results of a namespace that is gone: hashes that nobody has fetched, entries.
+-- KEYS[1]  segments of the namespace
+-- ARGV[1]  most entries to remove
+-- ARGV[2]  what the keys of result hashes begin with
+-- Returns how many are left.
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)) do
+  local segment, request = string.match(member, '^(%S+) (.*)$')
+  if segment and tonumber(redis.call('ZSCORE', KEYS[1], member)) > 0 then
+    local key = ARGV[2] .. request
+    local info = redis.call('TYPE', key).ok == 'hash' and redis.call('HGET', key, 'inpaint_shm_info')
+    if info and string.find(info, segment, 1, true) then
+      redis.call('DEL', key)
+    end
+  end
+  redis.call('ZREM', KEYS[1], member)
+end
+return redis.call('ZCARD', KEYS[1])
