@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from core import shm, transitions
+from core.claims import Claim, Outcome
 from core.config import Settings
 from core.connection import Backoff
 from core.contract import Job, Segment, result_fields, result_name_start
@@ -22,7 +23,7 @@ from core.failures import Failures
 from core.faults import Fault, reach
 from core.handover import Filled, Loaded, Restored
 from core.identity import Identity
-from core.queues import Claim, Queues
+from core.queues import Queues
 from core.stages import Finisher
 from core.telemetry import tracing, watch
 
@@ -100,8 +101,10 @@ class Deliverer:
                 break
             if time.monotonic() >= give_up_at:
                 for (claim, _, _), shortage in waiting:
-                    self._failures.postpone(claim, shortage)
+                    await self._failures.postpone(claim, shortage)
                 return []
+            # Computed and waiting: if this process dies meanwhile, not on them.
+            self._queues.mark_work([claim for claim, _, _ in left], working=False)
             await backoff.wait(unless=self._stop)
         return [claim for claim, _, _ in left]
 
@@ -124,12 +127,15 @@ class Deliverer:
         Together: their commands go to Redis in one go, and their segments in one. To be called for
         one batch after another.
         """
-        outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
+        # Redis may take its time: if this process dies meanwhile, not on them.
+        self._queues.mark_work([one.claim for one in stored], working=False)
+        with watch.stage("commit"):
+            outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
         reach(Fault.COMMITTED)
         # What is announced may be cleaned up after while the next batch is committed.
         await self.cleaned()
         self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
-        return sum(owned for owned, _ in outcomes)
+        return sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
 
     async def cleaned(self) -> None:
         """Returns once the inputs of all that was delivered are gone."""
@@ -137,16 +143,22 @@ class Deliverer:
             await self._cleaning
             self._cleaning = None
 
-    async def _clean(self, stored: Sequence[Stored], outcomes: Sequence[tuple[bool, str]]) -> None:
+    async def _clean(
+        self, stored: Sequence[Stored], outcomes: Sequence[tuple[Outcome, str]]
+    ) -> None:
         """Removes what nobody needs any more: inputs, older results, results that came too late."""
         replaced, useless, done = [], [], []
-        for one, (owned, old) in zip(stored, outcomes, strict=True):
-            if owned:
+        for one, (outcome, old) in zip(stored, outcomes, strict=True):
+            if outcome is Outcome.COMMITTED:
                 done.append(one)
                 replaced += [(one.job.request_id, old)] * bool(old)
+                continue
+            useless.append(one.segment.name)
+            if outcome is Outcome.SUPERSEDED:
+                await self._failures.drop_superseded(one.claim)
+                replaced.append((one.job.request_id, one.segment.name))
             else:
                 transitions.lost(one.claim, one.job)
-                useless.append(one.segment.name)
         if replaced:
             await self._unlink(*(name for _, name in replaced))
             reach(Fault.REPLACED_UNLINKED)
@@ -155,12 +167,17 @@ class Deliverer:
         await self._unlink(*useless, *inputs)
         if done:
             reach(Fault.INPUTS_UNLINKED)
-        await asyncio.gather(*(self._queues.cleaned(one.claim) for one in done))
+        await asyncio.gather(
+            *(
+                self._queues.cleaned(one.claim, f"{one.segment.name} {one.job.request_id}")
+                for one in done
+            )
+        )
         for one in done:
             reach(Fault.CLEANED)
             transitions.done(one.job, one.segment.name)
 
-    async def _commit(self, one: Stored) -> tuple[bool, str]:
+    async def _commit(self, one: Stored) -> tuple[Outcome, str]:
         kind = one.claim.kind
         fields = result_fields(one.job, one.segment, kind, self._identity.worker)
         fields |= tracing.done(one.claim.payload, one.began_at, {"inpainting.queue": kind})
@@ -168,4 +185,5 @@ class Deliverer:
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._unlink_thread, shm.unlink_all, names, self._uids)
+        with watch.stage("unlink"):
+            await loop.run_in_executor(self._unlink_thread, shm.unlink_all, names, self._uids)

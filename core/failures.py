@@ -1,77 +1,85 @@
-"""What becomes of a job that was not done: it waits for another try, or it is dead."""
+"""What happens to a job that was not done: it waits for another try, is given back, or is dead."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
-from core import transitions
+from core import shm, transitions
+from core.claims import Claim, Outcome
 from core.config import Settings
-from core.connection import pause
-from core.contract import request_of
+from core.contract import input_names, request_of
+from core.device_hold import DeviceHold, may_be_the_devices
 from core.errors import JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, reach
-from core.queues import Claim, Queues
-
-#: Jobs that may wait for another try at once. Past it claiming pauses: what makes so many fail
-#: (a wrong IPC namespace, say) is not mended by trying the rest.
-MAX_DELAYED: Final = 256
+from core.queues import Queues
+from core.sight import Sight
 
 
 class Failures:
-    """Jobs that were not done, until they are back in their queue or on the dead list."""
+    """Puts jobs that were not done where they belong."""
 
-    def __init__(self, settings: Settings, queues: Queues, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, queues: Queues, sight: Sight, hold: DeviceHold) -> None:
         self._settings = settings
         self._queues = queues
-        self._stop = stop
-        self._delayed: set[asyncio.Task[None]] = set()
-
-    @property
-    def too_many(self) -> bool:
-        """Whether so many jobs wait for another try that no more should be claimed."""
-        return len(self._delayed) >= MAX_DELAYED
-
-    async def wait_for_one(self, timeout_s: float) -> None:
-        """Return when a job that waited is put back, or after a while."""
-        await asyncio.wait(self._delayed, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-    async def settle(self) -> None:
-        """Return when all that wait are put back, which a stop has them be at once."""
-        if self._delayed:
-            await asyncio.wait(self._delayed)
+        self._sight = sight
+        self._hold = hold
+        queues.on_refused = transitions.refused
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
         """Have a job tried again later, or give it up, after `attempts` tries before this one."""
         if not isinstance(error, JobError):
             transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
+        if self._sight.excuses(claim, error):
+            transitions.given_back(claim, error)
+            await self._queues.retry(claim, counted=False)
+            return
         allowed = self._settings.max_attempts
         tried = min(attempts + 1, allowed)
         if isinstance(error, TransientFailure) and tried < allowed:
-            delay_s = self._settings.retry_delay_s * 2**attempts
-            transitions.failed(claim, error, tried, allowed, delay_s)
-            self._delay(claim, delay_s, counted=True)
+            await self._try_again(claim, error, attempts, tried)
         else:
-            reach(Fault.FAILING)
-            if await self._queues.fail(claim, error, tried, request_of(claim.payload)):
-                transitions.failed(claim, error, tried, allowed, None)
-            reach(Fault.FAILED)
+            await self._give_up(claim, error, tried)
 
-    def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
+    async def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
         """Have a job done later, behind the others of its queue, with nothing held against it."""
-        delay_s = self._settings.retry_delay_s
+        delay_s = self._delay_s(0)
         transitions.postponed(claim, error, delay_s)
-        self._delay(claim, delay_s, counted=False)
+        await self._queues.retry(claim, counted=False, delay_s=delay_s)
 
-    def _delay(self, claim: Claim, delay_s: float, *, counted: bool) -> None:
-        task = asyncio.create_task(self._retry_after(claim, delay_s, counted=counted))
-        self._delayed.add(task)
-        task.add_done_callback(self._delayed.discard)
+    async def drop_superseded(self, claim: Claim) -> None:
+        """Remove the inputs of a job of whose request a newer result is out."""
+        transitions.superseded(claim)
+        names = input_names(claim.payload, self._settings)
+        await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
+        await self._queues.cleaned(claim)
 
-    async def _retry_after(self, claim: Claim, delay_s: float, *, counted: bool) -> None:
-        """Put a job back after a delay, which a stop cuts short."""
-        await pause(delay_s, unless=self._stop)
+    async def _try_again(
+        self, claim: Claim, error: TransientFailure, attempts: int, tried: int
+    ) -> None:
+        delay_s = self._delay_s(attempts)
+        transitions.failed(claim, error, tried, self._settings.max_attempts, delay_s)
         reach(Fault.DELAYED)
-        await self._queues.retry(claim, counted=counted)
+        is_excused = self._hold.is_active and may_be_the_devices(error)
+        await self._queues.retry(claim, counted=not is_excused, delay_s=delay_s)
         reach(Fault.RETRIED)
+
+    async def _give_up(self, claim: Claim, error: JobError, tried: int) -> None:
+        reach(Fault.FAILING)
+        outcome = await self._queues.fail(
+            claim, error, tried, request_of(claim.payload), device=may_be_the_devices(error)
+        )
+        if outcome is Outcome.FAILED:
+            transitions.failed(claim, error, tried, self._settings.max_attempts, None)
+        elif outcome is Outcome.SUPERSEDED:
+            await self.drop_superseded(claim)
+        elif outcome is Outcome.HELD:
+            self._hold.begin(error)
+            transitions.given_back(claim, error)
+            await self._queues.retry(claim, counted=False, delay_s=self._delay_s(0))
+        reach(Fault.FAILED)
+
+    def _delay_s(self, attempts: int) -> float:
+        """Seconds until the next try of a job that had failed `attempts` times before."""
+        doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
+        return min(doubled, float(self._settings.retry_delay_max_s))

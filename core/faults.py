@@ -20,7 +20,7 @@ class Fault(StrEnum):
 
     # One job.
     REGISTERED = "registered"  # known as alive, nothing claimed yet
-    CLAIMED = "claimed"  # in the processing list, not looked at
+    CLAIMED = "claimed"  # in the processing list and the books, not read yet
     LOADED = "loaded"  # the pixels of a batch are in memory
     INFERRED = "inferred"  # the network is done with a batch
     SEGMENT_CREATED = "segment-created"  # the result's segment exists and is empty
@@ -31,10 +31,10 @@ class Fault(StrEnum):
     UNLINKED = "unlinked"  # any segment was removed; of inputs, the picture comes first
     INPUTS_UNLINKED = "inputs-unlinked"  # both are gone, which is not noted yet
     CLEANED = "cleaned"  # done
-    FAILING = "failing"  # given up, and not on the dead list yet
-    FAILED = "failed"  # on the dead list
-    DELAYED = "delayed"  # waited for another try, and not put back yet
-    RETRIED = "retried"  # put back for another try
+    FAILING = "failing"  # about to be given up, and not on the dead list yet
+    FAILED = "failed"  # on the dead list, or given back for a fault of the device
+    DELAYED = "delayed"  # about to wait for another try, and still in hand
+    RETRIED = "retried"  # waits for another try, in Redis
 
     # A stop.
     STOPPED = "stopped"  # the batch in hand is done, unstarted jobs are not put back

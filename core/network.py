@@ -156,8 +156,8 @@ class LaMa(Network):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise DeviceFault(
-                    f"{self.device} fails at everything ({error}): the process ends, its batch "
-                    "stays in the processing list"
+                    f"{self.device} fails at everything ({error}): the process ends, its jobs "
+                    "are given back"
                 ) from error
 
     def _inpaint(self, batch: Sequence[Loaded]) -> list[Picture | Pending]:

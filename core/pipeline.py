@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,21 +19,25 @@ from typing import TypeVar
 
 from core import transitions
 from core.batches import Batch, BatchSource
+from core.claims import Claim, Outcome
 from core.config import Settings
-from core.connection import REDIS_ERRORS, Backoff
+from core.connection import Backoff
 from core.contract import Job
 from core.copying import Copiers
 from core.delivery import Deliverer, Stored
-from core.errors import HungInference, JobError, OutOfSharedMemory
+from core.device_hold import CRASHED, DeviceHold
+from core.errors import DeviceFault, HungInference, JobError, OutOfSharedMemory
 from core.failures import Failures
 from core.faults import Fault, reach
 from core.handover import Filled, Loaded, Network, is_pending
 from core.identity import Identity
-from core.queues import Claim, Queues
+from core.queues import Queues
+from core.redis_errors import REDIS_ERRORS
+from core.sight import Sight
 from core.stages import Loader
 from core.telemetry import watch
 
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class Work:
     store_began_at: float = 0.0
     handled: list[Job] = field(default_factory=list)
     delivered: int = 0
+    #: Whether Redis has been told that its jobs are worked on.
+    is_marked: bool = True
 
 
 class BatchPipeline:
@@ -69,41 +75,67 @@ class BatchPipeline:
         self._network = network
         self._stop = stop
         self._loader = Loader(settings, lambda: network.staging)
-        self._failures = Failures(settings, queues, stop)
+        self.sight = Sight(settings, queues, stop)
+        self._hold = DeviceHold(queues, stop)
+        self._failures = Failures(settings, queues, self.sight, self._hold)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
         self._source = BatchSource(settings, queues)
         self._room = asyncio.Semaphore(1)
         self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
         self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
-        #: What is stored of a batch; nothing once there is no more of it.
+        #: Stored results of a batch; an empty part ends the batch.
         self._to_commit: asyncio.Queue[tuple[Work, Sequence[Stored]] | None] = asyncio.Queue(1)
         self._unstarted: list[Claim] = []
         self._shortage = Backoff()
         self._readers = Copiers("load")
         self._infer_thread = infer_thread
+        self._is_computing = False
+        #: The jobs that the device was given when it failed or hung.
+        self.failed_at: list[Claim] = []
+        self.has_hung = False
 
     async def run(self) -> None:
         """Work; returns when the batch in hand at the stop is delivered.
 
-        Raises HungInference if the network does not return in time, DeviceFault if it never will.
+        Raises HungInference if the network does not return in time, DeviceFault if it never will:
+        then `failed_at` has the jobs that it was given.
         """
         await asyncio.gather(
             self._claim_loop(), self._infer_loop(), self._store_loop(), self._commit_loop()
         )
 
     async def stop_claiming(self) -> None:
-        """End the wait for a batch. To be repeated until run() returns: a wait may just begin."""
+        """End the wait for a batch. To be repeated until run() returns: another wait may begin."""
         await self._source.stop()
 
     async def put_back(self) -> None:
         """Return what run() has claimed and not started to the queues."""
-        await self._failures.settle()
         reach(Fault.STOPPED)
         unheard: list[Claim] = []
+        unstarted = self._unstarted + self._source.unstarted()
         with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
             unheard = await self._queues.reconcile()
-        await self._queues.release(self._unstarted + self._source.unstarted() + unheard)
+            if unstarted or unheard:
+                await self._queues.enter(unstarted + unheard)  # their order is kept
+        await self._queues.release(unstarted + unheard)
         reach(Fault.RELEASED)
+
+    async def give_back_unfinished(self) -> None:
+        """End claiming, and put back what this process ends without finishing.
+
+        The jobs that the device hung at have an attempt more. Those that it failed at do not, but
+        go behind the others: should one of their pictures break the device, the others are done
+        first. With at-least-once delivery the rest stays in the processing lists, for
+        Recovery.give_back_own().
+        """
+        while self._source.is_claiming:  # what is given back must not be claimed here again
+            await self._source.stop()
+            await asyncio.sleep(0.005)
+        for claim in self.failed_at:
+            delay_s = min(self._settings.retry_delay_s, self._settings.retry_delay_max_s)
+            await self._queues.retry(claim, counted=self.has_hung, delay_s=delay_s)
+        if not self._queues.fenced:
+            await self._queues.release(self._queues.held())
 
     def suspect(self) -> None:
         """Have the processing lists compared with what is in hand before the next claim."""
@@ -114,23 +146,41 @@ class BatchPipeline:
     async def _claim_loop(self) -> None:
         while True:
             await self._room.acquire()
-            while self._failures.too_many:
-                watch.turned()
-                await self._failures.wait_for_one(timeout_s=1.0)
-            batch = await self._source.next_batch()
+            await self.sight.wait()
+            await self._hold.wait()
+            is_careful = self.sight.is_blind or self._hold.is_active
+            batch = await self._source.next_batch(1 if is_careful else None)
             if batch is None:
                 break
+            if batch.superseded:
+                await self._supersede(batch)
+                self._room.release()
+                continue
             if batch.attempts:
-                await self._to_infer.join()  # if it kills this process, then nothing else with it
+                await self._let_others_finish(batch)
             work = await self._load(batch)
             reach(Fault.LOADED)
             if not work.jobs:
                 self._room.release()
                 continue
+            if self._hold.is_active:
+                self._hold.tried()
+            if self._is_computing:  # they wait: if this process dies, they are not to blame
+                self._queues.mark_work([claim for claim, _ in work.jobs], working=False)
+                work.is_marked = False
             await self._to_infer.put(work)
             if batch.attempts:
                 await self._to_infer.join()
         await self._to_infer.put(None)
+
+    async def _let_others_finish(self, batch: Batch) -> None:
+        """Return once no other batch is in hand: if this one kills the process, it is alone.
+
+        If the process dies meanwhile, it isn't to blame.
+        """
+        self._queues.mark_work(batch.claims, working=False)
+        await self._to_infer.join()
+        self._queues.mark_work(batch.claims, working=True)
 
     async def _infer_loop(self) -> None:
         while (work := await self._to_infer.get()) is not None:
@@ -139,7 +189,11 @@ class BatchPipeline:
                 self._unstarted += [claim for claim, _ in work.jobs]
                 self._to_infer.task_done()
                 continue
+            if not work.is_marked:
+                self._queues.mark_work([claim for claim, _ in work.jobs], working=True)
+            self._is_computing = True
             await self._infer(work)
+            self._is_computing = False
             reach(Fault.INFERRED)
             await self._to_store.put(work)
         await self._to_store.put(None)
@@ -186,7 +240,7 @@ class BatchPipeline:
             await self._shortage.wait(unless=self._stop)
             shortages = await self._load_into(work, [claim for claim, _ in shortages])
         for shortage in shortages:
-            self._failures.postpone(*shortage)
+            await self._failures.postpone(*shortage)
         work.load_s = time.monotonic() - work.claimed_at
         return work
 
@@ -198,11 +252,16 @@ class BatchPipeline:
         shortages: list[tuple[Claim, OutOfSharedMemory]] = []
         loaded: list[Loaded | Exception]
         if batch.attempts >= self._settings.max_attempts:
-            loaded = [JobError("crashed", "every worker that tried this job died on it")]
+            # While the device is at fault it is not given up, but makes way for the next one.
+            loaded = [JobError(CRASHED, "every worker that tried this job died on it")]
         else:
-            loading = self._readers.each(self._loader, [(claim,) for claim in claims])
             asks_device = self._network.staging is not None  # which may hang
-            loaded = await (self._in_time(loading, len(claims)) if asks_device else loading)
+            loading = self._readers.each(
+                self._loader, [(claim,) for claim in claims], waits_for_device=asks_device
+            )
+            with self._at(claims):
+                loaded = await (self._in_time(loading, len(claims)) if asks_device else loading)
+        self.sight.note(claims, loaded)
         for claim, outcome in zip(claims, loaded, strict=True):
             if isinstance(outcome, OutOfSharedMemory):
                 shortages.append((claim, outcome))
@@ -219,7 +278,8 @@ class BatchPipeline:
         batch = [loaded for _, loaded in work.jobs]
         loop = asyncio.get_running_loop()
         inferring = loop.run_in_executor(self._infer_thread, self._network, batch)
-        work.pictures = await self._in_time(inferring, len(batch))
+        with self._at([claim for claim, _ in work.jobs]):
+            work.pictures = await self._in_time(inferring, len(batch))
         work.infer_s = time.monotonic() - began
 
     async def _collect(self, work: Work) -> None:
@@ -229,12 +289,28 @@ class BatchPipeline:
             collecting = loop.run_in_executor(
                 self._deliver.copiers.threads, self._network.collect, work.pictures
             )
-            work.pictures = await self._in_time(collecting, len(work.pictures))
+            with self._at([claim for claim, _ in work.jobs]):
+                work.pictures = await self._in_time(collecting, len(work.pictures))
 
-    async def _in_time(self, doing: Awaitable[Outcome], count: int) -> Outcome:
-        """What becomes of a batch of `count`; raises HungInference if its device doesn't come back.
+    @contextlib.contextmanager
+    def _at(self, claims: Sequence[Claim]) -> Iterator[None]:
+        """Note at which jobs the device fails."""
+        try:
+            yield
+        except (DeviceFault, HungInference) as error:
+            self.has_hung = isinstance(error, HungInference)
+            self.failed_at = list(claims)
+            raise
 
-        Who waits for it here is all that ends: what hangs goes on.
+    async def _supersede(self, batch: Batch) -> None:
+        for claim in batch.claims:
+            if await self._queues.supersede(claim) is Outcome.SUPERSEDED:
+                await self._failures.drop_superseded(claim)
+
+    async def _in_time(self, doing: Awaitable[Result], count: int) -> Result:
+        """The result for a batch of `count`; raises HungInference if its device doesn't come back.
+
+        Only the wait for it ends: what hangs goes on.
         """
         began = time.monotonic()
         result = asyncio.ensure_future(doing)
@@ -247,7 +323,6 @@ class BatchPipeline:
                 continue
             raise HungInference(
                 f"a batch of {count} is not done after "
-                f"INFERENCE_TIMEOUT_S={timeout_s:g}: the process ends, "
-                f"the batch stays in the processing list of {self._identity.worker}"
+                f"INFERENCE_TIMEOUT_S={timeout_s:g}: the process ends, the batch is tried again"
             )
         return result.result()

@@ -7,17 +7,17 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from core import shm
 from core.admin import start_admin
 from core.at_most_once import open_queues
 from core.config import Delivery, Settings
-from core.connection import REDIS_ERRORS
-from core.errors import RedisUnsuitable, WorkerError
+from core.errors import RedisRefusal, RedisUnsuitable, WorkerError
 from core.faults import Fault, reach
 from core.handover import Network
 from core.heartbeat import Heartbeat
@@ -26,13 +26,18 @@ from core.memory import settle_memory
 from core.pipeline import BatchPipeline
 from core.queues import Queues
 from core.recovery import Recovery
+from core.redis_errors import REDIS_ERRORS
 from core.telemetry import tracing, watch
 from core.telemetry.record import Phase
+from core.waiting import put_back_in_time
 
 log = logging.getLogger(__name__)
 
 EXIT_CLEAN: Final = 0
 EXIT_UNCLEAN: Final = 1
+
+#: Seconds for giving jobs back and deregistering at the end, if Redis answers slowly or not at all.
+LEAVING_S: Final = 5.0
 
 
 class Service:
@@ -53,13 +58,15 @@ class Service:
         self._pipeline = BatchPipeline(
             settings, identity, queues, network, infer_thread, self._stop
         )
-        self._recovery = Recovery(settings, identity, queues.link)
+        self._hurry = asyncio.Event()
+        self._second_signal = 0
+        self._recovery = Recovery(settings, identity, queues.link, self._pipeline.sight)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit status.
 
-        Raises RedisUnsuitable if the server cannot serve, HungInference or DeviceFault if the
-        network can do no more.
+        Raises RedisUnsuitable if the server cannot serve, RedisRefusal if it refuses a call for
+        good, HungInference or DeviceFault if only a new process can compute.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,23 +81,46 @@ class Service:
         heartbeat.start()
         reach(Fault.REGISTERED)
         watch.serving(self._identity.worker, self._queues.in_flight)
-        background = [asyncio.create_task(task) for task in (self._recovery.run(), _pulse())]
+        with contextlib.suppress(*REDIS_ERRORS):
+            await self._recovery.look_around()
+        background = [
+            asyncio.create_task(task)
+            for task in (self._recovery.run(), put_back_in_time(self._queues), _pulse())
+        ]
+        status = EXIT_UNCLEAN
         try:
-            return await self._serve()
+            status = await self._serve(background)
+            return status
         finally:
             watch.phase = Phase.STOPPING
             for task in background:
                 task.cancel()
-            # Also after an error: without a heartbeat others recover at once what is left.
-            await asyncio.to_thread(heartbeat.stop)
-            with contextlib.suppress(*REDIS_ERRORS):
-                await self._queues.deregister()
-            await self._queues.close()
-            await self._recovery.close()
+            try:
+                async with asyncio.timeout(LEAVING_S):
+                    await self._leave(heartbeat, is_clean=status == EXIT_CLEAN)
+            except TimeoutError:
+                log.error("redis does not answer: what is left is recovered by other workers")
+
+    async def _leave(self, heartbeat: Heartbeat, *, is_clean: bool) -> None:
+        """Give back what is left, and deregister last."""
+        # Without a heartbeat others recover what is left, should this process end half-way.
+        await asyncio.to_thread(heartbeat.stop)
+        with contextlib.suppress(*REDIS_ERRORS, RedisRefusal):
+            if is_clean:
+                await self._recovery.tidy()
+            else:
+                await self._pipeline.give_back_unfinished()
+                if self._queues.fenced:
+                    await self._recovery.give_back_own()
+            await self._queues.deregister()
+        await self._queues.close()
+        await self._recovery.close()
 
     async def _start(self) -> bool:
         """Check the server and register; False if a signal came first."""
-        ready: asyncio.Future[Any] = asyncio.ensure_future(self._queues.link.insist(self._register))
+        ready: asyncio.Future[Any] = asyncio.ensure_future(
+            self._queues.link.retry_until_answered(lambda _: self._register())
+        )
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
@@ -107,7 +137,13 @@ class Service:
             raise RedisUnsuitable(f"redis refuses this user: {error}") from error
         await self._queues.register()
         if self._settings.delivery is Delivery.AT_MOST_ONCE:
-            log.warning("DELIVERY=at_most_once: a crash loses up to one batch")
+            log.warning("DELIVERY=at_most_once: a crash loses what is computed and read ahead")
+        if uids := shm.not_unlinkable(self._settings.uids):
+            log.warning(
+                "SHM_ALLOWED_UIDS: this worker (uid %d) can't unlink segments of uid %s in %s, so "
+                "that the inputs of their jobs stay: run both under one uid, or the worker as root",
+                os.geteuid(), ", ".join(map(str, uids)), shm.SHM_FOLDER,
+            )  # fmt: skip
         log.info(
             "worker %s takes jobs from %s and %s",
             self._identity.worker,
@@ -115,26 +151,27 @@ class Service:
             self._settings.lama_inference_short_tasks_queue,
         )
 
-    async def _serve(self) -> int:
+    async def _serve(self, background: Sequence[asyncio.Future[Any]]) -> int:
         working: asyncio.Future[Any] = asyncio.ensure_future(self._pipeline.run())
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            stop.cancel()
-            working.result()  # it only ends before the stop by an error
+        await asyncio.wait({working, stop, *background}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, *background):
+            if task.done():
+                stop.cancel()
+                task.result()  # it only ends before the stop by an error
         grace_s = self._settings.shutdown_grace_s
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._finish(working)
-        except TimeoutError:
-            log.error(
-                "not stopped cleanly: SHUTDOWN_GRACE_S=%g is over; what was in hand stays in the "
-                "processing lists of %s",
-                grace_s, self._identity.worker,
-            )  # fmt: skip
-            return EXIT_UNCLEAN
-        log.info("stopped")
-        return EXIT_CLEAN
+        finishing: asyncio.Future[Any] = asyncio.ensure_future(self._finish(working))
+        hurry: asyncio.Future[Any] = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({finishing, hurry}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if finishing.done():
+            finishing.result()
+            log.info("stopped")
+            return EXIT_CLEAN
+        finishing.cancel()
+        why = "a second signal" if self._second_signal else f"SHUTDOWN_GRACE_S={grace_s:g} is over"
+        log.error("not stopped cleanly (%s): what is in hand is given back to the queues", why)
+        return 128 + self._second_signal if self._second_signal else EXIT_UNCLEAN
 
     async def _finish(self, working: asyncio.Future[Any]) -> None:
         while not working.done():
@@ -145,11 +182,13 @@ class Service:
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
-        if self._stop.is_set():
-            log.error(
-                "%s again: stopped at once, what was in hand stays in the processing lists", name
-            )
+        if self._hurry.is_set():
+            log.error("%s once more: stopped at once, other workers recover what is left", name)
             leave_now(128 + number)
+        if self._stop.is_set():
+            self._second_signal = number
+            self._hurry.set()
+            return
         watch.phase = Phase.STOPPING
         log.info("%s: no more claims, finishing the batch in hand", name)
         self._stop.set()
@@ -172,9 +211,11 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
             identity = current_identity(settings)
             queues = open_queues(settings, identity)
             service = Service(settings, identity, queues, network, infer_thread)
-            status = await service.run()
-            if admin:
-                await asyncio.to_thread(admin.stop)
+            try:
+                status = await service.run()
+            finally:
+                if admin:  # after an error too: it takes back the pictures that are tried
+                    await asyncio.to_thread(admin.stop)
             await asyncio.to_thread(tracing.flush)
             # Left from inside the loop, whose own end would wait for what may hang.
             leave_now(status)

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from core import shm
+from core.claims import Claim
 from core.config import Settings
 from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, JobError
 from core.handover import Loaded, Picture, Restored, Staging
-from core.queues import Claim
 from core.telemetry import about
 from lama.padding import without_padding
 

@@ -1,4 +1,4 @@
-"""What becomes of jobs, told: a line in the log for each step, and a note in the record."""
+"""What happens to jobs: a line in the log for each step, and a note in the record."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.claims import Claim
 from core.contract import Job, request_of
 from core.errors import JobError
-from core.queues import Claim
+from core.keys import Kind
 from core.telemetry import about, tracing, watch
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,35 @@ def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
     )  # fmt: skip
 
 
+def given_back(claim: Claim, error: Exception) -> None:
+    """A job is put back for a fault that is not its own."""
+    watch.job_given_back(claim.kind)
+    log.debug("%s is given back: %s", _name(claim), error, extra=_about(claim))
+
+
+def refused(kind: Kind, error: JobError) -> None:
+    """A message was too large to be taken."""
+    log.error("a message on the %s queue is dead (%s): %s", kind, error.reason, error)
+    watch.job_failed(kind, None, error.reason, str(error), 1, dead=True)
+
+
+def superseded(claim: Claim) -> None:
+    """A job's result would come after that of a newer submission of its request."""
+    watch.job_superseded(claim.kind)
+    log.warning(
+        "%s is superseded: the result of a newer submission is out, its inputs are removed",
+        _name(claim), extra=_about(claim),
+    )  # fmt: skip
+
+
 def lost(claim: Claim, job: Job) -> None:
     """A finished job was another worker's."""
     watch.job_lost(claim.kind)
     request_id = job.request_id
-    log.warning("request %s was taken over by another worker", request_id, extra=about(request_id))
+    log.warning(
+        "request %s is no longer this worker's: its result is discarded",
+        request_id, extra=about(request_id),
+    )  # fmt: skip
 
 
 def done(job: Job, segment: str) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -25,6 +26,13 @@ WINDOW_S: Final = 60.0
 #: Without a sign of life for so long, in seconds, a loop counts as dead. The claiming loop turns
 #: over every 2 s when idle; the slowest honest turn waits out a Redis time-out and a backoff.
 STALE_S: Final = 24.0
+
+#: Seconds that the model may take to load, from a slow disk and with kernels to be compiled.
+LOADING_STALE_S: Final = 600.0
+
+#: Seconds within which each job of a stage must be read, written, committed or unlinked. On an
+#: overloaded machine one takes seconds.
+STAGE_STALE_S: Final = 120.0
 
 
 class Phase(StrEnum):
@@ -93,8 +101,10 @@ class Watch:
         self.previews = Previews()
         self._obstacles: dict[str, tuple[float, str]] = {}
         self._batches_in_hand = 0
-        self._claimed_at = self._looped_at = time.monotonic()
+        self._stages_begun: dict[str, float] = {}  # by name: when it last made progress
+        self._made_at = self._claimed_at = self._looped_at = time.monotonic()
         self._redis_failed_at: float | None = None
+        self._redis_changed_at = float("-inf")  # failed, or came back
 
     def serving(self, worker: str, in_flight: Callable[[], int]) -> None:
         """The worker takes jobs from now on; `in_flight` tells how many it has in hand."""
@@ -113,23 +123,53 @@ class Watch:
         """The event loop has come round."""
         self._looped_at = time.monotonic()
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage does something that must not take long; one of a name at a time.
+
+        Not for waits that may last: for Redis, for room in shared memory, for the network.
+        """
+        self._stages_begun[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._stages_begun.pop(name, None)
+
+    def progressed(self, name: str) -> None:
+        """A stage is done with one of several jobs; to be called from any thread."""
+        if name in self._stages_begun:
+            self._stages_begun[name] = time.monotonic()
+
     def trouble(self) -> str:
         """Why this process should be replaced by a new one; empty if it is alive.
 
-        The claiming loop may rest while a batch is in hand (INFERENCE_TIMEOUT_S ends one that
-        hangs) and while Redis is away.
+        The claiming loop may rest while a batch or a stage is under way (INFERENCE_TIMEOUT_S ends
+        an inference that hangs, and a stage that does is told by its name) and while Redis is away.
         """
+        now = time.monotonic()
+        if self.phase is Phase.LOADING and (silent_s := now - self._made_at) > LOADING_STALE_S:
+            return f"the model has not been loaded after {silent_s:.0f} s"
         if self.phase not in (Phase.SERVING, Phase.STOPPING):
             return ""
-        now = time.monotonic()
         if (silent_s := now - self._looped_at) > STALE_S:
             return f"the event loop has not come round for {silent_s:.0f} s"
-        if self.phase is Phase.STOPPING or self._batches_in_hand:
+        if self.phase is Phase.STOPPING:
+            return ""
+        if stage := self._hung_stage(now):
+            return stage
+        if self._batches_in_hand or self._stages_begun:
             return ""
         if self._redis_failed_at is not None and now - self._redis_failed_at < STALE_S:
             return ""
         if (silent_s := now - self._claimed_at) > STALE_S:
             return f"the claiming loop has not turned over for {silent_s:.0f} s"
+        return ""
+
+    def _hung_stage(self, now: float) -> str:
+        for name, progressed_at in list(self._stages_begun.items()):
+            silent_s = now - max(progressed_at, self._redis_changed_at)
+            if silent_s > STAGE_STALE_S:
+                return f"the stage {name} has made no progress for {silent_s:.0f} s"
         return ""
 
     # -- why no jobs are taken ------------------------------------------------------------------
@@ -153,11 +193,12 @@ class Watch:
 
     def redis_failed(self) -> None:
         """An operation on Redis failed; it is tried again."""
-        self._redis_failed_at = time.monotonic()
+        self._redis_failed_at = self._redis_changed_at = time.monotonic()
 
     def redis_back(self) -> None:
         """Redis can be used again after an outage."""
         self._redis_failed_at = None
+        self._redis_changed_at = time.monotonic()
         self.reconnections += 1
 
     # -- batches and jobs -----------------------------------------------------------------------
@@ -213,6 +254,16 @@ class Watch:
         """A finished job turned out to be another worker's."""
         with self.lock:
             self.jobs[kind, "lost"] += 1
+
+    def job_given_back(self, kind: str) -> None:
+        """A job was put back without an attempt, for a fault that was not its own."""
+        with self.lock:
+            self.jobs[kind, "given_back"] += 1
+
+    def job_superseded(self, kind: str) -> None:
+        """A job came after the result of a newer submission of its request."""
+        with self.lock:
+            self.jobs[kind, "superseded"] += 1
 
     def jobs_recovered(self, kind: str, count: int) -> None:
         """Jobs of a dead worker were put back."""

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from core import shm
+from core.claims import Claim, Outcome
 from core.config import load_settings
 from core.contract import Job
 from core.delivery import Deliverer, Stored
 from core.handover import Loaded
 from core.identity import current_identity
 from core.keys import Kind
-from core.queues import Claim
 from core.stages import Loader
 from tests.conftest import wait_until
 from tests.pipeline import Pipeline, page
@@ -29,11 +29,14 @@ class Told:
     def __init__(self) -> None:
         self.told: list[tuple[str, bytes]] = []
 
-    async def commit(self, claim: Claim, *_: Any) -> tuple[bool, str]:
-        self.told.append(("commit", claim.payload))
-        return True, ""
+    def mark_work(self, claims: Sequence[Claim], *, working: bool) -> None:
+        pass
 
-    async def cleaned(self, claim: Claim) -> None:
+    async def commit(self, claim: Claim, *_: Any) -> tuple[Outcome, str]:
+        self.told.append(("commit", claim.payload))
+        return Outcome.COMMITTED, ""
+
+    async def cleaned(self, claim: Claim, member: str) -> None:
         self.told.append(("cleaned", claim.payload))
 
 

@@ -72,7 +72,7 @@ class Stage:
         assert rescuer.stop() == 0
         assert not self.client.exists(keys.ATTEMPTS)
         # The heartbeat of a worker that died as it said goodbye ends by itself.
-        wait_until(lambda: self.kinds_of_keys() <= {"segments", "reaper", "dead"}, "none is left")
+        wait_until(lambda: self.kinds_of_keys() <= LASTING, "none is left")
 
     def kinds_of_keys(self) -> set[str]:
         return {key.decode().split(":")[1] for key in self.client.scan_iter("inpainting:*")}
@@ -86,6 +86,10 @@ class Stage:
         return not self.client.exists(LONG) and not any(
             True for pattern in lists for _ in self.client.scan_iter(pattern)
         )
+
+
+#: Kinds of keys that may last after a crash.
+LASTING = {"segments", "reaper", "dead", "crews"}
 
 
 def a_job_is_done(stage: Stage) -> None:
