@@ -17,6 +17,10 @@ def token(value: str) -> dict[str, str]:
     return {**JSON, "Authorization": f"Bearer {value}"}
 
 
+#: What a browser says of a request that the status page makes.
+OWN_PAGE = {"Connection": "keep-alive", "Sec_Fetch_Site": "same-origin"}
+
+
 class Reply:
     """What the admin port answered."""
 

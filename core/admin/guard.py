@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 #: Seconds that the answer to a wrong token takes.
 WRONG_TOKEN_S: Final = 0.5
 
-FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+#: Headers of proxies, those that begin with `x-forwarded-` apart.
+FORWARDED: Final = ("forwarded", "via", "x-real-ip")
 
 
 class Guard:
@@ -47,12 +48,13 @@ class Guard:
             )
 
     def trier(self, request: Request) -> None:
-        """For sending a picture: from this host itself, or with the token."""
+        """For sending a picture: from the page in a browser on this host, or with the token."""
         self._own_page(request)
         if not self._is_local(request) and not self._has_token(request):
             raise HttpError(
                 HTTPStatus.FORBIDDEN,
-                "pictures are taken from this host (http://localhost) or with ADMIN_TOKEN",
+                "pictures are taken from the status page in a browser on this host "
+                "(http://localhost) or with ADMIN_TOKEN",
             )
 
     def changer(self, request: Request) -> None:
@@ -100,12 +102,19 @@ class Guard:
         raise HttpError(HTTPStatus.UNAUTHORIZED, "this is not ADMIN_TOKEN")
 
     def _is_local(self, request: Request) -> bool:
-        """Whether the caller is on this host, and no proxy that speaks for others."""
+        """Whether the caller is the status page in a browser on this host.
+
+        A proxy on this host comes from loopback too, often under a Host of its own, and passes on
+        whatever else its client says. But it must not pass on Connection (RFC 9110, 7.6.1), which
+        every browser sends and no script can set.
+        """
         headers = request.headers
         return (
             _is_loopback(request.peer)
             and _is_loopback(_name(headers))
-            and not any(name in headers for name in FORWARDED)
+            and headers.get("connection", "").lower() == "keep-alive"
+            and _is_own_page(headers)
+            and not any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)
         )
 
     def _host_is_ours(self, headers: Mapping[str, str]) -> bool:
@@ -119,6 +128,14 @@ def _name(headers: Mapping[str, str]) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].rstrip(".")
+
+
+def _is_own_page(headers: Mapping[str, str]) -> bool:
+    """Whether a browser says that a page of this port sent the request."""
+    return (
+        headers.get("sec-fetch-site") == "same-origin"
+        or headers.get("origin") == f"http://{headers.get('host')}"
+    )
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

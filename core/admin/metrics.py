@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from core import __version__
 from core.admin.device import DEVICE_MEMORY, device_memory
+from core.admin.health import Health
 from core.admin.sampler import Sampler
 from core.config import Settings
 from core.keys import Kind
@@ -30,7 +31,7 @@ from core.telemetry import Watch
 from core.telemetry.record import Phase
 from core.telemetry.tallies import DURATIONS, SIZES, Histogram
 
-OUTCOMES: Final = ("done", "retried", "dead", "lost")
+OUTCOMES: Final = ("done", "retried", "dead", "lost", "given_back", "superseded")
 
 
 class Metrics:
@@ -53,6 +54,7 @@ class _WorkerCollector(Collector):
         self._settings = settings
         self._watch = watch
         self._sampler = sampler
+        self._health = Health(watch, sampler)
 
     def collect(self) -> Iterator[Metric]:
         with self._watch.lock:
@@ -64,7 +66,8 @@ class _WorkerCollector(Collector):
     def _counted(self) -> Iterator[Metric]:
         watch = self._watch
         yield _counter(
-            "inpainting_jobs", "Jobs by what became of a try: done, retried, dead or lost.",
+            "inpainting_jobs",
+            "Jobs by outcome of a try: done, retried, dead, lost, given_back, superseded.",
             ("queue", "outcome"),
             {(kind, outcome): watch.jobs[kind, outcome] for kind in Kind for outcome in OUTCOMES},
         )  # fmt: skip
@@ -109,8 +112,12 @@ class _WorkerCollector(Collector):
             watch.in_flight(),
         )  # fmt: skip
         yield GaugeMetricFamily(
-            "inpainting_serving", "1 while the worker takes jobs, 0 before and while it stops.",
+            "inpainting_serving", "1 from the start's end on, 0 before and while it stops.",
             int(watch.phase is Phase.SERVING),
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "inpainting_ready", "1 while the worker takes jobs, as /readyz.",
+            int(not self._health.unreadiness()),
         )  # fmt: skip
 
     def _redis(self) -> Iterator[Metric]:
@@ -132,6 +139,11 @@ class _WorkerCollector(Collector):
              overview.attempts),
             ("inpainting_processing_jobs", "Jobs in the hands of all workers of these queues.",
              overview.processing),
+            ("inpainting_orphaned_jobs",
+             "Jobs in the hands of workers that are gone and that no living worker recovers.",
+             overview.orphaned),
+            ("inpainting_delayed_jobs", "Jobs that wait in Redis for another try.",
+             sum(overview.delayed.values())),
             ("inpainting_workers", "Workers alive on this shared memory.", len(overview.workers)),
         ):  # fmt: skip
             yield GaugeMetricFamily(name, meaning, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,10 @@ from pydantic_core import PydanticUndefined
 from core import __version__
 from core.admin.device import device_memory
 from core.admin.guard import Guard
+from core.admin.health import Health
 from core.admin.http import Request, Response, json_response
-from core.admin.sampler import Sampler
+from core.admin.renewed import Renewed
+from core.admin.sampler import FRESH_S, Sampler
 from core.config import PROJECT_ROOT, Settings
 from core.connection import REDIS_ERRORS
 from core.dead import DeadList
@@ -21,7 +24,6 @@ from core.dead_job import DeadJob
 from core.overview import shm_use
 from core.redis_url import without_password
 from core.telemetry import Watch
-from core.telemetry.record import Phase
 
 #: Entries of the dead list on the page; the command line shows all.
 DEAD_SHOWN: Final = 50
@@ -34,14 +36,23 @@ class Report:
     """Puts the page's content together."""
 
     def __init__(
-        self, settings: Settings, watch: Watch, sampler: Sampler, dead: DeadList, guard: Guard
+        self,
+        settings: Settings,
+        watch: Watch,
+        sampler: Sampler,
+        dead: Renewed[DeadList],
+        guard: Guard,
     ) -> None:
         self._settings = settings
         self._watch = watch
         self._sampler = sampler
+        self._health = Health(watch, sampler)
         self._dead = dead
         self._guard = guard
         self._different = different_settings(settings)
+        self._asking = threading.Lock()
+        self._dead_shown: list[dict[str, Any]] = []
+        self._dead_asked_at = float("-inf")
 
     def __call__(self, request: Request) -> Response:
         """Everything; the history only after the row number `after` of the query."""
@@ -50,7 +61,7 @@ class Report:
             {
                 "now": time.time(),
                 "worker": self._worker(),
-                "health": self.health(),
+                "health": self._verdict(),
                 "settings": self._different,
                 "overview": overview and overview.to_dict(),
                 "shm": asdict(shm_use(self._settings)),
@@ -67,22 +78,10 @@ class Report:
             }
         )
 
-    def health(self) -> dict[str, Any]:
+    def _verdict(self) -> dict[str, Any]:
         """Whether the worker lives and is ready and, where not, why."""
-        dead, unready = self._watch.trouble(), self.unreadiness()
+        dead, unready = self._health.trouble(), self._health.unreadiness()
         return {"live": not dead, "ready": not unready, "why": dead or unready}
-
-    def unreadiness(self) -> str:
-        """Why this worker does not take jobs; empty if it does."""
-        if self._watch.phase is not Phase.SERVING:
-            return str(self._watch.phase)
-        if trouble := self._watch.trouble():
-            return trouble
-        if obstacle := self._watch.obstacle():
-            return without_password(obstacle)
-        if self._sampler.overview() is None:
-            return without_password(self._sampler.complaint)
-        return ""
 
     def _worker(self) -> dict[str, Any]:
         watch = self._watch
@@ -119,12 +118,26 @@ class Report:
             ],
         }
 
+    def dead_changed(self) -> None:
+        """Read the dead list anew when it is asked for next."""
+        with self._asking:
+            self._dead_asked_at = float("-inf")
+
     def _dead_jobs(self) -> list[dict[str, Any]]:
-        try:
-            jobs = self._dead.latest(DEAD_SHOWN)
-        except REDIS_ERRORS:
-            return []
-        return [{**described(job), "refusal": self._dead.refusal(job)} for job in jobs]
+        """The end of the dead list, as it is or was within the last second."""
+        with self._asking:
+            if time.monotonic() - self._dead_asked_at > FRESH_S:
+                dead = self._dead()
+                try:
+                    jobs = dead.latest(DEAD_SHOWN)
+                except REDIS_ERRORS:
+                    self._dead.renew()
+                    jobs = []
+                self._dead_shown = [
+                    {**described(job), "refusal": _cut(dead.refusal(job))} for job in jobs
+                ]
+                self._dead_asked_at = time.monotonic()
+            return self._dead_shown
 
     def _previews(self) -> list[dict[str, Any]]:
         return [
@@ -150,6 +163,7 @@ def described(job: DeadJob) -> dict[str, Any]:
         "worker": _cut(job.worker),
         "request_id": _cut(job.request_id),
         "image_id": _cut(job.image_id),
+        "length": job.length,
     }
 
 

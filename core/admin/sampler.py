@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Final
 
+from core.admin.renewed import Renewed
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
 from core.identity import current_identity
@@ -19,8 +21,11 @@ log = logging.getLogger(__name__)
 SAMPLE_S: Final = 2.0
 HISTORY_S: Final = 3600.0
 
-#: Seconds that Redis has to answer: a probe waits for it.
+#: Seconds that Redis has to answer.
 REDIS_TIMEOUT_S: Final = 2.0
+
+#: Seconds for which the last answer of Redis counts: a sample takes a pause and a few commands.
+STALE_S: Final = 15.0
 
 #: Seconds for which an answer of Redis counts as fresh.
 FRESH_S: Final = 1.0
@@ -43,13 +48,14 @@ class Sampler(threading.Thread):
         super().__init__(name="sampler", daemon=True)
         self._settings = settings
         self._watch = watch
-        self._redis = sync_client(settings, timeout_s=REDIS_TIMEOUT_S)
+        self._redis = Renewed(watch, lambda: sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
         self._namespace = current_identity(settings).namespace
         self._stopped = threading.Event()
         self._asking = threading.Lock()
         self._overview: Overview | None = None
         self._asked_at = float("-inf")
-        self.complaint = ""
+        self._answered_at = time.monotonic()  # until the first answer: when it is first due
+        self._failure = ""
         self.history = History(COLUMNS, int(HISTORY_S / SAMPLE_S))
 
     def stop(self) -> None:
@@ -57,20 +63,34 @@ class Sampler(threading.Thread):
         self._stopped.set()
 
     def overview(self) -> Overview | None:
-        """What Redis says now, or said within the last second; None if it does not answer."""
+        """What Redis says now, or said within the last second; None if it does not answer.
+
+        May take a few times REDIS_TIMEOUT_S.
+        """
         with self._asking:
             if time.monotonic() - self._asked_at > FRESH_S:
                 try:
-                    self._overview = read_overview(self._redis, self._settings, self._namespace)
-                    self.complaint = ""
+                    self._overview = read_overview(self._redis(), self._settings, self._namespace)
+                    self._failure = ""
                 except REDIS_ERRORS as error:
+                    self._redis.renew()
                     self._overview = None
-                    self.complaint = f"Redis does not answer: {error}"
-                self._asked_at = time.monotonic()
+                    self._failure = str(error) or type(error).__name__
+                self._asked_at = self._answered_at = time.monotonic()
             return self._overview
+
+    def complaint(self) -> str:
+        """What is wrong with Redis as it was last asked; empty if it answered. Returns at once."""
+        if failure := self._failure:
+            return f"Redis does not answer: {failure}"
+        if (silent_s := time.monotonic() - self._answered_at) > STALE_S:
+            return f"Redis has not answered for {silent_s:.0f} s"
+        return ""
 
     def run(self) -> None:
         done = failed = 0
+        with suppress(Exception):  # told with the first sample
+            self.overview()
         while not self._stopped.wait(SAMPLE_S):
             try:
                 done, failed = self._sample(done, failed)

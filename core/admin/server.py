@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from core.admin.guard import Guard
+from core.admin.health import Health
 from core.admin.http import (
     HttpError,
-    HttpServer,
+    Places,
     Request,
     Response,
     Route,
     json_response,
-    listen,
     text_response,
 )
+from core.admin.listener import HttpServer, listen
+from core.admin.renewed import Renewed
 from core.admin.report import Report
 from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
 from core.config import Settings
 from core.connection import REDIS_ERRORS, sync_client
-from core.dead import DeadList, Filter
+from core.dead import DeadList
 from core.dead_job import ID_LENGTH, DeadJob
 from core.identity import process_name
 from core.telemetry import watch
@@ -49,11 +51,20 @@ NAME: Final = {"Inpainting-Process": process_name()}
 #: The longest picture with its mask, as PNG in base64.
 MOST_TRIED_BYTES: Final = 64 << 20
 
-#: Seconds within which the server notices that it shall stop.
+#: Pictures that are tried at once.
+MOST_TRIED: Final = 2
+
+#: Seconds that the end of a try may take when the worker stops.
+TRY_STOP_S: Final = 1.0
+
+#: Seconds within which the server notices that it is to stop.
 POLL_S: Final = 0.1
 
 #: Dead jobs that one request may name.
 MOST_DEAD: Final = 200
+
+#: Longest text that says why one of them was not changed, in characters.
+MOST_COMPLAINT: Final = 300
 
 
 class AdminServer:
@@ -63,10 +74,16 @@ class AdminServer:
         self._settings = settings
         self._guard = Guard(settings)
         self._sampler = Sampler(settings, watch)
-        self._dead = DeadList(settings, sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
+        self._health = Health(watch, self._sampler)
+        self._dead = Renewed(
+            watch, lambda: DeadList(settings, sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
+        )
         self._report = Report(settings, watch, self._sampler, self._dead, self._guard)
         self._metrics: Any = None
         self._tries: Any = None
+        self._tried = Places(
+            MOST_TRIED, f"{MOST_TRIED} pictures are tried already: wait until one is done"
+        )
         self._http = self._listen()
         watch.previews.wanted = settings.status_previews
 
@@ -89,18 +106,19 @@ class AdminServer:
         self._sampler.stop()
         if self._tries is not None:
             self._tries.stop()
+        self._tried.close(TRY_STOP_S)
         self._http.shutdown()
         self._http.server_close()
 
     def _listen(self) -> HttpServer:
         guard = self._guard
         routes = {
-            ("GET", "/livez"): Route(self._livez, guard.anybody),
-            ("GET", "/readyz"): Route(self._readyz, guard.anybody),
+            ("GET", "/livez"): Route(self._livez, guard.anybody, probe=True),
+            ("GET", "/readyz"): Route(self._readyz, guard.anybody, probe=True),
             ("GET", "/metrics"): Route(self._scraped, guard.anybody),
             ("GET", "/api/status"): Route(self._report, guard.reader),
             ("GET", "/api/preview"): Route(self._preview, guard.reader),
-            ("POST", "/api/try"): Route(self._try, guard.trier, MOST_TRIED_BYTES),
+            ("POST", "/api/try"): Route(self._try, guard.trier, MOST_TRIED_BYTES, self._tried),
             ("POST", "/api/dead/retry"): Route(self._retry, guard.changer, 64 << 10),
             ("POST", "/api/dead/discard"): Route(self._discard, guard.changer, 64 << 10),
         }
@@ -112,10 +130,10 @@ class AdminServer:
     # -- answers --------------------------------------------------------------------------------
 
     def _livez(self, _: Request) -> Response:
-        return _verdict(watch.trouble())
+        return _verdict(self._health.trouble())
 
     def _readyz(self, _: Request) -> Response:
-        return _verdict(self._report.unreadiness())
+        return _verdict(self._health.unreadiness())
 
     def _scraped(self, _: Request) -> Response:
         if self._metrics is None:  # not imported before somebody asks: start-up time counts
@@ -140,24 +158,29 @@ class AdminServer:
         return answer
 
     def _retry(self, request: Request) -> Response:
-        return self._change(request, "retried", self._dead.retry)
+        return self._change(request, "retried", DeadList.retry)
 
     def _discard(self, request: Request) -> Response:
-        return self._change(request, "discarded", self._dead.discard)
+        return self._change(request, "discarded", DeadList.discard)
 
-    def _change(self, request: Request, verb: str, change: Callable[[DeadJob], bool]) -> Response:
-        ids = _ids(request.body)
+    def _change(
+        self, request: Request, verb: str, change: Callable[[DeadList, DeadJob], bool]
+    ) -> Response:
+        ids, dead = _ids(request.body), self._dead()
         done, problems = 0, []
         try:
-            for job in list(self._dead.matching(Filter(ids=ids))):
+            for job in dead.named(ids):
                 try:
-                    done += change(job)
+                    done += change(dead, job)
                 except ValueError as error:
-                    problems.append(str(error))
+                    problems.append(str(error)[:MOST_COMPLAINT])
         except REDIS_ERRORS as error:
+            self._dead.renew()
             raise HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE, f"Redis does not answer: {error}"
             ) from error
+        finally:
+            self._report.dead_changed()
         log.info("%d dead jobs %s from the status page by %s", done, verb, request.peer)
         return json_response({verb: done, "problems": problems})
 

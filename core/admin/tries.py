@@ -21,12 +21,8 @@ from core.config import Settings
 from core.keys import Kind
 from core.telemetry import Watch
 
-MOST_AT_ONCE: Final = 2
 TIMEOUT_S: Final = 120.0
 LONGEST_NAME: Final = 200
-
-#: Seconds that the end of a try may take when the worker stops.
-STOP_S: Final = 1.0
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -37,14 +33,11 @@ class Tries:
     def __init__(self, settings: Settings, watch: Watch) -> None:
         self._settings = settings
         self._watch = watch
-        self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._stopped = threading.Event()
 
     def stop(self) -> None:
         """Take back what no worker has begun, and wait for nothing any more."""
         self._stopped.set()
-        for _ in range(MOST_AT_ONCE):
-            self._places.acquire(timeout=STOP_S)
 
     def __call__(self, request: Request) -> Response:
         """`image` and `mask` (PNG in base64, of one size), `kind` and `name` to a result."""
@@ -56,16 +49,10 @@ class Tries:
             _refuse("picture and mask must have the same size")
         kind = _kind(fields, image)
         name = str(fields.get("name") or "picture")[:LONGEST_NAME]
-        if not self._places.acquire(blocking=False):
-            raise HttpError(
-                HTTPStatus.TOO_MANY_REQUESTS, f"{MOST_AT_ONCE} pictures are tried already: wait"
-            )
         try:
             return self._run(image, mask, kind, name)
         except SubmitError as error:
             raise HttpError(HTTPStatus.BAD_GATEWAY, str(error)) from error
-        finally:
-            self._places.release()
 
     def _run(self, image: Any, mask: Any, kind: Kind, name: str) -> Response:
         began = time.monotonic()

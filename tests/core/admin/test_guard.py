@@ -1,27 +1,29 @@
-"""Who may do what over the admin port, and that nobody wears it down."""
+"""Who may do what over the admin port."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-import threading
-import time
-from collections.abc import Iterator
 
 import pytest
 import redis
 
-from core.admin import http as admin_http
 from core.admin.guard import Guard
-from core.admin.http import HttpError, Request, Route, listen, text_response
+from core.admin.http import HttpError, Request
 from core.config import Settings
-from tests.admin import Admin
-from tests.conftest import StartWorker, wait_until
+from tests.admin import OWN_PAGE, Admin
+from tests.conftest import StartWorker
 from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
-LOCAL = {"host": "localhost:9090", "content-type": "application/json"}
+BROWSER = {
+    "content-type": "application/json",
+    "connection": "keep-alive",
+    "sec-fetch-site": "same-origin",
+}
+LOCAL = {**BROWSER, "host": "localhost:9090"}
+#: A browser that doesn't send Sec-Fetch-Site.
+OLD = {key: LOCAL[key] for key in ("host", "content-type", "connection")}
 REMOTE = {"host": "10.0.0.7:9090", "content-type": "application/json"}
 WITH_TOKEN = {"authorization": f"Bearer {SECRET}"}
 
@@ -50,7 +52,7 @@ def guard() -> Guard:
         (try_it, LOCAL, "::ffff:127.0.0.1"),
         (try_it, {**LOCAL, "host": "[::1]:9090"}, "::1"),
         (try_it, {**LOCAL, "origin": "http://localhost:9090"}, "127.0.0.1"),
-        (try_it, {**LOCAL, "sec-fetch-site": "same-origin"}, "127.0.0.1"),
+        (try_it, {**OLD, "origin": "http://localhost:9090"}, "127.0.0.1"),
         (try_it, {**REMOTE, **WITH_TOKEN}, "10.0.0.9"),
         (change, {**LOCAL, **WITH_TOKEN}, "127.0.0.1"),
         (change, {**REMOTE, **WITH_TOKEN}, "10.0.0.9"),
@@ -78,6 +80,14 @@ def test_these_may(guard: Guard, check: object, headers: dict[str, str], peer: s
         (try_it, REMOTE, "10.0.0.9", 403),
         (try_it, LOCAL, "10.0.0.9", 403),
         (try_it, {**LOCAL, "x-forwarded-for": "10.0.0.9"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "x-forwarded-proto": "https"}, "127.0.0.1", 403),
+        # The same by a proxy that says nothing of itself, with whatever its client says.
+        (try_it, {**LOCAL, "connection": "close"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "connection": "upgrade"}, "127.0.0.1", 403),
+        (try_it, {key: LOCAL[key] for key in LOCAL if key != "connection"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "origin": "https://status.example.com"}, "127.0.0.1", 403),
+        # A program: it has a token, or `worker.py submit`.
+        (try_it, OLD, "127.0.0.1", 403),
         # No token, or a wrong one.
         (change, LOCAL, "127.0.0.1", 401),
         (change, {**LOCAL, "authorization": "Bearer wrong"}, "127.0.0.1", 401),
@@ -98,6 +108,23 @@ def test_without_a_token_in_the_settings_no_token_is_right() -> None:
     for given in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer None"}):
         with pytest.raises(HttpError):
             open_guard.changer(request({**LOCAL, **given}))
+
+
+def test_the_page_is_told_whether_it_may_try_a_picture(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
+    asked: list[tuple[dict[str, str], bool]] = [
+        (OWN_PAGE, True),
+        ({"Authorization": f"Bearer {SECRET}"}, True),
+        ({}, False),
+        ({**OWN_PAGE, "Connection": "close"}, False),
+        ({**OWN_PAGE, "X_Forwarded_For": "10.0.0.9"}, False),
+    ]
+    for headers, may in asked:
+        assert admin.ask("/api/status", **headers).json["may"]["try"] is may, headers
+        reply = admin.ask("/api/try", {}, **headers)
+        assert reply.status == (400 if may else 403), headers  # 400: there is no picture in it
 
 
 def test_over_the_wire_nothing_is_changed_without_the_token(
@@ -149,56 +176,3 @@ def test_bodies_that_are_too_long_or_of_unknown_length_are_not_read(
         b"[" * 9999,
     ):
         assert admin.ask("/api/dead/retry", body, **key).status == 400, body[:20]
-
-
-@contextlib.contextmanager
-def serving(port: int) -> Iterator[int]:
-    import threading
-
-    routes = {("GET", "/"): Route(lambda _: text_response("hello"), lambda _: None)}
-    server = listen("127.0.0.1", port, routes)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_a_caller_that_dawdles_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_http, "HEAD_TIMEOUT_S", 0.3)
-    with serving(PORT + 60) as port, socket.create_connection(("127.0.0.1", port)) as slow:
-        began = time.monotonic()
-        slow.sendall(b"GET / HTTP/1.0\r\n")
-        with contextlib.suppress(OSError):
-            while time.monotonic() - began < 10:  # a byte now and then resets no clock
-                slow.sendall(b"X")
-                time.sleep(0.05)
-        assert time.monotonic() - began < 5
-
-
-def test_callers_beyond_the_limit_are_turned_away_and_the_others_served(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(admin_http, "MOST_THREADS", 2)
-    with serving(PORT + 70) as port, contextlib.ExitStack() as open_ones:
-        for _ in range(2):
-            open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
-        wait_until(
-            lambda: sum("process_request" in one.name for one in threading.enumerate()) == 2,
-            "both have their threads",
-        )
-        third = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
-        third.settimeout(5)
-        assert third.recv(100) == b""
-        open_ones.close()
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with (
-                socket.create_connection(("127.0.0.1", port)) as fourth,
-                contextlib.suppress(OSError),
-            ):
-                fourth.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                if fourth.recv(100).startswith(b"HTTP/1.0 200"):
-                    return
-        pytest.fail("places were not given back")

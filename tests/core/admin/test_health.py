@@ -11,7 +11,7 @@ import redis
 
 from core.admin.sampler import REDIS_TIMEOUT_S
 from core.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
-from core.telemetry.record import STALE_S, Phase, Watch
+from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
 from demo.redis_server import RedisServer
 from tests.admin import Admin
 from tests.conftest import ROOT, StartWorker, wait_until
@@ -24,14 +24,14 @@ STALLED_WORKER = ROOT / "tests/stub/stalled.py"
 def test_a_worker_at_rest_is_live_and_ready(start_worker: StartWorker, client: redis.Redis) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT))
     assert admin.ask("/livez").text == "ok\n"
-    assert admin.ask("/readyz").text == "ok\n"
+    assert admin.wait_for("/readyz", 200).text == "ok\n"
 
 
 def test_a_worker_whose_claiming_loop_stops_is_no_longer_live(
     start_worker: StartWorker, client: redis.Redis, tmp_path: Path
 ) -> None:
     stall = tmp_path / "stall"
-    settings = {"STUB_STALL": stall, "STUB_STALE_S": 5}
+    settings = {"STUB_STALL": stall, "STUB_STALL_AT": "claim", "STUB_STALE_S": 5}
     admin = Admin(start_worker(STALLED_WORKER, ADMIN_PORT=PORT, **settings))
     assert admin.ask("/livez").status == 200
     stall.touch()
@@ -40,6 +40,74 @@ def test_a_worker_whose_claiming_loop_stops_is_no_longer_live(
     assert admin.ask("/readyz").status == 503
     stall.unlink()
     admin.wait_for("/livez", 200)
+
+
+@pytest.mark.parametrize("stage", ["load", "store", "commit", "unlink"])
+def test_a_worker_with_a_stage_that_does_not_come_back_is_no_longer_live(
+    start_worker: StartWorker, pipeline: Pipeline, tmp_path: Path, stage: str
+) -> None:
+    stall = tmp_path / "stall"
+    stall.touch()
+    settings = {"STUB_STALL": stall, "STUB_STALL_AT": stage, "STUB_STALE_S": 3}
+    admin = Admin(start_worker(STALLED_WORKER, ADMIN_PORT=PORT, **settings))
+    request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
+    reply = admin.wait_for("/livez", 503)
+    assert f"the stage {stage} has made no progress" in reply.text
+    stall.unlink()
+    admin.wait_for("/livez", 200)
+    assert pipeline.fetch(request).shape == (60, 90, 3)
+
+
+def test_a_worker_whose_model_does_not_load_is_no_longer_live() -> None:
+    loading = Watch()
+    assert aged(loading, STALE_S + 1, "_made_at").trouble() == ""
+    assert "has not been loaded" in aged(loading, LOADING_STALE_S + 1, "_made_at").trouble()
+    loading.phase = Phase.CONNECTING  # Redis may be away for as long as it likes
+    assert loading.trouble() == ""
+
+
+def test_a_stage_counts_as_hung_only_without_progress_while_redis_answers() -> None:
+    watch, old = serving(), STAGE_STALE_S + 1
+
+    def trouble(**aged_s: float) -> str:
+        watch._stages_begun.update({name: time.monotonic() - age for name, age in aged_s.items()})
+        return watch.trouble()
+
+    with watch.stage("store"), watch.stage("commit"):
+        watch.batch_started()  # while which the claiming loop may rest
+        assert trouble(store=STAGE_STALE_S - 9) == ""
+        assert "the stage store" in trouble(store=old)
+        watch.progressed("store")
+        assert watch.trouble() == ""
+        assert "the stage commit" in trouble(commit=old)
+        watch.redis_failed()
+        assert trouble(commit=old) == ""
+        watch.redis_back()
+        assert trouble(commit=old) == ""
+        watch.phase = Phase.STOPPING  # which has a grace time of its own
+        aged(watch, old, "_redis_changed_at")
+        assert trouble(commit=old) == ""
+        watch.phase = Phase.SERVING
+        assert "the stage commit" in trouble(commit=old)
+    watch.progressed("store")  # too late
+    assert watch.trouble() == ""
+
+
+def test_a_batch_that_fills_slowly_neither_kills_its_worker_nor_holds_up_a_stop(
+    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+) -> None:
+    settings = {"STUB_STALL": tmp_path / "none", "STUB_STALL_AT": "claim", "STUB_STALE_S": 2}
+    worker = start_worker(
+        STALLED_WORKER, ADMIN_PORT=PORT, BATCH_MAX_WAIT_MS=60_000, SHUTDOWN_GRACE_S=5, **settings
+    )
+    admin = Admin(worker)
+    pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
+    wait_until(lambda: admin.status["worker"]["in_flight"] == 1, "it is claimed")
+    claimed_at = time.monotonic()
+    while time.monotonic() < claimed_at + 5:  # longer than twice what a loop may be silent
+        assert admin.ask("/livez").status == 200
+    assert worker.stop() == 0
+    assert client.llen(pipeline.queues["short"]) == 1
 
 
 def test_a_worker_without_redis_is_live_but_not_ready_until_it_is_back(
@@ -53,6 +121,8 @@ def test_a_worker_without_redis_is_live_but_not_ready_until_it_is_back(
         assert "Redis does not answer" in reply.text
         assert admin.ask("/livez").status == 200
         assert admin.metrics()["inpainting_redis_up",] == 0
+        assert admin.metrics()["inpainting_ready",] == 0
+        assert admin.metrics()["inpainting_serving",] == 1
         own.start()
         admin.wait_for("/readyz", 200)
         wait_until(

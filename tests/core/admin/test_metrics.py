@@ -49,6 +49,7 @@ def test_jobs_batches_and_failures_are_counted(
         ("inpainting_jobs_in_flight",): 0,
         ("inpainting_workers",): 1,
         ("inpainting_serving",): 1,
+        ("inpainting_ready",): 1,
         ("inpainting_redis_up",): 1,
     }
     wait_until(lambda: expected.items() <= admin.metrics().items(), "everything is counted")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +15,9 @@ import cv2
 import numpy as np
 import redis
 
-from tests.admin import Admin, Reply
+from core import shm
+from core.dead_job import HEAD_BYTES, write_entry
+from tests.admin import OWN_PAGE, Admin, Reply
 from tests.conftest import StartWorker, segments, wait_until
 from tests.core.admin.test_health import PORT
 from tests.pipeline import Pipeline, page
@@ -30,7 +34,7 @@ def png(picture: Any) -> str:
 
 def try_picture(admin: Admin, image: Any, mask: Any, **fields: Any) -> Reply:
     return admin.ask(
-        "/api/try", {"image": png(image), "mask": png(mask), "name": "a.png", **fields}
+        "/api/try", {"image": png(image), "mask": png(mask), "name": "a.png", **fields}, **OWN_PAGE
     )
 
 
@@ -55,6 +59,24 @@ def test_a_dead_job_is_retried_and_discarded_from_the_page(
     assert admin.ask("/api/dead/discard", {"ids": [again["id"]]}, **TOKEN).json["discarded"] == 1
     assert admin.status["dead"] == []
     assert not segments()
+
+
+def test_many_requests_for_the_page_read_the_ends_of_long_messages_seldom(
+    start_worker: StartWorker, client: redis.Redis
+) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
+    payload = json.dumps({"request_id": "r" * 1000, "text": "x" * 900_000}).encode()
+    queue = "lama_inference:longtasks"
+    client.rpush("inpainting:dead", *[write_entry(payload, reason="r", queue=queue)] * 60)
+    before = int(client.info("stats")["total_net_output_bytes"])
+    began = time.monotonic()
+    for _ in range(30):
+        reply = admin.ask("/api/status")
+        assert len(reply.json["dead"]) == 50
+        assert len(reply.body) < 100_000
+    reads = 1 + int(time.monotonic() - began)
+    sent = int(client.info("stats")["total_net_output_bytes"]) - before
+    assert sent < (reads + 1) * 50 * (HEAD_BYTES + 1000)
 
 
 def test_the_history_has_a_row_every_two_seconds_and_is_told_piece_by_piece(
@@ -152,7 +174,7 @@ def test_what_cannot_be_tried_is_told_why(start_worker: StartWorker, client: red
         ({"kind": "square"}, "kind is auto, long or short"),
     ]
     for fields, complaint in bad:
-        reply = admin.ask("/api/try", {"image": image, "mask": mask, **fields})
+        reply = admin.ask("/api/try", {"image": image, "mask": mask, **fields}, **OWN_PAGE)
         assert reply.status == 400
         assert complaint in reply.json["error"]
     assert not client.keys("*tasks")
@@ -181,6 +203,29 @@ def test_a_try_that_no_worker_gets_to_before_the_stop_is_taken_back(
     (left,) = client.lrange(pipeline.queues["short"], 0, -1)  # the one that was claimed ahead
     assert held[1].encode() in left
     assert not any(map(pipeline.exists, inputs))
+
+
+def test_a_try_is_given_up_when_the_device_breaks(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: redis.Redis,
+    make_hold: Any,
+    tmp_path: Any,
+) -> None:
+    hold, broken = make_hold(), tmp_path / "broken"
+    worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold, STUB_BROKEN=broken)
+    admin = Admin(worker)
+    with ThreadPoolExecutor(1) as pool:
+        trying = pool.submit(try_picture, admin, *page(60, 90, 1), kind="short")
+        wait_until(lambda: client.keys("inpainting:processing:*"), "it is in hand")
+        (processing,) = client.keys("inpainting:processing:*")
+        *inputs, original = inputs_of(client.lindex(processing, 0))
+        broken.touch()
+        hold.unlink()
+        assert worker.wait() == 1
+        assert trying.exception() or "given up" in trying.result().text
+    assert not pipeline.exists(original)
+    shm.unlink_all(inputs, {os.geteuid()})  # with its job they were the next worker's
 
 
 def test_previews_are_shown_only_where_they_are_wanted(
