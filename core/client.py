@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -24,9 +24,9 @@ import redis
 
 from core import keys, shm
 from core.config import Settings
-from core.connection import sync_client
+from core.connection import REDIS_ERRORS, sync_client
 from core.contract import CANVAS, Segment
-from core.errors import WorkerError
+from core.errors import JobError, WorkerError
 from core.keys import Kind
 
 Picture = npt.NDArray[np.uint8]
@@ -54,13 +54,17 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A submitted job; `segments` are the names that are this program's to unlink if it fails."""
+    """A submitted job.
+
+    `segments` are the names that are this program's to unlink if it fails, `original` the one of
+    them that is so in any case.
+    """
 
     request_id: str
     kind: Kind
     payload: bytes
     segments: tuple[str, ...]
-    original: str | None
+    original: str
 
 
 def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
@@ -84,106 +88,162 @@ def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
 
 
 class Client:
-    """Submits pictures and waits for their results. Use as a context manager."""
+    """Submits pictures and waits for their results.
+
+    Use as a context manager: on the way out it takes back the jobs that nobody has waited for.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = sync_client(settings)
+        self._open: dict[str, Submission] = {}
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for submission in list(self._open.values()):
+            self._take_back(submission)
         self._redis.close()
 
     def submit(self, image: Picture, mask: Picture, kind: Kind, image_id: str) -> Submission:
         """Put a BGR picture and its mask into shared memory and a job on the queue.
 
         The picture itself goes along as the original, so that the result keeps its pixels
-        outside the hole. Raises SubmitError if Redis or /dev/shm cannot take it.
+        outside the hole. Raises SubmitError if Redis or /dev/shm cannot take it. Nothing is left
+        behind after an error or an interrupt.
         """
         prepared = prepare(image, mask, kind)
-        request_id = uuid.uuid4().hex
         arrays = {
             "preprocessed_img_shm_info": prepared.image,
             "preprocessed_mask_shm_info": prepared.mask,
             "original_shm_info": image,
         }
-        written: list[str] = []
-        with self._undo_on_error(written):
-            segments = {field: self._write(array, written) for field, array in arrays.items()}
-            message: dict[str, Any] = {
-                "request_id": request_id,
-                "image_id": image_id,
-                "original_size": list(prepared.original_size),
-                "padding_info": list(prepared.padding),
-                "is_long": kind is Kind.LONG,
-            }
+        segments = {
+            field: Segment(f"img_shm_{uuid.uuid4().hex}", array.shape, array.dtype)
+            for field, array in arrays.items()
+        }
+        submission = _submission(prepared, segments, kind, image_id)
+        # Known before there is anything to remove, so that an interrupt at any point finds it.
+        self._open[submission.request_id] = submission
+        try:
             for field, segment in segments.items():
-                message[field] = json.loads(segment.to_json())
-            payload = json.dumps(message).encode()
-            self._redis.rpush(self._settings.queue(kind), payload)
-        return Submission(request_id, kind, payload, tuple(written), written[-1])
+                shm.write(segment.name, arrays[field], 0o600)
+            self._redis.rpush(self._settings.queue(kind), submission.payload)
+        except BaseException as error:
+            self._discard(submission)
+            if isinstance(error, (redis.RedisError, OSError, WorkerError)):
+                raise SubmitError(f"the picture cannot be submitted: {error}") from error
+            raise
+        return submission
 
     def wait(
         self, submission: Submission, timeout_s: float, given_up: threading.Event | None = None
     ) -> Picture:
         """The result as a BGR picture; its segment and its hash are removed.
 
-        Raises SubmitError if the worker refuses the job, or if nobody has done it in time or
-        before `given_up` is set: then the job is taken back from the queue.
+        Raises SubmitError if the worker refuses the job, if Redis or the result cannot be read,
+        or if nobody has done the job in time or before `given_up` is set. After an error or an
+        interrupt the job is taken back, unless a worker has it, and nothing else is left behind.
         """
+        done = False
+        try:
+            fields = self._result(submission, timeout_s, given_up)
+            done = True
+            return self._fetch(submission, fields)
+        except (redis.RedisError, OSError, JobError) as error:
+            raise SubmitError(f"the result cannot be fetched: {error}") from error
+        finally:
+            if done:
+                self._close(submission, submission.segments)
+            else:
+                self._take_back(submission)
+
+    def _result(
+        self, submission: Submission, timeout_s: float, given_up: threading.Event | None
+    ) -> dict[bytes, bytes]:
+        """The result's hash, as soon as there is one."""
         deadline = time.monotonic() + timeout_s
         key = keys.result(submission.request_id)
         while not (fields := cast("dict[bytes, bytes]", self._redis.hgetall(key))):
             if time.monotonic() > deadline:
-                self._take_back(submission)
                 raise SubmitError(
                     f"no result after {timeout_s:g} s: is a worker running on this Redis, in the "
                     f"same IPC namespace? The queue is {self._settings.queue(submission.kind)}"
                 )
             if given_up is not None and given_up.is_set():
-                self._take_back(submission)
                 raise SubmitError("given up: this worker is stopping")
             time.sleep(POLL_S)
-        self._redis.delete(key)
+        return fields
+
+    def _fetch(self, submission: Submission, fields: dict[bytes, bytes]) -> Picture:
+        key = keys.result(submission.request_id)
         if b"inpaint_shm_info" not in fields:
-            self._unlink(submission.segments)
+            self._redis.delete(key)
             error = fields.get(b"error", b"no reason given").decode("utf-8", "replace")
             raise SubmitError(f"the worker refused the job: {error}")
         info = json.loads(fields[b"inpaint_shm_info"])
-        uids = {shm.owner(info["shm_name"])}  # the worker may run as another user
-        shape, dtype = tuple(info["shape"]), np.dtype(info["dtype"])
-        picture, _ = shm.read(info["shm_name"], shape, dtype, uids)
-        self._unlink([info["shm_name"], *submission.segments])
+        name, shape, dtype = info["shm_name"], tuple(info["shape"]), np.dtype(info["dtype"])
+        try:
+            self._redis.delete(key)
+            picture, _ = shm.read(name, shape, dtype, {shm.owner(name)})  # maybe another user's
+        finally:
+            _unlink([name])  # without the hash no worker would remove it
         return picture.astype(np.uint8, copy=False)
 
-    def _write(self, array: Picture, written: list[str]) -> Segment:
-        name = f"img_shm_{uuid.uuid4().hex}"
-        shm.write(name, array, 0o600)
-        written.append(name)
-        return Segment(name, array.shape, array.dtype)
-
-    @contextlib.contextmanager
-    def _undo_on_error(self, written: list[str]) -> Iterator[None]:
-        try:
-            yield
-        except (redis.RedisError, OSError, WorkerError) as error:
-            self._unlink(written)
-            raise SubmitError(f"the picture cannot be submitted: {error}") from error
-
     def _take_back(self, submission: Submission) -> None:
-        queue = self._settings.queue(submission.kind)
-        if self._redis.lrem(queue, 1, submission.payload):  # type: ignore[arg-type]
-            self._unlink(submission.segments)
-        elif submission.original is not None:
-            # A worker has the job: the inputs are its own now, the original is not needed.
-            self._unlink([submission.original])
+        """Remove a job that still waits, and what is this program's to unlink."""
+        # Where a worker has the job, or Redis does not say, the inputs are a worker's to unlink.
+        names: tuple[str, ...] = (submission.original,)
+        try:
+            if self._withdraw(submission):
+                names = submission.segments
+        finally:
+            self._close(submission, names)
 
-    def _unlink(self, names: list[str] | tuple[str, ...]) -> None:
-        for name in names:
-            with contextlib.suppress(OSError):
-                shm.unlink(name, {shm.owner(name)})
+    def _discard(self, submission: Submission) -> None:
+        """Remove a job of which it is not known whether it was sent, and all its segments."""
+        try:
+            self._withdraw(submission)
+        finally:
+            self._close(submission, submission.segments)
+
+    def _withdraw(self, submission: Submission) -> bool:
+        """Take a job out of its queue, or out of those that wait for another try."""
+        queue = self._settings.queue(submission.kind)
+        payload: Any = submission.payload
+        with contextlib.suppress(*REDIS_ERRORS), self._redis.pipeline(transaction=True) as both:
+            both.lrem(queue, 1, payload)
+            both.zrem(keys.delayed(queue), payload)
+            return any(both.execute())
+        return False
+
+    def _close(self, submission: Submission, names: tuple[str, ...]) -> None:
+        _unlink(names)
+        self._open.pop(submission.request_id, None)
+
+
+def _submission(
+    prepared: Prepared, segments: dict[str, Segment], kind: Kind, image_id: str
+) -> Submission:
+    request_id = uuid.uuid4().hex
+    message = {
+        "request_id": request_id,
+        "image_id": image_id,
+        "original_size": list(prepared.original_size),
+        "padding_info": list(prepared.padding),
+        "is_long": kind is Kind.LONG,
+        **{field: json.loads(segment.to_json()) for field, segment in segments.items()},
+    }
+    names = tuple(segment.name for segment in segments.values())
+    original = segments["original_shm_info"].name
+    return Submission(request_id, kind, json.dumps(message).encode(), names, original)
+
+
+def _unlink(names: Iterable[str]) -> None:
+    for name in names:
+        with contextlib.suppress(OSError):
+            shm.unlink(name, {shm.owner(name)})
 
 
 def submit_file(

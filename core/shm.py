@@ -125,6 +125,17 @@ def unlink_all(names: Iterable[str], allowed_uids: Collection[int]) -> None:
             log.warning("segment %s cannot be unlinked: %s", name, error.strerror)
 
 
+def not_unlinkable(uids: Collection[int]) -> list[int]:
+    """Those of some uids whose segments this process may read, but not unlink.
+
+    In a folder with the sticky bit a file's owner may, and the folder's, and root.
+    """
+    folder = os.stat(SHM_FOLDER)
+    if os.geteuid() in (0, folder.st_uid) or not folder.st_mode & stat.S_ISVTX:
+        return []
+    return sorted(set(uids) - {os.geteuid()})
+
+
 def owner(name: str) -> int:
     """The uid that a segment belongs to; raises FileNotFoundError if there is none."""
     return os.lstat(_path(name)).st_uid

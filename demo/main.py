@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
 import uuid
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
+from core.commands.common import every_end_is_an_interrupt
 from core.config import Settings, load_settings
 from core.connection import sync_client
 from core.errors import WorkerError
@@ -49,7 +49,7 @@ def run_demo(output: Path) -> int:
     if not console.is_terminal:  # a log file has no width to fit into
         console = Console(highlight=False, markup=False, width=100, soft_wrap=True)
     try:
-        with _every_end_is_an_interrupt():
+        with every_end_is_an_interrupt():
             return _run(output, console)
     except KeyboardInterrupt:
         console.print("interrupted: worker and Redis are stopped, shared memory is cleared")
@@ -165,17 +165,3 @@ def _waiting(console: Console, what: str) -> Iterator[None]:
     else:
         console.print(f"{what} …")
         yield
-
-
-@contextlib.contextmanager
-def _every_end_is_an_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the demo as Ctrl-C does, so that it cleans up."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from core.admin.http import ports_from
-from core.commands.common import add_command, connected, print_json
+from core.admin.listener import ports_from
+from core.commands.common import RedisUnavailable, add_command, connected, print_json
 from core.config import Settings, load_settings
 from core.errors import WorkerError
 from core.identity import current_identity, process_name
@@ -19,6 +19,10 @@ from core.overview import read_overview
 from core.telemetry.logs import printable
 
 TIMEOUT_S: Final = 5.0
+
+WITHOUT_PORT: Final = """With
+ADMIN_PORT=0 its heartbeat in Redis tells. While Redis cannot be used the worker then
+counts as alive, since a new process would not change that, and as not ready."""
 
 
 class NoWorker(WorkerError):
@@ -43,6 +47,7 @@ def add(commands: Any) -> None:
         "health\nhealth --ready\nhealth --port 9091 --json",
         command,
     )
+    parser.description = f"{parser.description} {WITHOUT_PORT}"
     parser.add_argument(
         "--ready",
         action="store_true",
@@ -58,7 +63,7 @@ def command(options: argparse.Namespace) -> int:
     settings = load_settings()
     path = "/readyz" if options.ready else "/livez"
     if options.port is None and settings.admin_port == 0:
-        answers = _beating(settings)
+        answers = _beating(settings, ready=options.ready)
     else:
         answers = _answers(settings, path, options.port)
     if not answers:
@@ -77,15 +82,27 @@ def command(options: argparse.Namespace) -> int:
     return 0 if all(answer.healthy for answer in answers) else 1
 
 
-def _beating(settings: Settings) -> list[Answer]:
-    """Without an admin port: the workers of this host whose heartbeat is in Redis."""
+def _beating(settings: Settings, *, ready: bool) -> list[Answer]:
+    """Without an admin port: the workers of this process namespace that have a heartbeat."""
     me = current_identity(settings)
-    with connected(settings) as client:
-        workers = read_overview(client, settings, me.namespace).workers
-    alive = [one for one in workers if one.host == me.host and Path(f"/proc/{one.pid}").exists()]
+    try:
+        with connected(settings) as client:
+            workers = read_overview(client, settings, me.namespace).workers
+    except RedisUnavailable as error:
+        if ready:
+            raise
+        return [Answer(0, True, f"no heartbeat can be read, which counts as alive: {error}")]
+    alive = [one for one in workers if _is_here(one.process)]
     if not alive:
         raise NoWorker("ADMIN_PORT=0, and no worker of this host has a heartbeat in Redis")
     return [Answer(0, True, f"{one.worker} has a heartbeat in Redis") for one in alive]
+
+
+def _is_here(process: str) -> bool:
+    """Whether a process, as `process_name` has it, is alive in this process namespace."""
+    namespace, _, pid = process.partition(":")
+    here = process_name().partition(":")[0]
+    return namespace == here and pid.isdecimal() and Path(f"/proc/{pid}").exists()
 
 
 def _answers(settings: Settings, path: str, port: int | None) -> list[Answer]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from core.commands.common import add_command, print_json
+from core.commands.common import add_command, every_end_is_an_interrupt, print_json
 from core.config import load_settings
 
 
@@ -44,9 +44,10 @@ def command(options: argparse.Namespace) -> int:
     from core.keys import Kind
 
     asked = None if options.kind == "auto" else Kind(options.kind)
-    kind, elapsed_s = submit_file(
-        load_settings(), options.image, options.mask, options.output, asked, options.timeout
-    )
+    with every_end_is_an_interrupt():
+        kind, elapsed_s = submit_file(
+            load_settings(), options.image, options.mask, options.output, asked, options.timeout
+        )
     if options.json:
         print_json({"output": str(options.output), "kind": kind, "seconds": round(elapsed_s, 3)})
     else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -61,6 +65,33 @@ def test_values_are_read_from_the_environment(
 def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
     (tmp_path / ".env").write_text("INPAINTING_BATCH_SIZE_LONG=2\nSOMETHING_ELSE=1\n")
     assert load_settings().inpainting_batch_size_long == 2
+
+
+def test_a_dotenv_file_that_is_not_utf8_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("USE_CUDA=0\nADMIN_TOKEN=größe\n".encode("latin-1"))
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == (
+        f"{tmp_path}/.env is not UTF-8: byte 0xf6 at position 25, in line 2; save it as UTF-8"
+    )
+
+
+def test_a_dotenv_file_that_may_not_be_read_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), ".env")
+
+    (tmp_path / ".env").touch()
+    monkeypatch.setattr("dotenv.main.open", forbidden, raising=False)  # root may read everything
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).startswith(f"{tmp_path}/.env cannot be read (Permission denied): ")
+
+
+def test_a_folder_named_dotenv_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()  # a virtual environment of that name
+    assert load_settings().redis_url == "redis://localhost:6379"
 
 
 @pytest.mark.parametrize(

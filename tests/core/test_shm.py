@@ -192,6 +192,20 @@ def test_a_segment_that_the_mode_keeps_shut_names_both_uids(name: str) -> None:
     assert "mode 0600" in done.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_cannot_unlink_what_is_named_as_such(name: str) -> None:
+    assert shm.not_unlinkable({0, 54321}) == []
+    shm.write(name, np.zeros(16, np.uint8), 0o644)
+    os.seteuid(54321)
+    try:
+        assert read(name, uids=frozenset({0})).sum() == 0
+        assert shm.not_unlinkable({0, 54321}) == [0]
+        with pytest.raises(PermissionError):
+            shm.unlink(name, {0})
+    finally:
+        os.seteuid(0)
+
+
 def test_a_name_that_is_taken_is_never_overwritten(name: str) -> None:
     shm.write(name, np.ones(16, np.uint8), 0o600)
     with pytest.raises(FileExistsError):

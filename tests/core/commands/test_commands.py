@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import cv2
 import pytest
 import redis
 
 from core.commands import main
+from core.dead_job import write_entry, write_truncated_entry
 from demo.redis_server import RedisServer
 from tests.admin import Admin
 from tests.conftest import ROOT, StartWorker, segments, wait_until
@@ -116,13 +117,26 @@ def test_status_without_a_worker_says_so(run: Run, client: redis.Redis) -> None:
     assert "no worker is alive on this Redis" in run("status").stdout
 
 
-def test_status_watches_until_ctrl_c(server: RedisServer, client: redis.Redis) -> None:
-    watching = subprocess.Popen(
-        [sys.executable, str(ROOT / "worker.py"), "status", "--watch", "0.1", "--json"],
+@pytest.mark.parametrize("beat", ["", "no JSON", "[]", "{}", "[" * 100_000, '{"host": 1e999}'])
+def test_status_leaves_out_a_heartbeat_that_is_none(
+    run: Run, client: redis.Redis, beat: str
+) -> None:
+    client.set("inpainting:worker:some-1-0123456789ab", beat)
+    assert "no worker is alive on this Redis" in run("status").stdout
+
+
+def watch_status(server: RedisServer, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "worker.py"), "status", "--watch", "0.1", *options],
         env={**os.environ, "REDIS_URL": server.url},
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_status_watches_until_ctrl_c(server: RedisServer, client: redis.Redis) -> None:
+    watching = watch_status(server, "--json")
     assert watching.stdout is not None
     first = json.loads(watching.stdout.readline())
     client.rpush("lama_inference:longtasks", "x")
@@ -133,6 +147,32 @@ def test_status_watches_until_ctrl_c(server: RedisServer, client: redis.Redis) -
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=20)
     assert watching.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [(["--json"], r'{"at": .*'), ([], "no worker is alive on this Redis")]
+)
+def test_status_watches_on_when_redis_has_been_away(options: list[str], shown: str) -> None:
+    with RedisServer() as own:
+        watching = watch_status(own, *options)
+        lines = cast("IO[str]", watching.stdout)
+
+        def until(wanted: str) -> list[str]:
+            read = [lines.readline()]
+            while not re.fullmatch(wanted, read[-1].rstrip()):
+                read.append(lines.readline())
+                assert read[-1], read
+            return read
+
+        until(shown)
+        own.stop()
+        until(r".*redis at redis://\S* cannot be used: .*")
+        own.start()
+        said = until(shown)
+        assert not [line for line in said if "cannot be used" in line]
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=20)
+        assert watching.returncode == 0
 
 
 @pytest.mark.parametrize("words", ["status", "dead list", "dead retry --all"])
@@ -187,6 +227,43 @@ def test_dead_jobs_are_listed_shown_retried_and_discarded(
     assert "1 of 1 discarded" in run("dead", "discard", "--all").stdout
     assert run("dead", "list").stdout == "no dead jobs\n"
     assert printed(run("dead", "list", "--json")) == []
+
+
+def test_a_long_message_is_shown_up_to_the_limit_and_not_listed(
+    run: Run, client: redis.Redis
+) -> None:
+    about = {"reason": "too_long", "queue": "lama_inference:longtasks"}
+    payload = json.dumps({"request_id": "long", "text": "x" * 50_000}).encode()
+    client.rpush("inpainting:dead", write_entry(payload, **about))
+    client.rpush("inpainting:dead", write_entry(b'{"request_id": "short"}', **about))
+    client.rpush("inpainting:dead", write_truncated_entry(2_000_000, "a" * 40, b"{", **about))
+    long, short, truncated = printed(run("dead", "list", "--json"))
+    assert (long["request_id"], long["length"]) == ("long", len(payload))
+    assert long["message"] is None
+    assert short["message"] == {"request_id": "short"}
+    assert (truncated["length"], truncated["sha1"]) == (2_000_000, "a" * 40)
+    (shown,) = printed(run("dead", "show", "long", "--json"))
+    assert shown == {**long, "message": json.loads(payload)}
+    (cut,) = printed(run("dead", "show", "long", "--json", MAX_MESSAGE_BYTES=2000))
+    assert cut["message"].encode() == payload[:2000]
+    (last,) = printed(run("dead", "list", "--json", "--limit", 1))
+    assert last == truncated
+    left = run("dead", "retry", truncated["id"], "--force").stdout
+    assert "left alone: its message of 2000000 bytes was above MAX_MESSAGE_BYTES" in left
+    assert "1 of 1 discarded" in run("dead", "discard", truncated["id"]).stdout
+
+
+def test_everything_is_discarded_on_a_full_server(run: Run, client: redis.Redis) -> None:
+    for number in range(2500):
+        payload = json.dumps({"request_id": str(number)}).encode()
+        entry = write_entry(payload, reason="bad_field", queue="lama_inference:longtasks")
+        client.rpush("inpainting:dead", entry)
+    client.config_set("maxmemory", 1)
+    try:
+        assert "2500 of 2500 discarded" in run("dead", "discard", "--all").stdout
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.keys() == []
 
 
 @pytest.mark.parametrize("words", ["dead retry", "dead discard", "dead discard --dry-run"])
@@ -285,6 +362,29 @@ def test_health_without_an_admin_port_goes_by_the_heartbeat(
     assert "has a heartbeat in Redis" in run("health", ADMIN_PORT=0).stdout
     worker.stop(signal.SIGKILL)  # its heartbeat stays for a while
     assert run("health", ADMIN_PORT=0).returncode == 1
+
+
+def test_health_without_an_admin_port_knows_workers_of_other_containers(
+    run: Run, start_worker: StartWorker, client: redis.Redis
+) -> None:
+    start_worker(ADMIN_PORT=0).stop(signal.SIGKILL)
+    (key,) = client.keys("inpainting:worker:*")
+    beat = json.loads(client.get(key))
+    # In each container there is a process 1, and all may have one host name.
+    for process in ("1:1", "", f"{beat['process'].partition(':')[0]}:"):
+        client.set(key, json.dumps(beat | {"pid": 1, "process": process}))
+        assert "no worker of this host has a heartbeat" in run("health", ADMIN_PORT=0).stderr
+
+
+def test_without_redis_a_worker_without_an_admin_port_counts_as_alive_and_not_as_ready() -> None:
+    away = {"REDIS_URL": "redis://127.0.0.1:9", "ADMIN_PORT": 0}
+    (answer,) = printed(command("health", "--json", **away))
+    assert answer["healthy"]
+    assert "counts as alive: redis at redis://127.0.0.1:9 cannot be used" in answer["says"]
+    ready = command("health", "--ready", **away)
+    assert ready.returncode == 1
+    assert ready.stderr.startswith("worker.py: redis at redis://127.0.0.1:9 cannot be used")
+    assert "counts as alive" in " ".join(command("health", "--help").stdout.split())
 
 
 def test_health_fails_if_one_worker_is_not_well(run: Run, start_worker: StartWorker) -> None:
