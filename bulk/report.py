@@ -40,7 +40,6 @@ class Failures:
         self._file: IO[str] | None = None
         try:
             if isinstance(output, Folder):
-                output.root.mkdir(parents=True, exist_ok=True)
                 self._file = (output.root / FAILURES).open("w", encoding="ascii")
             else:
                 output.write(FAILURES, b"")

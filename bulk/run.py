@@ -88,13 +88,12 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
 def run(request: Request, settings: Settings) -> Counts:
     """Do what is missing; how many pictures were done and how many were not."""
     work, plan = prepare(request, settings)
-    failures = Failures(work.output)
-    with _alone(work.output):
+    with _alone(work.output):  # only then Failures, which empties the file of another run
         counts = Counts(len(plan.tasks) + len(plan.refused), plan.there)
-        progress = Progress(counts, failures)
-        for name, error in plan.refused:
-            progress(name, error)
+        progress = Progress(counts, Failures(work.output))
         try:
+            for name, error in plan.refused:
+                progress(name, error)
             if plan.tasks:
                 _do(request, work, plan.tasks, settings, progress)
         finally:
@@ -178,11 +177,18 @@ def _output(where: str) -> Store:
 
 @contextlib.contextmanager
 def _alone(output: Store) -> Iterator[None]:
-    """Keeps other runs off a folder, and removes what one that was killed has left there."""
+    """Make a folder, keep other runs off it, and remove what one that was killed has left there.
+
+    Raises BulkRefused where another run has it, or it cannot be made.
+    """
     if not isinstance(output, Folder):
         yield
         return
-    descriptor = os.open(output.root, os.O_RDONLY)
+    try:
+        output.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output.root, os.O_RDONLY)
+    except OSError as error:
+        raise BulkRefused(f"OUTPUT cannot be written to: {error}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,8 @@ from PIL import Image
 from bulk.errors import BulkRefused, PictureError
 from bulk.local import Budget
 from bulk.report import FAILURES
-from bulk.run import Request, estimate
+from bulk.run import Request, _alone, estimate
+from bulk.storage import Folder
 from core.commands import main as run_command
 from core.errors import WorkerError
 from core.network import LaMa
@@ -224,6 +225,25 @@ def test_what_could_do_harm_is_refused_at_the_start(
     with pytest.raises(WorkerError, match=said):
         catalogue.run(**places)
     assert sorted(catalogue.root.rglob("*")) == before
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_leaves_the_first_ones_failures(
+    catalogue: Catalogue,
+) -> None:
+    catalogue.put("bad.png", b"no picture", mask_for(8, 8))
+    catalogue.run()
+    before = catalogue.failures
+    assert before == {"bad.png": "undecodable"}
+    with _alone(Folder(catalogue.clean)), pytest.raises(BulkRefused, match="another run"):
+        catalogue.run()
+    assert catalogue.failures == before
+
+
+def test_an_output_that_cannot_be_made_is_refused(catalogue: Catalogue) -> None:
+    catalogue.add("a.png")
+    (catalogue.root / "file").touch()
+    with pytest.raises(BulkRefused, match=r"OUTPUT cannot be written to: .*Not a directory"):
+        catalogue.run(output=str(catalogue.root / "file" / "clean"))
 
 
 def test_a_dry_run_writes_nothing(catalogue: Catalogue) -> None:
