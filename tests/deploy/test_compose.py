@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.deploy.tools import DEPLOY, load, run
 
 PIPELINE = "pipeline/docker-compose.yml"
+FILES = (ROOT / "docker-compose.yml", DEPLOY / PIPELINE)
 WORKERS = ("worker-0", "worker-1", "worker-cpu")
 
 
@@ -22,7 +23,7 @@ def services() -> dict[str, Any]:
     return dict(load(PIPELINE)["services"])
 
 
-@pytest.mark.parametrize("path", [ROOT / "docker-compose.yml", DEPLOY / PIPELINE])
+@pytest.mark.parametrize("path", FILES)
 def test_compose_files_follow_the_compose_specification(path: Any) -> None:
     run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", path)
 
@@ -32,6 +33,14 @@ def test_the_schema_finds_what_is_wrong(tmp_path: Any) -> None:
     wrong.write_text((DEPLOY / PIPELINE).read_text().replace("restart:", "restarts:"))
     said = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", wrong, status=1)
     assert "restarts" in said
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_log_of_every_service_is_limited(path: Any) -> None:
+    for name, service in load(path)["services"].items():
+        options = service["logging"]["options"]
+        assert re.fullmatch(r"\d+m", options["max-size"]), name
+        assert int(options["max-file"]) > 1, name
 
 
 def test_workers_get_no_setting_that_they_do_not_know(services: dict[str, Any]) -> None:

@@ -224,7 +224,8 @@ def test_in_one_pod_the_queues_are_the_pods_own(monkeypatch: pytest.MonkeyPatch)
 # -- scaling ------------------------------------------------------------------------------------
 
 
-Hands = dict[str, tuple[int, int, int]]  # of each worker: waiting long, short, and in hand
+#: Of each worker: waiting long, short, in hand, and waiting for another try.
+Hands = dict[str, tuple[int, int, int, int]]
 
 
 def work_and_busy(scaled: Any, hands: Hands, expected: list[list[float]], tmp_path: Path) -> None:
@@ -233,6 +234,7 @@ def work_and_busy(scaled: Any, hands: Hands, expected: list[list[float]], tmp_pa
         'inpainting_queue_backlog_jobs{{queue="long", {0}}}',
         'inpainting_queue_backlog_jobs{{queue="short", {0}}}',
         "inpainting_jobs_in_flight{{{0}}}",
+        "inpainting_delayed_jobs{{{0}}}",
     )
     series = [
         {"series": name.format(f'job="inpainting", instance="{worker}"'), "values": str(value)}
@@ -256,12 +258,13 @@ def work_and_busy(scaled: Any, hands: Hands, expected: list[list[float]], tmp_pa
 
 def test_jobs_in_hand_count_like_waiting_ones(scaled: Any, tmp_path: Path) -> None:
     # Every worker reports the whole queue, but only its own jobs.
-    work_and_busy(scaled, {"a": (3, 2, 4), "b": (3, 2, 1)}, [[3 + 2 + 4 + 1], [2]], tmp_path)
+    hands: Hands = {"a": (3, 2, 4, 6), "b": (3, 2, 1, 6)}
+    work_and_busy(scaled, hands, [[3 + 2 + 4 + 1 + 6], [2]], tmp_path)
 
 
 def test_the_last_busy_worker_keeps_the_scale_from_zero(scaled: Any, tmp_path: Path) -> None:
-    work_and_busy(scaled, {"a": (0, 0, 1), "b": (0, 0, 0)}, [[1], [1]], tmp_path)
-    work_and_busy(scaled, {"a": (0, 0, 0), "b": (0, 0, 0)}, [[0], []], tmp_path)
+    work_and_busy(scaled, {"a": (0, 0, 1, 0), "b": (0, 0, 0, 0)}, [[1], [1]], tmp_path)
+    work_and_busy(scaled, {"a": (0, 0, 0, 0), "b": (0, 0, 0, 0)}, [[0], []], tmp_path)
     for trigger in scaled["triggers"]:  # above 0, the default, a trigger is active
         assert not {"activationThreshold", "activationListLength"} & set(trigger["metadata"])
 

@@ -92,7 +92,8 @@ def test_every_series_about_jobs_is_on_the_dashboard(families: dict[str, Metric]
         for name, family in families.items()
         if name.startswith("inpainting_") and family.name not in shown
     }
-    assert untold == {"inpainting_processing_jobs", "inpainting_workers"}  # seen by other workers
+    seen_by_others = {"inpainting_processing_jobs", "inpainting_workers"}
+    assert untold == {*seen_by_others, "inpainting_serving"}  # "ready" says more than that
 
 
 def test_every_query_is_promql(tmp_path: Path) -> None:
