@@ -1,7 +1,7 @@
 """The program: python -m chaos --minutes 5 --seed 1
 
-Runs producer, consumer, workers with a tiny network and a Redis of its own, kills, freezes and cuts
-them at random, and accounts for everything at the end. Exits with 1 on any deviation.
+Runs producer, consumer, workers with a tiny network and a Redis of its own, disturbs them and their
+surroundings at random, and accounts for everything at the end. Exits with 1 on any deviation.
 """
 
 from __future__ import annotations
@@ -14,10 +14,37 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
+from chaos import deeds, private, surroundings
 from chaos.account import Account
-from chaos.arena import Arena
+from chaos.arena import Arena, Deed
 from chaos.programs import Tally
+from chaos.settling import settle
+
+#: What is done, and how often: the first of them at first.
+WEIGHTS: Final[dict[Deed, float]] = {
+    deeds.kill: 5,
+    deeds.stop: 2,
+    deeds.freeze: 6,
+    deeds.neighbour: 2,
+    deeds.redis: 2,
+    deeds.network: 8,
+    surroundings.large: 1,
+    surroundings.blind: 2,
+    surroundings.vanish: 1,
+    surroundings.full: 1.5,
+    surroundings.failover: 1.5,
+    surroundings.device: 1,
+    surroundings.crash: 0.5,
+    surroundings.grace: 3,
+    surroundings.idle: 2,
+}
+
+DEEDS: Final = {deed.__name__: deed for deed in WEIGHTS}
+
+#: Deaths at fault points: a property of workers, and no deed.
+POINTS: Final = "points"
 
 
 def main() -> int:
@@ -27,15 +54,29 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--logs", type=Path, help="a folder for all logs, which stays")
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=[*DEEDS, POINTS],
+        metavar="NAME,NAME",
+        help=f"what is done; of {', '.join(DEEDS)}, and {POINTS} for deaths at fault points",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing is left running either way
+    chosen = possible([DEEDS[name] for name in options.only if name != POINTS])
     folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(exist_ok=True)
-    arena = Arena(options.seed, options.workers, folder)
+    arena = Arena(
+        options.seed,
+        options.workers,
+        folder,
+        has_replica=surroundings.failover in chosen,
+        has_points=POINTS in options.only,
+    )
     began = time.monotonic()
     with arena.running():
-        arena.disturb(options.minutes * 60)
-        account = arena.settle()
+        arena.disturb(options.minutes * 60, {deed: WEIGHTS[deed] for deed in chosen})
+        account = settle(arena)
     print(f"seed {options.seed}, {options.workers} workers, {time.monotonic() - began:.0f} s")
     _print(arena.tally, account)
     if account.wrong:
@@ -45,6 +86,23 @@ def main() -> int:
     if options.logs is None:
         shutil.rmtree(folder)
     return 0
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := sorted({*names} - {*DEEDS, POINTS}):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: unknown")
+    return names
+
+
+def possible(chosen: list[Deed]) -> list[Deed]:
+    """Those of the deeds that this machine allows; says which it doesn't."""
+    in_namespaces = [deed for deed in (surroundings.blind, surroundings.vanish) if deed in chosen]
+    if in_namespaces and not private.is_allowed():
+        names = " and ".join(deed.__name__ for deed in in_namespaces)
+        print(f"mount namespaces are refused here: the run goes on without {names}")
+        return [deed for deed in chosen if deed not in in_namespaces]
+    return chosen
 
 
 def _print(tally: Tally, account: Account) -> None:
@@ -60,6 +118,7 @@ def _print(tally: Tally, account: Account) -> None:
         ("perhaps sent", account.unsure),
         ("delivered", account.delivered),
         ("refused", account.refused),
+        ("too large", account.truncated),
         ("lost", account.lost),
         ("delivered twice", account.too_often),
         ("segments left", account.segments_left),

@@ -22,7 +22,8 @@ from chaos.jobs import DEV_SHM, Jobs
 #: list: results that were taken over and not finished with.
 FETCHED = "chaos:fetched"
 
-#: hash: name of a result segment → its request and what was wrong with it, if anything.
+#: hash: name of a result segment → JSON of its `request`, which `edition` of it the pixels are of,
+#: what its `problem` is, if any, and its `order`: the number of verdicts before it.
 VERDICTS = "chaos:verdicts"
 
 TAKE_OVER = """
@@ -52,6 +53,8 @@ class Consumer:
             try:
                 self._round()
             except redis.RedisError:
+                # The server may have become a replica, which keeps its connections.
+                self._redis.connection_pool.disconnect()
                 time.sleep(0.1)
 
     def _round(self) -> None:
@@ -67,21 +70,29 @@ class Consumer:
         info = json.loads(description)
         request, name = key.partition(":")[2], info["shm_name"]
         if not self._redis.hexists(VERDICTS, name):
-            verdict = json.dumps([request, self._examine(request, info)])
-            self._redis.hset(VERDICTS, name, verdict)
+            problem, edition = self._examine(request, info)
+            verdict = {
+                "request": request,
+                "problem": problem,
+                "edition": edition,
+                "order": self._redis.hlen(VERDICTS),
+            }
+            self._redis.hset(VERDICTS, name, json.dumps(verdict))
         (DEV_SHM / name).unlink(missing_ok=True)
         self._redis.lrem(FETCHED, 1, entry)
 
-    def _examine(self, request: str, info: dict[str, Any]) -> str:
-        """What is wrong with a result; nothing, as a rule."""
+    def _examine(self, request: str, info: dict[str, Any]) -> tuple[str, int | None]:
+        """What is wrong with a result, nothing as a rule, and the edition that it is of."""
         try:
             content = (DEV_SHM / info["shm_name"]).read_bytes()
         except FileNotFoundError:
-            return "the segment is missing"
+            return "the segment is missing", None
         picture = np.frombuffer(content, info["dtype"]).reshape(info["shape"])
         number = self._jobs.number(request)
-        wanted = [self._jobs.expected(number, edition) for edition in (0, 1)]
-        return "" if any(np.array_equal(picture, one) for one in wanted) else "other pixels"
+        for edition in (0, 1):
+            if np.array_equal(picture, self._jobs.expected(number, edition)):
+                return "", edition
+        return "other pixels", None
 
     def _stop(self, *_: object) -> None:
         self._stopped = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -49,12 +50,16 @@ HOPELESS: Final = {
 SHARE: Final = {
     Case.AGAIN: 200,
     Case.TWICE: 100,
-    Case.LATE: 200,
+    Case.LATE: 300,
     Case.POISON: 6,
     Case.NO_JSON: 100,
     Case.NO_SEGMENT: 60,
     Case.BAD_PADDING: 100,
 }
+
+
+#: How late the segments of a job come that come late, in seconds: after one to four tries.
+LATE_S: Final = (0.1, 0.3, 0.8, 1.6)
 
 
 def fill(image: Picture, mask: Picture) -> Picture:
@@ -82,6 +87,10 @@ class Jobs:
             drawn -= share
         return Case.GOOD
 
+    def late_s(self, number: int) -> float:
+        """How long after the message of a late job its segments come."""
+        return LATE_S[number % len(LATE_S)]
+
     def queue(self, number: int) -> str:
         """Where the job is sent."""
         return QUEUES[number % 2]
@@ -93,6 +102,13 @@ class Jobs:
     def number(self, request: str) -> int:
         """The job of a request."""
         return int(request.removeprefix(self.tag))
+
+    def find(self, text: str) -> tuple[int, int] | None:
+        """Number and edition of the job whose message this is; None if it is none of these."""
+        if (found := re.search(rf"{self.tag}(\d+)", text)) is None:
+            return None
+        edition = re.search(rf"{self.tag}\d+_(\d)", text)
+        return int(found[1]), int(edition[1]) if edition else 0
 
     def names(self, number: int, edition: int = 0) -> tuple[str, str]:
         """The segments of picture and mask; `edition` is 1 in the second message of a request."""

@@ -21,9 +21,6 @@ from chaos.jobs import QUEUES, Case, Jobs
 #: Queued jobs from which on it waits, so that what happens happens to jobs that are being done.
 ENOUGH = 100
 
-#: How late the segments of a job that is to come late are, in seconds.
-LATE_S = 0.3
-
 
 class Journal:
     """The jobs that were begun and sent, in a file that survives the program."""
@@ -54,6 +51,7 @@ class Producer:
         self._jobs = jobs
         self._journal = journal
         self._rate = rate
+        self._late: dict[int, float] = {}  # jobs whose segments come later, and when
         self._stopped = False
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -62,16 +60,28 @@ class Producer:
         begun, _ = self._journal.read()
         number = max(begun, default=-1) + 1
         while not self._stopped:
+            self._put_late()
             if self._wait_for_room():
                 self._send(number)
                 number += 1
+        while self._late:
+            self._put_late()
+            time.sleep(0.02)
 
     def _wait_for_room(self) -> bool:
         time.sleep(1 / self._rate)
         try:
             return bool(sum(self._redis.llen(queue) for queue in QUEUES) < ENOUGH)
         except redis.RedisError:
+            self._reconnect()
             return False
+
+    def _put_late(self) -> None:
+        for number, at in list(self._late.items()):
+            if time.monotonic() >= at:
+                del self._late[number]
+                self._jobs.put(number)
+                self._journal.write("sent", number)
 
     def _send(self, number: int) -> None:
         case = self._jobs.case(number)
@@ -81,19 +91,34 @@ class Producer:
                 self._jobs.put(number)
             self._push(number)
             if case is Case.LATE:
-                time.sleep(LATE_S)
-                self._jobs.put(number)
-            elif case is Case.TWICE:
+                self._late[number] = time.monotonic() + self._jobs.late_s(number)
+                return
+            if case is Case.TWICE:
                 self._push(number)
             elif case is Case.AGAIN:
                 self._jobs.put(number, 1)
                 self._push(number, 1)
         except redis.RedisError:
+            self._reconnect()
             return
         self._journal.write("sent", number)
 
     def _push(self, number: int, edition: int = 0) -> None:
-        self._redis.rpush(self._jobs.queue(number), self._jobs.payload(number, edition))
+        """Send a message; what the server refuses for now is not sent, and sent again."""
+        while True:
+            try:
+                self._redis.rpush(self._jobs.queue(number), self._jobs.payload(number, edition))
+            except redis.ResponseError:
+                if self._stopped:
+                    raise
+                self._reconnect()
+                time.sleep(0.1)
+            else:
+                return
+
+    def _reconnect(self) -> None:
+        """The server may have become a replica, which keeps its connections."""
+        self._redis.connection_pool.disconnect()
 
     def _stop(self, *_: object) -> None:
         self._stopped = True

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chaos.device import BROKEN_TEXT
 from core.config import PROJECT_ROOT
 from core.faults import VARIABLE
 
 PATIENCE_S = 20.0
 
-#: Exit statuses of a worker that was asked to stop: without Redis, and asked twice.
+#: Exit statuses of a worker that was asked to stop: its grace time was over, and asked twice.
 UNCLEAN = (1, 128 + signal.SIGTERM)
+
+#: How long a worker may take to come to itself when it is thawed, in seconds.
+THAW_S = 3.0
 
 
 @dataclass
 class Tally:
-    """What was done to whom. `kills` are all by SIGKILL; `wrong` is what must not happen."""
+    """What was done to whom. `kills` are all by SIGKILL; `wrong` is what must not happen.
+
+    `harmed` are the ids of processes that were killed or may have counted as dead.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
     restarts: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
+    harmed: set[int] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -42,22 +51,29 @@ class Program:
         tally: Tally,
         log: Path,
         environment: Mapping[str, str] | None = None,
+        behind: Sequence[str] = (),
     ) -> None:
         self.kind = kind
         self.log = log
+        self.pid = 0  # of the process that runs, or ran last
+        self.status: int | None = None  # of the one that ended last
+        self._behind = behind  # a command that starts it
         self._arguments = arguments
         self._environment = environment or {}
         self._tally = tally
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: set[int] = set()
+        self._log_began = 0
+        self._frozen_until = 0.0
         self._is_armed = False
 
     def start(self, **extra: str) -> None:
         """Start the program, with more environment variables: perhaps a point at which it dies."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         with self.log.open("ab") as log:
+            self._log_began = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, *self._arguments],
+                [*self._behind, sys.executable, *self._arguments],
                 cwd=PROJECT_ROOT,
                 env={**inherited, **self._environment, **extra},
                 stdin=subprocess.DEVNULL,
@@ -65,14 +81,36 @@ class Program:
                 stderr=log,
                 process_group=0,
             )
+        self.pid = self._process.pid
         self._sent = set()
+        self._frozen_until = 0.0
         self._is_armed = VARIABLE in extra
 
-    def send(self, number: int) -> None:
-        """Send a signal, if the program runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._sent.add(number)
-            self._process.send_signal(number)
+    def send(self, number: int, pid: int | None = None) -> None:
+        """Send a signal, if the program runs, and still as this process if one is named."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        if pid not in (None, self.pid):
+            return
+        self._sent.add(number)
+        if number == signal.SIGSTOP:
+            self._tally.harmed.add(self.pid)
+            self._frozen_until = math.inf
+        elif number == signal.SIGCONT:
+            self._frozen_until = time.monotonic() + THAW_S
+        self._process.send_signal(number)
+
+    def well(self) -> int | None:
+        """Its process id if it runs and is neither frozen nor about to end."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return None
+        is_ending = self._sent & {signal.SIGTERM, signal.SIGKILL}
+        return None if is_ending or time.monotonic() < self._frozen_until else process.pid
+
+    def was_stopped_uncleanly(self) -> bool:
+        """Whether it ended at the end of its grace time, or because it was asked twice."""
+        return self.status in UNCLEAN and signal.SIGTERM in self._sent
 
     def has_ended(self) -> bool:
         """Whether it must be started again; its end is put down."""
@@ -82,6 +120,7 @@ class Program:
         if status is None:
             return False
         self._process = None
+        self.status = status
         self._note(status)
         return True
 
@@ -115,15 +154,24 @@ class Program:
 
     def _note(self, status: int) -> None:
         if status == -signal.SIGKILL:
+            self._tally.harmed.add(self.pid)
             by_itself = signal.SIGKILL not in self._sent
             self._tally.kills[f"{self.kind}, by itself" if by_itself else self.kind] += 1
         elif status in (0, -signal.SIGTERM) and signal.SIGTERM in self._sent:
             # The latter before it had a handler, and so before it had done anything.
             self._tally.others[f"{self.kind} stopped"] += 1
-        elif status in UNCLEAN and signal.SIGTERM in self._sent and self.kind == "worker":
-            self._tally.others["worker stopped uncleanly"] += 1
+        elif status == 1 and BROKEN_TEXT in self._said():
+            self._tally.others[f"{self.kind}, device broken"] += 1
+        elif self.was_stopped_uncleanly() and self.kind.endswith("worker"):
+            self._tally.others[f"{self.kind} stopped uncleanly"] += 1
         else:
             self._tally.wrong.append(f"{self.kind} ended with {status} ({self.log})")
+
+    def _said(self) -> str:
+        """What its last process has logged."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_began)
+            return log.read().decode("utf-8", "replace")
 
 
 def kill_marked(variable: str, value: str) -> int:

@@ -54,10 +54,13 @@ class Connection:
 
 
 class Proxy:
-    """Listens on `port` for as long as it is a context, and passes on to `target`."""
+    """Listens on `port` for as long as it is a context, and passes on to `target`.
+
+    Another target is for new connections; those that are open keep theirs.
+    """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._loop = asyncio.new_event_loop()
         self._connections: set[Connection] = set()
         self._ready = threading.Event()
@@ -73,6 +76,10 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def lead_to(self, target: int) -> None:
+        """Pass new connections on to another port; those that are there stay."""
+        self.target = target
 
     def cut(self, chosen: random.Random, share: float) -> None:
         """Cut a share of the connections."""
@@ -106,10 +113,10 @@ class Proxy:
     def heal(self) -> None:
         """Stop what is going on; what was lost stays lost."""
 
-        def mend(connection: Connection) -> None:
+        def release(connection: Connection) -> None:
             connection.requests_held_until = connection.replies_held_until = 0.0
 
-        self._each(random.Random(0), 1.0, mend)  # noqa: S311 - nothing is secret here
+        self._each(random.Random(0), 1.0, release)  # noqa: S311 - nothing is secret here
 
     def _each(
         self, chosen: random.Random, share: float, deed: Callable[[Connection], None]
@@ -143,7 +150,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            there, back = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:  # the server is down
             writer.close()
             return

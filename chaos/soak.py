@@ -39,6 +39,9 @@ GROWTH_MIB = 32.0
 START_TIMEOUT_S = 120.0
 JOB_TIMEOUT_S = 120.0
 
+#: What the keys begin with that a worker has while it lives.
+LASTING = (b"inpainting:worker", b"inpainting:reaper:", b"inpainting:crews")
+
 #: How long the worker may take to forget what was fetched.
 PATIENCE_S = 30.0
 
@@ -154,7 +157,9 @@ def leftovers(client: Any, tag: str) -> list[str]:
         left += [
             f"key {key.decode()}"
             for key in client.scan_iter(count=1000)
-            if not key.startswith((b"inpainting:worker", b"inpainting:reaper:"))
+            if not key.startswith(
+                (b"inpainting:worker", b"inpainting:reaper:", b"inpainting:crews")
+            )
         ]
         if not left or time.monotonic() > deadline:
             return left

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import redis
 
-from chaos.account import Account, count_leftovers, is_idle, jobs_account, remove_unsent
+from chaos.account import (
+    LEAST_CRASHES,
+    Account,
+    Evidence,
+    count_leftovers,
+    is_idle,
+    jobs_account,
+    remove_unsent,
+)
 from chaos.consumer import VERDICTS
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
+from chaos.large import SMALLEST, describe, make
 from core import keys
 from tests.conftest import OWN
 
@@ -26,18 +37,28 @@ def find(jobs: Jobs) -> Callable[[Case], int]:
     return lambda case: next(number for number in range(100_000) if jobs.case(number) is case)
 
 
-def deliver(client: redis.Redis, jobs: Jobs, number: int, name: str, problem: str = "") -> None:
-    client.hset(VERDICTS, name, json.dumps([jobs.request(number), problem]))
+def deliver(
+    client: redis.Redis, jobs: Jobs, number: int, name: str, problem: str = "", edition: int = 0
+) -> None:
+    verdict = {"request": jobs.request(number), "problem": problem, "edition": edition}
+    order = client.hlen(VERDICTS)
+    client.hset(VERDICTS, name, json.dumps({**verdict, "order": order}))
 
 
-def die(client: redis.Redis, jobs: Jobs, number: int, reason: str) -> None:
-    entry = {"raw": jobs.payload(number).decode(), "reason": reason}
+def die(client: redis.Redis, jobs: Jobs, number: int, reason: str, at: float = 0) -> None:
+    entry = {"raw": jobs.payload(number).decode(), "reason": reason, "at": at}
     client.rpush(keys.DEAD, json.dumps(entry))
 
 
-def account(client: redis.Redis, jobs: Jobs, *sent: int, perhaps: int | None = None) -> Account:
+def account(
+    client: redis.Redis,
+    jobs: Jobs,
+    *sent: int,
+    perhaps: int | None = None,
+    evidence: Evidence | None = None,
+) -> Account:
     begun = {*sent} | ({perhaps} if perhaps is not None else set())
-    return jobs_account(client, jobs, begun, {*sent})
+    return jobs_account(client, jobs, begun, {*sent}, evidence)
 
 
 def test_jobs_that_end_as_they_must_are_no_deviation(
@@ -89,6 +110,90 @@ def test_a_good_job_that_is_dead_without_need_is_found(
     assert "without need" in account(client, jobs, number).wrong[0]
 
 
+@pytest.mark.parametrize(
+    ("crashes", "is_wrong"), [(LEAST_CRASHES - 1, True), (LEAST_CRASHES, False)]
+)
+def test_a_good_job_may_only_be_given_up_that_was_computed_in_that_many_crashes(
+    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int], crashes: int, is_wrong: bool
+) -> None:
+    number = find(Case.GOOD)
+    jobs.put(number)
+    die(client, jobs, number, "crashed")
+    found = account(client, jobs, number, evidence=Evidence(Counter({number: crashes})))
+    assert (found.wrong != []) is is_wrong
+    assert found.given_up == {"crashed": 1}
+    jobs.remove(number)
+
+
+def test_a_device_that_kills_everything_may_cost_one_job(
+    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+) -> None:
+    first = find(Case.GOOD)
+    good = [number for number in range(first, first + 100) if jobs.case(number) is Case.GOOD][:2]
+    evidence = Evidence(Counter(dict.fromkeys(good, 9)), outages=[(1000.5, 1009.5)])
+    for number, wrong in zip(good, (0, 1), strict=True):
+        jobs.put(number)
+        die(client, jobs, number, "crashed", at=1005)
+        assert len(account(client, jobs, *good[: wrong + 1], evidence=evidence).wrong) == wrong
+    for number in good:
+        jobs.remove(number)
+
+
+def test_the_older_edition_of_a_request_needs_no_end_and_must_not_come_last(
+    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+) -> None:
+    number = find(Case.AGAIN)
+    deliver(client, jobs, number, "a", edition=1)
+    assert account(client, jobs, number).wrong == []
+    deliver(client, jobs, number, "b", edition=0)
+    assert "the older edition came after" in account(client, jobs, number).wrong[0]
+
+
+def test_the_newer_edition_of_a_request_must_have_an_end(
+    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+) -> None:
+    number = find(Case.AGAIN)
+    deliver(client, jobs, number, "a", edition=0)
+    assert account(client, jobs, number).lost == 1
+    deliver(client, jobs, number, "b", edition=1)
+    assert account(client, jobs, number).wrong == []
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({}, 0),
+        ({"raw": "\ufffd" * 1025}, 1),
+        ({"length": 5}, 1),
+        ({"truncated": False}, 1),
+        ({"sha1": "0"}, 2),  # it is missing, and another one is there
+    ],
+)
+def test_a_large_message_must_be_on_the_dead_list_once_and_cut(
+    client: redis.Redis, jobs: Jobs, change: dict[str, object], wrong: int
+) -> None:
+    payload = b"\xff" * 5000
+    entry = {
+        "raw": "\ufffd" * 1024, "truncated": True, "length": 5000, "reason": "too_large",
+        "sha1": keys.sha1(payload), **change,
+    }  # fmt: skip
+    client.rpush(keys.DEAD, json.dumps(entry))
+    evidence = Evidence(large=[describe(payload, is_sent=True)])
+    assert len(account(client, jobs, evidence=evidence).wrong) == wrong
+
+
+def test_large_messages_are_of_all_kinds_and_differ(jobs: Jobs) -> None:
+    class Small(random.Random):
+        def random(self) -> float:
+            return super().random() / 10
+
+    messages = [make(Small(seed), f"{jobs.tag}large-1") for seed in range(20)]
+    assert {message[:1] for message in messages} == {b"\xff", b"l", b"\x00", b"{"}
+    assert len({*messages}) == 20
+    assert min(map(len, messages)) >= SMALLEST
+    assert all(jobs.find(message.decode("utf-8", "replace")) is None for message in messages)
+
+
 def test_inputs_that_a_dead_job_has_lost_are_found(
     client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
@@ -113,14 +218,28 @@ def test_a_segment_and_a_key_that_are_left_are_found(
 ) -> None:
     jobs.put(find(Case.GOOD))
     client.set("inpainting:processing:x:long", "")
-    client.set("inpainting:segments:x", "")
+    for lasting in ("segments:boot-1", "clock:boot-1", "fault:boot-1"):
+        client.set(f"inpainting:{lasting}", "")
+    client.hset("inpainting:crews", "boot-1 abcd", 1)
     found = Account()
-    count_leftovers(found, client, jobs)
-    assert (found.segments_left, found.keys_left) == (2, 1)
+    count_leftovers(found, client, jobs, "boot-1")
+    assert (found.segments_left, found.keys_left, len(found.wrong)) == (2, 1, 3)
     jobs.remove(find(Case.GOOD))
 
 
-@pytest.mark.parametrize("key", [*QUEUES, "inpainting:cleanup:x", "chaos:fetched"])
+def test_what_is_left_of_a_namespace_that_is_gone_is_found(client: redis.Redis, jobs: Jobs) -> None:
+    for left in ("segments:boot-2", "clock:boot-2", "reaper:boot-2"):
+        client.set(f"inpainting:{left}", "")
+    client.hset("inpainting:crews", "boot-2 abcd", 1)
+    found = Account()
+    count_leftovers(found, client, jobs, "boot-1")
+    assert (found.keys_left, len(found.wrong)) == (3, 4)
+    assert "boot-2" in found.wrong[-1]
+
+
+@pytest.mark.parametrize(
+    "key", [*QUEUES, "inpainting:cleanup:x", "inpainting:delayed:x", "chaos:fetched"]
+)
 def test_what_is_not_done_is_seen(client: redis.Redis, key: str) -> None:
     assert is_idle(client)
     client.rpush(key, "x")

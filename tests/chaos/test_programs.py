@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import redis
 
 from chaos.consumer import FETCHED, VERDICTS, Consumer
+from chaos.device import BROKEN_TEXT
 from chaos.jobs import Case, Jobs
 from chaos.producer import Journal, Producer
 from chaos.programs import Program, Tally
@@ -80,6 +82,44 @@ def test_an_end_that_nobody_asked_for_is_a_deviation(tmp_path: Path) -> None:
         assert "ended with" in run(tmp_path, script).wrong[0]
 
 
+def test_an_end_for_the_broken_device_is_none_and_is_told_from_another_one(tmp_path: Path) -> None:
+    tally = run(tmp_path, f"print({BROKEN_TEXT!r}, flush=True); os._exit(1)")
+    assert (tally.wrong, tally.others) == ([], {"worker, device broken": 1})
+    assert run(tmp_path, "os._exit(1)").wrong  # the same log
+
+
+def test_a_program_is_well_unless_it_is_frozen_or_about_to_end(tmp_path: Path) -> None:
+    tally = Tally()
+    program = Program("worker", ["-c", f"import time; {WAIT}"], tally, tmp_path / "log")
+    assert program.well() is None
+    program.start()
+    pid = program.pid
+    assert program.well() == pid
+    program.send(signal.SIGSTOP, pid + 1)
+    assert program.well() == pid
+    program.send(signal.SIGSTOP)
+    assert program.well() is None
+    assert tally.harmed == {pid}
+    program.send(signal.SIGCONT)
+    assert program.well() is None
+    program.kill_for_good()
+
+
+def test_segments_that_come_late_come_after_the_message(
+    client: redis.Redis, tmp_path: Path, shm_baseline: None
+) -> None:
+    jobs = Jobs(f"shm_{OWN}x", seed=1)
+    number = next(number for number in range(1000) if jobs.case(number) is Case.LATE)
+    journal = Journal(tmp_path / "journal")
+    producer = Producer(client, jobs, journal, rate=1000)
+    producer._send(number)
+    assert client.llen(jobs.queue(number)) == 1
+    assert (journal.read(), segments()) == (({number}, set()), set())
+    wait_until(lambda: producer._put_late() or segments(), "the segments come")
+    assert journal.read() == ({number}, {number})
+    assert jobs.remove(number) == 2
+
+
 def test_a_producer_goes_on_after_the_last_job_that_was_begun(
     client: redis.Redis, tmp_path: Path, shm_baseline: None
 ) -> None:
@@ -106,6 +146,25 @@ def test_a_producer_goes_on_after_the_last_job_that_was_begun(
     assert jobs.remove(number) == 2
 
 
+def test_a_producer_sends_a_job_again_that_a_full_server_refused(
+    client: redis.Redis, tmp_path: Path, shm_baseline: None
+) -> None:
+    jobs = Jobs(f"shm_{OWN}x", seed=1)
+    number = next(number for number in range(1000) if jobs.case(number) is Case.GOOD)
+    journal = Journal(tmp_path / "journal")
+    producer = Producer(client, jobs, journal, rate=1000)
+    client.config_set("maxmemory", 1)
+    sending = threading.Thread(target=producer._send, args=(number,))
+    sending.start()
+    sending.join(0.3)
+    assert sending.is_alive()
+    client.config_set("maxmemory", 0)
+    sending.join(5)
+    assert journal.read() == ({number}, {number})
+    assert client.lrange(jobs.queue(number), 0, -1) == [jobs.payload(number)]
+    jobs.remove(number)
+
+
 def test_a_consumer_finishes_what_it_had_fetched_before_it_died(
     client: redis.Redis, shm_baseline: None
 ) -> None:
@@ -123,16 +182,17 @@ def test_a_consumer_finishes_what_it_had_fetched_before_it_died(
     shm.write(other, np.zeros_like(jobs.expected(6)), 0o600)
     fetched(6, other)
     fetched(7, "gone")
-    client.hset(VERDICTS, "judged", json.dumps([jobs.request(8), ""]))
+    judged = {"request": jobs.request(8), "problem": "", "edition": 0, "order": 0}
+    client.hset(VERDICTS, "judged", json.dumps(judged))
     fetched(8, "judged")  # and unlinked; only the note was left
     consumer = Consumer(client, jobs)
     consumer._round()
     verdicts = {name.decode(): json.loads(text) for name, text in client.hgetall(VERDICTS).items()}
-    assert verdicts == {
-        right: [jobs.request(5), ""],
-        other: [jobs.request(6), "other pixels"],
-        "gone": [jobs.request(7), "the segment is missing"],
-        "judged": [jobs.request(8), ""],
+    assert {name: [*verdict.values()] for name, verdict in verdicts.items()} == {
+        right: [jobs.request(5), "", 0, 1],
+        other: [jobs.request(6), "other pixels", None, 2],
+        "gone": [jobs.request(7), "the segment is missing", None, 3],
+        "judged": [jobs.request(8), "", 0, 0],
     }
     assert not client.exists(FETCHED)
     assert not segments()

@@ -71,3 +71,14 @@ def test_a_late_reply_is_late_and_its_command_is_not(
         through.set("a", "done")
     assert client.get("a") == b"done"
     proxy.heal()
+
+
+def test_another_target_is_for_new_connections(
+    proxy: Proxy, through: redis.Redis, client: redis.Redis
+) -> None:
+    with RedisServer() as other:
+        proxy.target = other.port
+        through.set("a", "old")
+        with redis.Redis(port=proxy.port, protocol=2) as later:
+            later.set("a", "new")
+    assert client.get("a") == b"old"
