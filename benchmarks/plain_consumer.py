@@ -19,10 +19,10 @@ import redis
 
 from benchmarks.networks import network
 from core import keys, shm
+from core.claims import Claim
 from core.config import Settings, load_settings
 from core.contract import Segment
 from core.keys import Kind
-from core.queues import Claim
 from core.stages import Finisher, Loader
 
 
