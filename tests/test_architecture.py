@@ -27,12 +27,16 @@ def test_every_key_is_named() -> None:
     for key in (
         keys.processing("{worker}", keys.Kind.LONG).replace("long", "{kind}"),
         keys.cleanup("{worker}"),
+        keys.claims("{worker}"),
+        keys.delayed("{queue}"),
         keys.heartbeat("{worker}"),
         keys.workers("{namespace}"),
         keys.reaper("{namespace}"),
         keys.segments("{namespace}"),
         keys.result("…"),
         keys.ATTEMPTS,
+        keys.SUBMISSIONS,
+        keys.CREWS,
         keys.DEAD,
     ):
         assert key in text, key

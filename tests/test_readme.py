@@ -41,13 +41,17 @@ def test_every_default_is_the_one_listed() -> None:
 def test_every_redis_key_is_listed() -> None:
     made = [
         keys.processing("{worker}", keys.Kind.LONG).replace("long", "{long,short}"),
+        keys.claims("{worker}"),
         keys.cleanup("{worker}"),
+        keys.delayed("{queue}"),
         keys.heartbeat("{worker}"),
         keys.workers("{namespace}"),
         keys.reaper("{namespace}"),
         keys.segments("{namespace}"),
         keys.result("{request_id}"),
         keys.ATTEMPTS,
+        keys.SUBMISSIONS,
+        keys.CREWS,
         keys.DEAD,
     ]
     for key in made:

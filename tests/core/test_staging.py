@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from core import shm
+from core.claims import Claim
 from core.config import Settings
 from core.handover import is_pending
 from core.keys import Kind
 from core.network import LaMa
-from core.queues import Claim
 from core.stages import Finisher, Loader
 from lama.bin.staged import StagedInference
 from lama.padding import without_padding

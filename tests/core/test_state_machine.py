@@ -1,8 +1,9 @@
 """Delivery under every order of events: random histories on a real server and real segments.
 
-A history is made of producers, two workers that may crash, freeze or lose replies at any step, a
-consumer, and reapers that stop half-way or stall and go on later. After each step the whole state
-is compared with what delivery promises; at the end everything is recovered and nothing is left.
+A history is made of producers, two workers that may crash, freeze, give everything back or lose
+replies at any step, a consumer, reapers that stop half-way or stall and go on later, and workers of
+another shared memory that vanish with jobs in hand. After each step the whole state is compared
+with what delivery promises; at the end everything is recovered and nothing is left.
 
 The suite runs the same histories every time; STATE_MACHINE_EXAMPLES=5000 runs that many new ones.
 A history that fails is printed as it was found: with SHRINK=1 it is shortened first, in minutes.
@@ -35,14 +36,16 @@ from hypothesis.stateful import (
 )
 
 from core import keys, shm
+from core.claims import Claim, Outcome
 from core.config import Settings
 from core.connection import Link
 from core.contract import input_names, result_name_start
 from core.errors import BadMessage
 from core.identity import Identity, kinship
 from core.keys import Kind
-from core.queues import Claim, Queues
-from core.recovery import GHOST, Recovery
+from core.queues import Queues
+from core.reaping import GHOST
+from core.recovery import Recovery
 from demo.redis_server import RedisServer
 from tests.conftest import OWN, segments
 
@@ -50,6 +53,7 @@ Reply = TypeVar("Reply")
 
 UIDS = frozenset({os.geteuid()})
 NAMESPACE = "boot-1"
+ELSEWHERE = "boot-2"
 BYTE = np.zeros(1, np.uint8)
 
 WORKERS = st.integers(0, 1)
@@ -69,11 +73,13 @@ class Hand:
 
     claim: Claim
     request_id: str
+    superseded: bool = False
     loaded: bool = False
     segment: str = ""
     failing: str = ""
     todo: list[tuple[str, str]] = field(default_factory=list)
     decided: bool = False
+    is_reply_lost: bool = False
 
     @property
     def stage(self) -> str:
@@ -81,6 +87,8 @@ class Hand:
             return "decided"
         if self.failing:
             return "failing"
+        if self.superseded:
+            return "superseded"
         return "written" if self.segment else "loaded" if self.loaded else "claimed"
 
 
@@ -92,9 +100,28 @@ class Worker:
         self.identity = Identity(worker, NAMESPACE, "host", number, 0)
         self.settings = settings
         self.queues = Queues(settings, self.identity)
+        self.queues.link.retry_until_answered = self.call  # type: ignore[method-assign]
+        self.is_repeated = False
         self.hands: list[Hand] = []
         self.counter = 0
         self.stalled: Pass | None = None
+
+    async def call(self, operation: Any) -> Any:
+        return await operation(self.is_repeated)
+
+    async def finish(self, hand: Hand, step: Coroutine[Any, Any, Reply], loses: bool) -> Reply:
+        """Do what ends a claim; if it loses its reply, the worker knows the claim as before."""
+        number = hand.claim.number
+        epoch = self.queues._epochs.get(number)
+        self.is_repeated = hand.is_reply_lost
+        reply = await step
+        self.is_repeated = False
+        hand.is_reply_lost = loses
+        if loses:
+            self.queues._held[hand.claim] += 1
+            if epoch is not None:
+                self.queues._epochs[number] = epoch
+        return reply
 
 
 class Interrupted(Exception):
@@ -160,15 +187,22 @@ class State:
         names = sorted(key.decode() for key in client.scan_iter(count=1000))
         lists = [name for name in names if ":processing:" in name or ":cleanup:" in name]
         hashes = [name for name in names if name.startswith("inpainting_result:")]
+        waiting = [keys.delayed(settings.queue(kind)) for kind in Kind]
         with client.pipeline() as asked:
             for name in (*map(settings.queue, Kind), keys.DEAD, *lists):
                 asked.lrange(name, 0, -1)
+            for name in waiting:
+                asked.zrange(name, 0, -1)
             for name in hashes:
                 asked.hget(name, "inpaint_shm_info")
             asked.smembers(keys.workers(NAMESPACE))
             asked.zrangebyscore(keys.segments(NAMESPACE), "-inf", 0)
             long, short, dead, *replies, workers, marked = asked.execute()
+        #: In their queues, and waiting for another try.
         self.queued: list[list[bytes]] = [long, short]
+        for _ in waiting:
+            members = replies.pop(len(lists))
+            self.queued.append([member.partition(b"\0")[0] for member in members])
         self.dead = [json.loads(entry)["raw"].encode() for entry in dead]
         self.known = {member.decode() for member in workers}
         self.marked = {member.decode().split(" ")[0] for member in marked}
@@ -202,6 +236,10 @@ class Delivery(RuleBasedStateMachine):
         self.digest = kinship(self.settings, NAMESPACE)
         self.pushed: Counter[bytes] = Counter()  # how often each payload was sent
         self.committed: Counter[bytes] = Counter()  # how often it became a result
+        self.superseded: Counter[bytes] = Counter()  # how often a newer result was out
+        self.order: dict[bytes, int] = {}  # when a payload was first claimed
+        self.unordered: set[bytes] = set()  # those whose first claim is in no books
+        self.newest: dict[str, int] = {}  # of a request: the latest of those that were committed
         self.written: dict[str, bytes] = {}  # result segment -> its payload
         self.fetched: set[str] = set()  # segments that the consumer has taken over
         self.expired: set[str] = set()  # segments whose time is over, so that they may go unread
@@ -228,8 +266,13 @@ class Delivery(RuleBasedStateMachine):
         return self.run(start())
 
     def hold(self, worker: Worker, claims: list[Claim]) -> None:
-        for claim in claims:
-            worker.hands.append(Hand(claim, json.loads(claim.payload)["request_id"]))
+        if not claims:
+            return
+        standings = self.run(worker.queues.enter(claims))
+        for claim, standing in zip(claims, standings, strict=True):
+            request_id = json.loads(claim.payload)["request_id"]
+            worker.hands.append(Hand(claim, request_id, standing.superseded))
+            self.order.setdefault(claim.payload, self.number())
 
     def record(self, hand: Hand) -> float | None:
         """The score of a hand's result in the set of segments."""
@@ -286,10 +329,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(at=WORKERS, kind=KINDS, count=st.integers(1, 2))
     def jobs_are_claimed(self, at: int, kind: Kind, count: int) -> None:
         worker = self.workers[at]
-        claims = self.run(worker.queues.take(kind, count))
-        if claims:
-            self.run(worker.queues.attempts(claims))
-        self.hold(worker, claims)
+        self.hold(worker, self.run(worker.queues.take(kind, count)))
 
     @precondition(lambda self: self.has_queued())
     @rule(at=WORKERS, kind=KINDS)
@@ -297,7 +337,14 @@ class Delivery(RuleBasedStateMachine):
         """Only a worker in the set of workers dies with it: any other enters it at once."""
         worker = self.workers[at].identity.worker
         if self.redis.sismember(keys.workers(NAMESPACE), worker):
-            self.redis.lmove(self.settings.queue(kind), keys.processing(worker, kind))
+            self.move_unheard(worker, kind)
+
+    def move_unheard(self, worker: str, kind: Kind) -> None:
+        """A claim that nobody enters into the books: its place among others is not known."""
+        processing = keys.processing(worker, kind)
+        payload = self.redis.lmove(self.settings.queue(kind), processing)
+        if payload and payload not in self.order:
+            self.unordered.add(payload)
 
     @rule(at=WORKERS)
     def a_worker_reconciles(self, at: int) -> None:
@@ -360,25 +407,65 @@ class Delivery(RuleBasedStateMachine):
         """After a lost reply the hand is as before, and the commit is repeated some time."""
         before = self.record(hand)
         info = json.dumps({"shm_name": hand.segment})
-        owned, replaced = self.run(
-            worker.queues.commit(
-                hand.claim, hand.request_id, hand.segment, {"inpaint_shm_info": info}
+        outcome, replaced = self.run(
+            worker.finish(
+                hand,
+                worker.queues.commit(
+                    hand.claim, hand.request_id, hand.segment, {"inpaint_shm_info": info}
+                ),
+                is_reply_lost,
             )
         )
-        if before is None and self.record(hand) is not None:
-            self.committed[hand.claim.payload] += 1
+        if before is None and outcome is Outcome.COMMITTED:
+            self.enter_commit(hand)
+        if before is None and outcome is Outcome.SUPERSEDED:
+            self.superseded[hand.claim.payload] += 1
         if is_reply_lost:
-            worker.queues._hold(hand.claim.kind, [hand.claim.payload])
             return
         hand.decided = True
-        if not owned:
+        if outcome is not Outcome.COMMITTED:
             hand.todo = [("unlink", hand.segment)]
+            if outcome is Outcome.SUPERSEDED:
+                hand.todo.append(("forget", hand.segment))
+                self.clean_superseded(hand)
             return
         if replaced:
             hand.todo += [("unlink", replaced), ("forget", replaced)]
         for name in input_names(hand.claim.payload, self.settings):
             hand.todo.append(("unlink", name))
+        hand.todo.append(("cleaned", hand.segment))
+
+    def enter_commit(self, hand: Hand) -> None:
+        payload = hand.claim.payload
+        self.committed[payload] += 1
+        if (
+            self.pushed[payload] == 1 and payload not in self.unordered
+        ):  # otherwise nobody can tell which of the copies was claimed
+            newest = self.newest.get(hand.request_id, 0)
+            assert self.order[payload] > newest, "an older submission replaced a newer result"
+            self.newest[hand.request_id] = self.order[payload]
+
+    def clean_superseded(self, hand: Hand) -> None:
+        names = input_names(hand.claim.payload, self.settings)
+        hand.todo += [("unlink", name) for name in names]
         hand.todo.append(("cleaned", ""))
+
+    @precondition(lambda self: self.hands("superseded"))
+    @rule(index=INDEX, is_reply_lost=RARELY)
+    def a_superseded_job_is_finished(self, index: int, is_reply_lost: bool) -> None:
+        self.supersede(*self.choose(index, "superseded"), is_reply_lost)
+
+    def supersede(self, worker: Worker, hand: Hand, is_reply_lost: bool) -> None:
+        is_repeated = hand.is_reply_lost
+        step = worker.queues.supersede(hand.claim)
+        outcome = self.run(worker.finish(hand, step, is_reply_lost))
+        if outcome is Outcome.SUPERSEDED and not is_repeated:
+            self.superseded[hand.claim.payload] += 1
+        if is_reply_lost:
+            return
+        hand.decided = True
+        if outcome is Outcome.SUPERSEDED:
+            self.clean_superseded(hand)
 
     @precondition(lambda self: self.hands("decided"))
     @rule(index=INDEX, steps=st.integers(1, 4))
@@ -396,7 +483,8 @@ class Delivery(RuleBasedStateMachine):
         elif step == "forget":
             self.run(worker.queues.forget_replaced(hand.request_id, name))
         else:
-            self.run(worker.queues.cleaned(hand.claim))
+            member = f"{name} {hand.request_id}" if name else ""
+            self.run(worker.queues.cleaned(hand.claim, member))
 
     @precondition(lambda self: self.hands("claimed", "loaded", "failing"))
     @rule(index=INDEX, fate=st.sampled_from(["fail", "retry", "postpone"]), is_reply_lost=RARELY)
@@ -406,16 +494,32 @@ class Delivery(RuleBasedStateMachine):
         self.fail(worker, hand, hand.failing or fate, is_reply_lost)
 
     def fail(self, worker: Worker, hand: Hand, fate: str, is_reply_lost: bool) -> None:
+        step: Coroutine[Any, Any, Outcome]
         if fate == "fail":
             error = BadMessage("bad_values", "a test")
-            self.run(worker.queues.fail(hand.claim, error, 1, (hand.request_id, "")))
+            step = worker.queues.fail(hand.claim, error, 1, (hand.request_id, ""))
         else:
-            self.run(worker.queues.retry(hand.claim, counted=fate == "retry"))
+            delay_s = 100 if fate == "retry" else 0
+            step = worker.queues.retry(hand.claim, counted=fate == "retry", delay_s=delay_s)
+        is_repeated = hand.is_reply_lost
+        outcome = self.run(worker.finish(hand, step, is_reply_lost))
+        if outcome is Outcome.SUPERSEDED and not is_repeated:
+            self.superseded[hand.claim.payload] += 1
         if is_reply_lost:
-            worker.queues._hold(hand.claim.kind, [hand.claim.payload])
             hand.failing = fate
+        elif outcome is Outcome.SUPERSEDED:
+            hand.decided, hand.failing = True, ""
+            self.clean_superseded(hand)
         else:
             worker.hands.remove(hand)
+
+    @rule()
+    def jobs_have_waited_long_enough(self) -> None:
+        for kind in Kind:
+            key = keys.delayed(self.settings.queue(kind))
+            for member in self.redis.zrange(key, 0, -1):
+                self.redis.zadd(key, {member: 1}, xx=True)
+            self.run(self.workers[0].queues.promote(kind))
 
     @precondition(lambda self: self.hands("claimed", "loaded"))
     @rule(at=WORKERS)
@@ -426,6 +530,44 @@ class Delivery(RuleBasedStateMachine):
         worker.hands = [hand for hand in worker.hands if hand not in unstarted]
 
     # -- what goes wrong with workers -----------------------------------------------------------
+
+    @rule(at=WORKERS)
+    def a_worker_gives_everything_back_and_ends(self, at: int) -> None:
+        """As after a device fault, a second signal, or at the end of the grace time."""
+        worker = self.workers[at]
+        if worker.stalled is not None:
+            self.run(worker.stalled.die())
+
+        async def end() -> None:
+            recovery = Recovery(worker.settings, worker.identity, Link(worker.settings))
+            await recovery.give_back_own()
+            await recovery.close()
+            await worker.queues.deregister()
+            await worker.queues.close()
+
+        self.run(end())
+        self.workers[at] = self.new_worker()
+
+    @precondition(lambda self: self.has_queued())
+    @rule(kind=KINDS, count=st.integers(1, 2))
+    def a_worker_elsewhere_vanishes_with_its_shared_memory(self, kind: Kind, count: int) -> None:
+        """It was the last of its namespace, for so long that the next pass dissolves that."""
+        digest = kinship(self.settings, ELSEWHERE)
+        number = self.number()
+        worker = f"host-{number}-{digest}{number:08x}"
+        queues = Queues(self.settings, Identity(worker, ELSEWHERE, "host", number, 0))
+
+        async def live_and_die() -> list[Claim]:
+            await queues.register()
+            if claims := await queues.take(kind, count):
+                await queues.enter(claims)
+            await queues.close()
+            return claims
+
+        for claim in self.run(live_and_die()):
+            self.order.setdefault(claim.payload, self.number())
+        self.redis.delete(keys.heartbeat(worker))
+        self.redis.hset(keys.CREWS, f"{ELSEWHERE} {digest} seen", 1)
 
     @rule(at=WORKERS)
     def a_worker_crashes_and_a_new_one_starts(self, at: int) -> None:
@@ -441,8 +583,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(index=INDEX, kind=KINDS)
     def the_claim_of_a_dead_worker_arrives_late(self, index: int, kind: Kind) -> None:
         """The network held it back until everything that the worker left was recovered."""
-        worker = self.dead_workers[index % len(self.dead_workers)]
-        self.redis.lmove(self.settings.queue(kind), keys.processing(worker, kind))
+        self.move_unheard(self.dead_workers[index % len(self.dead_workers)], kind)
 
     @rule(at=WORKERS)
     def a_heartbeat_is_late(self, at: int) -> None:
@@ -525,14 +666,15 @@ class Delivery(RuleBasedStateMachine):
         self.is_sound = True
 
     def every_job_is_in_exactly_one_place(self, state: State) -> None:
-        places = Counter(self.committed)
+        places = self.committed + self.superseded
         for payloads in (*state.queued, *state.processing.values(), state.dead):
             places.update(payloads)
         assert places == self.pushed
 
     def every_worker_that_holds_jobs_is_known(self, state: State) -> None:
         """Dead ones that got another job are searched for."""
-        known = state.known | {*self.dead_workers}
+        elsewhere = {one.decode() for one in self.redis.smembers(keys.workers(ELSEWHERE))}
+        known = state.known | elsewhere | {*self.dead_workers}
         assert {*state.processing} <= known, "nobody will look for a worker"
         assert {*state.cleanup} <= state.known, "nobody will look for a worker"
 
@@ -561,7 +703,7 @@ class Delivery(RuleBasedStateMachine):
         late = {name for name in existing if name.rpartition("-")[0] + "-" in state.marked}
         assert not existing - known - late, "segments that nobody will remove"
         for payload in self.pushed:
-            if not self.committed[payload]:
+            if not (self.committed[payload] or self.superseded[payload]):
                 needed = {*input_names(payload, self.settings)}
                 assert needed <= existing, "inputs were removed before their job was done"
 
@@ -589,11 +731,18 @@ class Delivery(RuleBasedStateMachine):
         for at in (0, 1):
             self.a_worker_crashes_and_a_new_one_starts(at)
         self.reap(self.workers[0])
+        self.jobs_have_waited_long_enough()
         while self.has_queued():
             for kind in Kind:
                 self.jobs_are_claimed(0, kind, 2)
             worker = self.workers[0]
             for hand in list(worker.hands):
+                if hand.stage == "superseded":
+                    self.supersede(worker, hand, False)
+                    while hand.todo:
+                        self.step_of(worker, hand)
+                    worker.hands.remove(hand)
+                    continue
                 self.load(hand)
                 if not hand.loaded:
                     self.fail(worker, hand, "fail", False)
@@ -611,6 +760,8 @@ class Delivery(RuleBasedStateMachine):
         assert not state.processing
         assert not state.cleanup
         assert not self.redis.exists(keys.ATTEMPTS), "attempts of jobs that are done"
+        assert not self.redis.exists(keys.SUBMISSIONS), "submissions of jobs that are done"
+        assert not self.redis.keys("inpainting:claims:*"), "claims of jobs that are done"
         for request_id in state.results:
             self.a_result_is_fetched(request_id)
         while self.fetched:
@@ -623,13 +774,17 @@ class Delivery(RuleBasedStateMachine):
         self.reap(worker)
         assert not segments(), "segments were left behind"
         left = {key.decode().split(":")[1] for key in self.redis.scan_iter("inpainting:*")}
-        assert left <= {"worker", "workers"}
+        assert left <= {"worker", "workers", "crews"}
+        assert not any(ELSEWHERE.encode() in name for name in self.redis.hkeys(keys.CREWS))
 
 
+@pytest.mark.parametrize("version", ["server", "oldest_server"])
 @pytest.mark.timeout(0 if "STATE_MACHINE_EXAMPLES" in os.environ else 240)
 def test_whatever_happens_no_job_no_result_and_no_segment_is_lost(
-    server: RedisServer, shm_baseline: None
+    version: str, request: pytest.FixtureRequest, shm_baseline: None
 ) -> None:
+    server: RedisServer = request.getfixturevalue(version)
+
     class Bound(Delivery):
         url = server.url
 
@@ -637,7 +792,7 @@ def test_whatever_happens_no_job_no_result_and_no_segment_is_lost(
     run_state_machine_as_test(
         Bound,
         settings=hypothesis_settings(
-            max_examples=int(wanted or 110),
+            max_examples=int(wanted or 70),
             stateful_step_count=40,
             deadline=None,
             database=None,

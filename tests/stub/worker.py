@@ -5,11 +5,14 @@ inference ends, though with STUB_PROGRESS it makes progress; while the file STUB
 device fails at everything; STUB_TRACE is a file that gets a line per batch. With STUB_STAGING it
 has a device with memory of its own, and STUB_HOLD holds what comes back from there. A picture named
 `explode.jpg` makes the inference of its batch raise, `nameless.jpg` the last stage, and `kill.jpg`
-kills the process.
+kills the process, as everything does while the file STUB_KILLING exists.
+
+STUB_CONSTANTS are numbers that are other ones here: `module.NAME=number`, separated by spaces.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -71,6 +74,7 @@ class StubNetwork(Network):
         self._threshold = settings.mask_threshold
         self._hold = Path(os.environ.get("STUB_HOLD", "/nonexistent"))
         self._broken = Path(os.environ.get("STUB_BROKEN", "/nonexistent"))
+        self._killing = Path(os.environ.get("STUB_KILLING", "/nonexistent"))
         self._trace = os.environ.get("STUB_TRACE")
         self._progresses = "STUB_PROGRESS" in os.environ
         self._staging = StubDevice() if "STUB_STAGING" in os.environ else None
@@ -89,7 +93,7 @@ class StubNetwork(Network):
                 trace.write(f"{kind} {requests}\n")
         if self.staging is None:
             self._wait()
-        if any(one.job.image_id == "kill.jpg" for one in batch):
+        if self._killing.exists() or any(one.job.image_id == "kill.jpg" for one in batch):
             os.kill(os.getpid(), signal.SIGKILL)
         painted = halving(self._paint, batch, self._check_device)
         if self.staging is None:
@@ -122,7 +126,16 @@ class StubNetwork(Network):
         ]
 
 
+def set_constants(constants: str) -> None:
+    """Have numbers in modules be other ones."""
+    for constant in constants.split():
+        name, _, number = constant.partition("=")
+        module, _, attribute = name.rpartition(".")
+        setattr(importlib.import_module(module), attribute, float(number))
+
+
 if __name__ == "__main__":
+    set_constants(os.environ.get("STUB_CONSTANTS", ""))
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     serve(settings, StubNetwork)
