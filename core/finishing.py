@@ -69,16 +69,14 @@ class Finishing:
         if not claims:
             return
         key = keys.claims(self.identity.worker)
-        if working:
-            command: list[Any] = ["HSET", key]
-            for claim in claims:
-                command += [f"{claim.number}:work", claim.sha1]
-        else:
-            command = ["HDEL", key, *(f"{claim.number}:work" for claim in claims)]
+        numbers = [claim.number for claim in claims]
 
         async def note() -> None:
             with contextlib.suppress(*REDIS_ERRORS):
-                await self._pipelined(*command)
+                if working:
+                    await self._evaluate("mark", [key], numbers)
+                else:
+                    await self._pipelined("HDEL", key, *(f"{one}:work" for one in numbers))
 
         task = asyncio.ensure_future(note())
         self._marking.add(task)
@@ -233,20 +231,23 @@ class Finishing:
     async def _run(
         self, name: str, key_list: list[str], arguments: list[Any], claim: Claim | None = None
     ) -> Any:
-        script = self._scripts[name]
-
-        async def evaluate(again: bool) -> Any:
+        async def run(again: bool) -> Any:
             if again and claim:  # it only waits for Redis: if this process dies, not on it
                 self.mark_work([claim], working=False)
             first = [int(self.fenced), int(again)] if claim else []
-            try:
-                return await self._pipelined(
-                    "EVALSHA", script.sha, len(key_list), *key_list, *first, *arguments
-                )
-            except NoScriptError:  # a server that was restarted, or has never had it
-                return await script(key_list, [*first, *arguments])
+            return await self._evaluate(name, key_list, [*first, *arguments])
 
-        return await self.link.retry_until_answered(evaluate)
+        return await self.link.retry_until_answered(run)
+
+    async def _evaluate(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
+        """The reply of a script that goes to Redis with whatever else is waiting."""
+        script = self._scripts[name]
+        try:
+            return await self._pipelined(
+                "EVALSHA", script.sha, len(key_list), *key_list, *arguments
+            )
+        except NoScriptError:  # a server that was restarted, or has never had it
+            return await script(key_list, arguments)
 
     def _drop(self, claim: Claim) -> None:
         self._epochs.pop(claim.number, None)

@@ -74,7 +74,7 @@ class Orphans:
         scripts: Mapping[str, Any],
         settings: Settings,
         identity: Identity,
-        drop_dead: Callable[[Crew], Awaitable[bool]],
+        drop_dead: Callable[[KnownCrew], Awaitable[bool]],
     ) -> None:
         """`drop_dead` drops a crew's dead jobs, and returns whether it has come to the end."""
         self._drop_dead = drop_dead
@@ -162,7 +162,7 @@ class Orphans:
         age_s, settings = now - known.seen, self._settings
         is_over = age_s > (settings.dead_ttl_s if is_here else settings.result_ttl_s)
         if is_over or (self._serves_same(crew) and not is_here):
-            if not await self._drop_dead(crew):
+            if not await self._drop_dead(known):
                 return
         else:
             if given_back:

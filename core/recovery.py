@@ -26,7 +26,7 @@ from core.dead_job import DeadJob
 from core.expiry import ResultExpiry
 from core.identity import Identity, kinship
 from core.keys import Kind
-from core.orphans import Orphans
+from core.orphans import KnownCrew, Orphans
 from core.reaping import Crew, Reaper, start_of
 from core.redis_errors import REDIS_ERRORS, is_out_of_memory
 from core.sight import Sight
@@ -69,7 +69,7 @@ class Recovery:
             self._redis, self._scripts, settings, identity.namespace, self._unlink
         )
         self._dead = DeadExpiry(self._redis, settings, self._unlink)
-        self._renamed_dead = DeadExpiry(self._redis, settings, self._unlink)
+        self._nearby_dead = DeadExpiry(self._redis, settings, self._unlink)
         self._orphaned_dead = DeadExpiry(self._redis, settings, _leave)
         self._orphans = Orphans(self._redis, self._scripts, settings, identity, self._drop_dead_of)
         self._passes = 0
@@ -201,9 +201,14 @@ class Recovery:
         if sight is not None:
             sight.learn(has_rivals=self._orphans.has_rivals, certain=self._orphans.certain)
 
-    async def _drop_dead_of(self, crew: Crew) -> bool:
-        is_here = crew.namespace == self._identity.namespace
-        expiry = self._renamed_dead if is_here else self._orphaned_dead
+    async def _drop_dead_of(self, known: KnownCrew) -> bool:
+        """Drop the dead jobs of a crew; whether the list was looked at up to its end.
+
+        Their inputs may be here unless the crew has seen segments in a shared memory of its own.
+        """
+        crew = known.crew
+        may_be_here = crew.namespace == self._identity.namespace or not known.is_sighted
+        expiry = self._nearby_dead if may_be_here else self._orphaned_dead
         return await expiry.run(
             lambda job: job.namespace == crew.namespace and job.queue in crew.queues.values(),
             math.inf,
