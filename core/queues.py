@@ -61,6 +61,8 @@ class Queues(Finishing):
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self._numbers = itertools.count(1)
         self._complain_at = dict.fromkeys(Kind, 0.0)
+        #: Whether the last claim was refused for a type, though the queue was a list.
+        self._was_list = dict.fromkeys(Kind, False)
         #: Told of every message that is refused for its size.
         self.on_refused: Callable[[Kind, JobError], None] = lambda kind, error: None
 
@@ -78,13 +80,8 @@ class Queues(Finishing):
                 "redis may evict jobs and results: its maxmemory-policy is %s, set %s",
                 policy, KEEPS_ALL,
             )  # fmt: skip
-        for key, wanted in keys.TYPES.items():
-            found: Any = await self._redis.type(key)
-            if found.decode() not in ("none", wanted):
-                raise RedisUnsuitable(
-                    f"the key {key} in redis is a {found.decode()}, a {wanted} is needed: rename "
-                    "or delete it, or name another database in REDIS_URL"
-                )
+        if wrong := await self._wrong_type():
+            raise RedisUnsuitable(wrong)
         await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
         try:
             await self._redis.execute_command("CLIENT UNBLOCK", 0)  # type: ignore[no-untyped-call]
@@ -300,11 +297,20 @@ class Queues(Finishing):
     ) -> Reply | None:
         """None, after a pause, where the queue's key is no list: the other queue goes on."""
         try:
-            return await reply
+            answer = await reply
         except ResponseError as error:
-            # Redis 6.2 puts the script's name before it. It may be another key that is meant.
-            if "WRONGTYPE" not in str(error) or await self._is_list(kind):
+            if "WRONGTYPE" not in str(error):  # Redis 6.2 puts the script's name before it
                 raise
+            found: Any = await self._redis.type(self.settings.queue(kind))
+            if found in (b"list", b"none"):
+                # It was another key's until this moment; if not, another key is meant.
+                if self._was_list[kind]:
+                    raise
+                self._was_list[kind] = True
+                return None
+        else:
+            self._was_list[kind] = False
+            return answer
         if time.monotonic() >= self._complain_at[kind]:
             self._complain_at[kind] = time.monotonic() + NO_LIST_REMINDER_S
             log.error(
@@ -314,9 +320,16 @@ class Queues(Finishing):
         await asyncio.sleep(pause_s)
         return None
 
-    async def _is_list(self, kind: Kind) -> bool:
-        found: Any = await self._redis.type(self.settings.queue(kind))
-        return found in (b"list", b"none")
+    async def _wrong_type(self) -> str:
+        """Which key of all workers has another type than it should; empty if none has."""
+        for key, wanted in keys.TYPES.items():
+            found: Any = await self._redis.type(key)
+            if found.decode() not in ("none", wanted):
+                return (
+                    f"the key {key} in redis is a {found.decode()}, a {wanted} is needed: rename "
+                    "or delete it, or name another database in REDIS_URL"
+                )
+        return ""
 
     async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
         processing = keys.processing(self.identity.worker, kind)
