@@ -156,12 +156,15 @@ class Recovery:
             await self._orphans.note_older()
             await self._forget_old_submissions()
         crews = [self._crew, *(one.crew for one in await self._orphans.known())]
-        pattern, count = keys.processing("*", Kind.LONG)[: -len(Kind.LONG)] + "*", 1000
-        async for key in self._redis.scan_iter(pattern, count=count):
-            worker = key.decode("utf-8", "replace").split(":")[2]
-            if crew := next((one for one in crews if one.has(worker)), None):
-                with contextlib.suppress(*REDIS_ERRORS):  # a full server: the next search will do
-                    await self._redis.sadd(keys.workers(crew.namespace), worker)
+        for pattern in (
+            keys.processing("*", Kind.LONG)[: -len(Kind.LONG)] + "*",
+            keys.cleanup("*"),
+        ):
+            async for key in self._redis.scan_iter(pattern, count=1000):
+                worker = key.decode("utf-8", "replace").split(":")[2]
+                if crew := next((one for one in crews if one.has(worker)), None):
+                    with contextlib.suppress(*REDIS_ERRORS):  # on a full server the next one does
+                        await self._redis.sadd(keys.workers(crew.namespace), worker)
 
     async def _forget_old_submissions(self) -> None:
         """Drop the order of submissions whose jobs were removed by hand, or lost at most once."""
