@@ -13,14 +13,14 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from core import keys
 from core.config import Settings
-from core.identity import Identity, kinship
+from core.identity import kinship
 from core.keys import Kind
 from core.reaping import Crew, Reaper
 
@@ -43,7 +43,7 @@ class KnownCrew:
     crew: Crew
     seen: float
     is_sighted: bool
-    members: tuple[str, ...] = field(default=())
+    members: tuple[str, ...] = ()
     is_alive: bool = False
 
 
@@ -73,17 +73,18 @@ class Orphans:
         redis: Redis,
         scripts: Mapping[str, Any],
         settings: Settings,
-        identity: Identity,
+        crew: Crew,
         drop_dead: Callable[[KnownCrew], Awaitable[bool]],
     ) -> None:
-        """`drop_dead` drops a crew's dead jobs, and returns whether it has come to the end."""
+        """`crew` is that of this worker.
+
+        `drop_dead` drops a crew's dead jobs, and returns whether it has come to the end.
+        """
         self._drop_dead = drop_dead
         self._redis = redis
         self._scripts = scripts
         self._settings = settings
-        self._identity = identity
-        self._kinship = kinship(settings, identity.namespace)
-        self._queues = {kind: settings.queue(kind) for kind in Kind}
+        self._crew = crew
         #: Whether living workers of another namespace serve the same queues.
         self.has_rivals = False
         #: sha1s of jobs whose segments are certainly gone.
@@ -92,18 +93,17 @@ class Orphans:
     async def run(self, *, is_sighted: bool) -> None:
         """One pass: note that my crew lives, and dissolve those whose time is over."""
         if is_sighted:
-            mine = f"{self._identity.namespace} {self._kinship}"
-            await self._scripts["note"]([keys.CREWS], [mine, "sighted", "1"])
+            await self._scripts["note"]([keys.CREWS], [self._crew.name, "sighted", "1"])
         now = float((await self._redis.time())[0])
         crews = [await self._looked_at(one) for one in await self.known()]
         self.has_rivals = any(
             one.is_alive
-            and one.crew.namespace != self._identity.namespace
-            and {*one.crew.queues.values()} & {*self._queues.values()}
+            and not self._is_here(one.crew)
+            and {*one.crew.queues.values()} & {*self._crew.queues.values()}
             for one in crews
         )
         for one in crews:
-            if one.is_alive or self._is_mine(one.crew):
+            if one.is_alive or one.crew.name == self._crew.name:
                 await self._scripts["note"]([keys.CREWS], [one.crew.name, "seen", int(now)])
             elif self._is_over(one, now):
                 await self._dissolve(one, crews, now)
@@ -113,13 +113,14 @@ class Orphans:
         noted = {one.crew.namespace for one in await self.known()}
         async for key in self._redis.scan_iter(keys.workers("*"), count=1000):
             namespace = key.decode("utf-8", "replace").removeprefix(keys.workers(""))
-            if namespace in noted or namespace == self._identity.namespace:
+            if namespace in noted or namespace == self._crew.namespace:
                 continue
-            crew = Crew(namespace, kinship(self._settings, namespace), self._queues, "")
+            queues = self._crew.queues
+            crew = Crew(namespace, kinship(self._settings, namespace), queues, "")
             members = await self._reaper(crew).members()
             if members:
                 host = members[0].rsplit("-", 2)[0]
-                about = {"host": host, **{str(kind): name for kind, name in self._queues.items()}}
+                about = {"host": host, **{str(kind): name for kind, name in queues.items()}}
                 now = int((await self._redis.time())[0])
                 notes: dict[Any, Any] = {crew.name: json.dumps(about), f"{crew.name} seen": now}
                 await self._redis.hset(keys.CREWS, mapping=notes)
@@ -135,19 +136,20 @@ class Orphans:
         is_alive = bool(beats and await self._redis.exists(*beats))
         return KnownCrew(known.crew, known.seen, known.is_sighted, tuple(members), is_alive)
 
-    def _is_mine(self, crew: Crew) -> bool:
-        return crew.namespace == self._identity.namespace and crew.kinship == self._kinship
+    def _is_here(self, crew: Crew) -> bool:
+        """Whether a crew sees the shared memory that this worker sees."""
+        return crew.namespace == self._crew.namespace
 
     def _is_over(self, known: KnownCrew, now: float) -> bool:
-        own_boot = self._identity.namespace[:_BOOT_ID]
+        own_boot = self._crew.namespace[:_BOOT_ID]
         has_rebooted = (
-            known.crew.host == self._identity.host and known.crew.namespace[:_BOOT_ID] != own_boot
+            known.crew.host == self._crew.host and known.crew.namespace[:_BOOT_ID] != own_boot
         )
         return has_rebooted or now - known.seen > self._settings.orphan_after_s
 
     async def _dissolve(self, known: KnownCrew, crews: Collection[KnownCrew], now: float) -> None:
         crew = known.crew
-        is_here = crew.namespace == self._identity.namespace
+        is_here = self._is_here(crew)
         reaper = self._reaper(crew)
         given_back: list[str] = []
         for worker in known.members:
@@ -182,7 +184,7 @@ class Orphans:
         )  # fmt: skip
 
     def _serves_same(self, crew: Crew) -> bool:
-        return {*crew.queues.values()} == {*self._queues.values()}
+        return {*crew.queues.values()} == {*self._crew.queues.values()}
 
     async def _abandon(self, namespace: str) -> None:
         """Remove all that is in Redis about a shared memory that is gone."""
@@ -193,5 +195,4 @@ class Orphans:
         await self._redis.hdel(keys.CREWS, f"{namespace} clock", f"{namespace} fault")
 
     def _reaper(self, crew: Crew) -> Reaper:
-        is_here = crew.namespace == self._identity.namespace
-        return Reaper(self._redis, self._scripts, self._settings, crew, is_here)
+        return Reaper(self._redis, self._scripts, self._settings, crew, self._is_here(crew))

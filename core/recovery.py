@@ -71,7 +71,7 @@ class Recovery:
         self._dead = DeadExpiry(self._redis, settings, self._unlink)
         self._nearby_dead = DeadExpiry(self._redis, settings, self._unlink)
         self._orphaned_dead = DeadExpiry(self._redis, settings, _leave)
-        self._orphans = Orphans(self._redis, self._scripts, settings, identity, self._drop_dead_of)
+        self._orphans = Orphans(self._redis, self._scripts, settings, crew, self._drop_dead_of)
         self._passes = 0
 
     async def run(self) -> None:
