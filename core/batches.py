@@ -57,8 +57,6 @@ class BatchSource:
         self._queues = queues
         self._turn = Kind.LONG
         self._claimed: list[Claim] = []
-        #: By the numbers of the claims, what the books say of them.
-        self._standings: dict[int, Standing] = {}
         self._reconcile_at = 0.0
         self._stopping = False
         self._most: int | None = None
@@ -123,27 +121,17 @@ class BatchSource:
             await self._claim()
         if not self._claimed:
             return None
-        await self._enter()
+        standings = await self._queues.enter(self._claimed)
         reach(Fault.CLAIMED)
+        entered = list(zip(self._claimed, standings, strict=True))
         kind = self._claimed[0].kind
-        self._claimed.sort(key=lambda claim: claim.kind is not kind)
-        standings = [self._standings[claim.number] for claim in self._claimed]
-        batch = self._choose(self._claimed, standings)
-        surplus = self._claimed[len(batch.claims) :]
+        entered.sort(key=lambda one: one[0].kind is not kind)
+        batch = self._choose(entered)
+        surplus = [claim for claim, _ in entered[len(batch.claims) :]]
         self._claimed = []
-        self._standings.clear()
         if surplus:  # of the other kind, or of what was taken up without a reply
             await self._queues.release(surplus)
         return batch
-
-    async def _enter(self) -> None:
-        """Enter what has been claimed and is not in the books yet."""
-        fresh = [claim for claim in self._claimed if claim.number not in self._standings]
-        if fresh:
-            standings = await self._queues.enter(fresh)
-            self._standings.update(
-                (claim.number, standing) for claim, standing in zip(fresh, standings, strict=True)
-            )
 
     async def _claim(self) -> None:
         # Every claim goes into self._claimed at once: an error further on must not forget it.
@@ -170,7 +158,8 @@ class BatchSource:
             if wait_s <= 0:
                 return
             began = time.monotonic()
-            await self._enter()  # soon: the order of a request's submissions is that of the books
+            # Soon: the order of a request's submissions is that of the books.
+            await self._queues.enter(self._claimed)
             wait_s -= time.monotonic() - began
             # Not by a blocking command: the server ends those up to 0.1 s late.
             await self._wait(wait_s)
@@ -194,14 +183,13 @@ class BatchSource:
     def _count(self, kind: Kind) -> int:
         return sum(claim.kind is kind for claim in self._claimed)
 
-    def _choose(self, claims: Sequence[Claim], standings: Sequence[Standing]) -> Batch:
+    def _choose(self, entered: Sequence[tuple[Claim, Standing]]) -> Batch:
         """The first of these jobs with as many of those after it as may share its batch."""
-        kind = claims[0].kind
-        if standings[0] != Standing(0):
-            return Batch(kind, (claims[0],), standings[0].attempts, standings[0].superseded)
-        size = self._size(kind)
+        first, standing = entered[0]
+        kind = first.kind
+        if standing != Standing(0):
+            return Batch(kind, (first,), standing.attempts, standing.superseded)
         fellows = itertools.takewhile(
-            lambda judged: judged[0].kind is kind and judged[1] == Standing(0),
-            zip(claims[:size], standings[:size], strict=True),
+            lambda one: one[0].kind is kind and one[1] == Standing(0), entered[: self._size(kind)]
         )
         return Batch(kind, tuple(claim for claim, _ in fellows), 0)
