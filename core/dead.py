@@ -203,7 +203,8 @@ class DeadList:
         if outcome == 1 and job.namespace == self._identity.namespace:
             shm.unlink_all(allowed_inputs(job.inputs, self._settings), self._settings.uids)
             self._redis.lrem(keys.cleanup(me), 1, cast(str, whole.payload))
-            self._forget([members, keys.heartbeat(me), keys.cleanup(me)], [me])
+            mine = [keys.heartbeat(me), keys.claims(me), keys.cleanup(me)]
+            self._forget([members, *mine], [me])
         return bool(outcome)
 
     def _script(self, name: str) -> Script:

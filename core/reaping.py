@@ -189,7 +189,7 @@ class Reaper:
         if not self._is_here:
             await self._redis.delete(key)
             return
-        # Whoever left them took them for short enough, by a limit that may be another one.
+        # Their worker took them for short enough, by a limit that may be another one.
         while found := [payload async for _, payload in self._payloads(key, LONGEST_MESSAGE)]:
             for payload in found:
                 await self._unlink(input_names(payload, self._settings))
