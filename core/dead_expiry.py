@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final, cast
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 
 from core import keys
 from core.config import Settings
-from core.connection import load_scripts
 from core.contract import allowed_inputs
 from core.dead_job import (
     CHUNK_BYTES,
@@ -41,12 +40,15 @@ class DeadExpiry:
     """
 
     def __init__(
-        self, redis: Redis, settings: Settings, unlink: Callable[[Collection[str]], Awaitable[None]]
+        self,
+        redis: Redis,
+        scripts: Mapping[str, Any],
+        settings: Settings,
+        unlink: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
         self._redis = redis
         self._settings = settings
         self._unlink = unlink
-        scripts = load_scripts(redis)
         self._heads, self._drop = scripts["heads"], scripts["drop"]
         self._index = 0
 

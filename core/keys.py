@@ -38,6 +38,8 @@ SUBMISSIONS = "inpainting:submissions"
 #: `epoch`: changes if the server loses its data.
 CREWS = "inpainting:crews"
 
+#: Matches all lists of all workers, for processing and cleanup; of lists, it matches no others.
+LISTS_OF_WORKERS = "inpainting:[cp]*:*"
 
 #: The types of the keys that all workers of a server share.
 TYPES = {ATTEMPTS: "hash", DEAD: "list", SUBMISSIONS: "hash", CREWS: "hash"}

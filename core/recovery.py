@@ -23,7 +23,7 @@ from core.connection import Link, async_client, load_scripts
 from core.contract import is_result_name
 from core.dead_expiry import DeadExpiry
 from core.dead_job import DeadJob
-from core.expiry import ResultExpiry
+from core.expiry import ResultExpiry, Unlink
 from core.identity import Identity, kinship
 from core.keys import Kind
 from core.orphans import KnownCrew, Orphans
@@ -68,9 +68,9 @@ class Recovery:
         self._results = ResultExpiry(
             self._redis, self._scripts, settings, identity.namespace, self._unlink
         )
-        self._dead = DeadExpiry(self._redis, settings, self._unlink)
-        self._nearby_dead = DeadExpiry(self._redis, settings, self._unlink)
-        self._orphaned_dead = DeadExpiry(self._redis, settings, _leave)
+        self._dead = self._dead_expiry(self._unlink)
+        self._nearby_dead = self._dead_expiry(self._unlink)
+        self._orphaned_dead = self._dead_expiry(_leave)
         self._orphans = Orphans(self._redis, self._scripts, settings, crew, self._drop_dead_of)
         self._passes = 0
 
@@ -156,15 +156,11 @@ class Recovery:
             await self._orphans.note_older()
             await self._forget_old_submissions()
         crews = [self._crew, *(one.crew for one in await self._orphans.known())]
-        for pattern in (
-            keys.processing("*", Kind.LONG)[: -len(Kind.LONG)] + "*",
-            keys.cleanup("*"),
-        ):
-            async for key in self._redis.scan_iter(pattern, count=1000):
-                worker = key.decode("utf-8", "replace").split(":")[2]
-                if crew := next((one for one in crews if one.has(worker)), None):
-                    with contextlib.suppress(*REDIS_ERRORS):  # on a full server the next one does
-                        await self._redis.sadd(keys.workers(crew.namespace), worker)
+        async for key in self._redis.scan_iter(keys.LISTS_OF_WORKERS, 1000, "list"):
+            worker = key.decode("utf-8", "replace").split(":")[2]
+            if crew := next((one for one in crews if one.has(worker)), None):
+                with contextlib.suppress(*REDIS_ERRORS):  # on a full server the next one does
+                    await self._redis.sadd(keys.workers(crew.namespace), worker)
 
     async def _forget_old_submissions(self) -> None:
         """Drop the order of submissions whose jobs were removed by hand, or lost at most once."""
@@ -216,6 +212,9 @@ class Recovery:
             lambda job: job.namespace == crew.namespace and job.queue in crew.queues.values(),
             math.inf,
         )
+
+    def _dead_expiry(self, unlink: Unlink) -> DeadExpiry:
+        return DeadExpiry(self._redis, self._scripts, self._settings, unlink)
 
     def _is_due_here(self, job: DeadJob) -> bool:
         """Whether a dead job is this worker's to drop once its time is over."""

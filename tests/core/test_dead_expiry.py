@@ -13,7 +13,7 @@ import redis
 
 from core import dead_expiry, keys
 from core.config import Settings
-from core.connection import async_client
+from core.connection import async_client, load_scripts
 from core.dead_expiry import CHUNK, IDLE_CHUNKS, DeadExpiry
 from core.dead_job import DeadJob
 from demo.redis_server import RedisServer
@@ -62,7 +62,7 @@ def expire(settings: Settings, passes: int = 1, unlink: Any = None) -> list[str]
 
     async def main() -> None:
         client = async_client(settings)
-        expiry = DeadExpiry(client, settings, unlink or note)
+        expiry = DeadExpiry(client, load_scripts(client), settings, unlink or note)
         try:
             for _ in range(passes):
                 await expiry.run(is_mine, PAST + settings.dead_ttl_s)
