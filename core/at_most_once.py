@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from core import keys
 from core.claims import Claim
 from core.config import Delivery, Settings
-from core.finishing import too_large
+from core.contract import too_long
 from core.identity import Identity
 from core.keys import Kind
 from core.queues import NO_LIST_PAUSE_S, Queues
@@ -60,7 +60,7 @@ class AtMostOnceQueues(Queues):
 
     async def _bury(self, kind: Kind, large: Oversized) -> None:
         """Put what is known of a message that was too large on the dead list."""
-        error = too_large(large, self.settings)
+        error = too_long(large.length, self.settings)
         entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
         # It is nowhere else: an entry too many, if the reply is lost, does less harm than none.
         await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))

@@ -74,17 +74,22 @@ class Job:
     is_long: bool
 
 
+def too_long(length: int, settings: Settings) -> BadMessage:
+    """Why a message of so many bytes is refused."""
+    return BadMessage(
+        "too_long",
+        f"the message has {length} bytes, MAX_MESSAGE_BYTES={settings.max_message_bytes} "
+        "are allowed",
+    )
+
+
 def parse_job(payload: bytes, settings: Settings) -> Job:
     """The job in a queue's element.
 
     Raises BadMessage with a reason for anything that contract and limits do not allow.
     """
     if len(payload) > settings.max_message_bytes:
-        _refuse(
-            "too_long",
-            f"the message has {len(payload)} bytes, "
-            f"MAX_MESSAGE_BYTES={settings.max_message_bytes} are allowed",
-        )
+        raise too_long(len(payload), settings)
     message = _object(payload)
     limit = settings.max_image_pixels
     image = _segment(message, "preprocessed_img_shm_info", settings)

@@ -20,7 +20,7 @@ from core.config import Settings
 from core.connection import Link, async_client, load_scripts
 from core.contract import request_of, result_name_start
 from core.dead_job import write_entry, write_truncated_entry
-from core.errors import BadMessage, JobError
+from core.errors import JobError
 from core.identity import Identity
 from core.pipelining import Pipelined
 from core.redis_connections import Oversized
@@ -108,9 +108,7 @@ class Finishing:
             ],
             request_id,
         )
-        if outcome == b"landed":
-            return Outcome.COMMITTED, replaced.decode()
-        return Outcome(outcome.decode()), replaced.decode()
+        return _outcome(outcome, Outcome.COMMITTED), replaced.decode()
 
     async def forget_replaced(self, request_id: str, segment: str) -> None:
         """Note that a replaced segment has been unlinked."""
@@ -157,7 +155,7 @@ class Finishing:
             request[0] if request else "",
             keep=(b"held",),
         )
-        return Outcome.FAILED if outcome == b"landed" else Outcome(outcome.decode())
+        return _outcome(outcome, Outcome.FAILED)
 
     async def retry(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> Outcome:
         """Have a job wait and then go to the tail of its queue: WAITS or LOST.
@@ -167,13 +165,13 @@ class Finishing:
         arguments = [int(counted), int(delay_s * 1000)]
         outcome = await self._finish("retry", claim, [], arguments)
         self.waits_added.set()
-        return Outcome.WAITS if outcome == b"landed" else Outcome(outcome.decode())
+        return _outcome(outcome, Outcome.WAITS)
 
     async def supersede(self, claim: Claim) -> Outcome:
         """Finish a job that comes too late: SUPERSEDED or LOST. Its inputs are to be unlinked."""
         cleanup = keys.cleanup(self.identity.worker)
         outcome = await self._finish("supersede", claim, [cleanup], [])
-        return Outcome.SUPERSEDED if outcome == b"landed" else Outcome(outcome.decode())
+        return _outcome(outcome, Outcome.SUPERSEDED)
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Put jobs back to the head of their queues, in the order of their claims."""
@@ -272,10 +270,6 @@ class Finishing:
         return write_entry(claim.payload, **about)
 
 
-def too_large(large: Oversized, settings: Settings) -> BadMessage:
-    """Why a message is refused that is too large to be read."""
-    return BadMessage(
-        "too_long",
-        f"the message has {large.length} bytes, "
-        f"MAX_MESSAGE_BYTES={settings.max_message_bytes} are allowed",
-    )
+def _outcome(reply: bytes, landed: Outcome) -> Outcome:
+    """What a script answers; `landed` is what an earlier call did that has lost its reply."""
+    return landed if reply == Outcome.LANDED.encode() else Outcome(reply.decode())

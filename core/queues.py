@@ -23,10 +23,10 @@ from redis.exceptions import NoPermissionError, ResponseError
 from core import keys
 from core.claims import Claim, Standing
 from core.config import Settings
-from core.contract import request_of
+from core.contract import request_of, too_long
 from core.errors import JobError, RedisUnsuitable
 from core.faults import Fault, reach
-from core.finishing import Finishing, too_large
+from core.finishing import Finishing
 from core.heartbeat import register_arguments
 from core.identity import Identity, crew_name
 from core.keys import Kind
@@ -344,7 +344,7 @@ class Queues(Finishing):
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
         """Put what is known of a message that is too large on the dead list, in its place."""
-        error = too_large(large, self.settings)
+        error = too_long(large.length, self.settings)
         entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
         anywhere = int(place != self.settings.queue(kind))
         if await self._scripts["refuse"](
