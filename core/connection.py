@@ -47,10 +47,12 @@ log = logging.getLogger(__name__)
 
 LUA = Path(__file__).parent / "lua"
 
-#: Files of functions in lua/prelude, and the scripts that they are put before.
+#: Files of functions in lua/prelude, and the scripts that they are put before, in this order.
 PRELUDES: Final = {
-    "books": ("claim", "enter"),
+    "books": ("claim", "enter", "requeue"),
+    "lists": ("promote", "release", "requeue", "retry"),
     "ownership": ("commit", "fail", "release", "retry", "supersede"),
+    "entries": ("discard", "drop", "redrive"),
 }
 
 COMMAND_TIMEOUT_S = 5.0
@@ -129,15 +131,13 @@ def _login(where: SentinelUrl) -> dict[str, Any]:
 
 def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
     """The scripts of core/lua by name, to be run on this client's connections."""
-    functions = {
-        script: (LUA / "prelude" / f"{name}.lua").read_text()
-        for name, scripts in PRELUDES.items()
-        for script in scripts
-    }
-    return {
-        path.stem: client.register_script(functions.get(path.stem, "") + path.read_text())
-        for path in LUA.glob("*.lua")
-    }
+    return {path.stem: client.register_script(script_text(path.stem)) for path in LUA.glob("*.lua")}
+
+
+def script_text(name: str) -> str:
+    """A script of core/lua, behind the functions that it shares with others."""
+    paths = [LUA / "prelude" / f"{one}.lua" for one, users in PRELUDES.items() if name in users]
+    return "".join(path.read_text() for path in (*paths, LUA / f"{name}.lua"))
 
 
 async def pause(delay_s: float, unless: asyncio.Event) -> None:

@@ -20,7 +20,7 @@ from redis.commands.core import Script
 
 from core import keys, shm
 from core.config import Settings
-from core.connection import LUA
+from core.connection import script_text
 from core.contract import allowed_inputs
 from core.dead_job import (
     CHUNK_BYTES,
@@ -208,7 +208,7 @@ class DeadList:
         return bool(outcome)
 
     def _script(self, name: str) -> Script:
-        return self._redis.register_script((LUA / f"{name}.lua").read_text())
+        return self._redis.register_script(script_text(name))
 
     def _part(self, start: int, end: int) -> Iterator[DeadJob]:
         """The jobs between two indexes whose heads can be read, the last first."""

@@ -12,7 +12,7 @@ from redis import Redis
 
 from core import __version__, keys
 from core.config import Settings
-from core.connection import LUA, UNREADY_AFTER_S, sync_client
+from core.connection import UNREADY_AFTER_S, script_text, sync_client
 from core.identity import Identity, crew_name, process_name
 from core.keys import Kind
 from core.redis_errors import REDIS_ERRORS, is_out_of_memory
@@ -48,7 +48,7 @@ class Heartbeat(threading.Thread):
         interval_s = self._settings.heartbeat_interval_s
         key = keys.heartbeat(self._identity.worker)
         with sync_client(self._settings, timeout_s=min(interval_s, 5.0)) as redis:
-            register = redis.register_script((LUA / "register.lua").read_text())
+            register = redis.register_script(script_text("register"))
             while not self._stopped.wait(interval_s):
                 try:
                     if self._renew(redis, key, ttl_ms):

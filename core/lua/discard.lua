@@ -1,12 +1,8 @@
 -- Drop a dead job and leave its inputs to be unlinked, as those of a worker that died meanwhile:
 -- so a reaper finds them even if the process that discards the job dies before it has unlinked them.
--- KEYS[1]  dead list
 -- KEYS[2]  queue that the job came from
 -- KEYS[3]  cleanup list of the process that discards the job
 -- KEYS[4]  set of workers of the shared memory that the inputs are in
--- ARGV[1]  index of the entry
--- ARGV[2]  head of the entry
--- ARGV[3]  length of the entry
 -- ARGV[4]  payload
 -- ARGV[5]  the name in the set under which the cleanup list is found
 -- Returns -1 if another entry is at the index, 1 if the inputs are to be unlinked, or 2 if they are
@@ -15,15 +11,14 @@
 -- A full server checks the first write of a script only, and never refuses LREM. What may fail for
 -- another reason (a key of another type) is asked for before it, so that nothing or everything is
 -- changed.
-local entry = redis.call('LINDEX', KEYS[1], ARGV[1])
-if not entry or #entry ~= tonumber(ARGV[3]) or string.sub(entry, 1, #ARGV[2]) ~= ARGV[2] then
+local entry = find_entry()
+if not entry then
   return -1
 end
 local queued = redis.call('LPOS', KEYS[2], ARGV[4])
 redis.call('LLEN', KEYS[3])
 redis.call('SCARD', KEYS[4])
-local from_head = tonumber(ARGV[1]) < redis.call('LLEN', KEYS[1]) / 2
-redis.call('LREM', KEYS[1], from_head and 1 or -1, entry)
+remove(entry)
 if queued then
   return 2
 end

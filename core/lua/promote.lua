@@ -4,9 +4,8 @@
 -- ARGV[1]  most jobs to move
 -- ARGV[2]  bytes after which no further one is moved
 -- Returns how many were moved, and the milliseconds until the next is due, or -1 if none waits.
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'list' and kind ~= 'none' then
-  return {0, -1}  -- another program uses its key
+if not is_list(KEYS[2]) then
+  return {0, -1}
 end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

@@ -1,11 +1,7 @@
 -- Put a dead job back to the tail of its queue, with no attempt against it.
--- KEYS[1]  dead list
 -- KEYS[2]  queue
 -- KEYS[3]  attempts
 -- KEYS[4]  result hash of the request (absent if the request is not known)
--- ARGV[1]  index of the entry
--- ARGV[2]  head of the entry
--- ARGV[3]  length of the entry
 -- ARGV[4]  payload
 -- ARGV[5]  sha1 of the payload
 -- Returns 1, or -1 if another entry is at the index.
@@ -13,14 +9,13 @@
 -- A full server checks the first write of a script only, and never refuses LREM. What may fail for
 -- another reason (a key of another type) is asked for before it, so that nothing or everything is
 -- changed.
-local entry = redis.call('LINDEX', KEYS[1], ARGV[1])
-if not entry or #entry ~= tonumber(ARGV[3]) or string.sub(entry, 1, #ARGV[2]) ~= ARGV[2] then
+local entry = find_entry()
+if not entry then
   return -1
 end
 redis.call('LLEN', KEYS[2])
 redis.call('HLEN', KEYS[3])
-local from_head = tonumber(ARGV[1]) < redis.call('LLEN', KEYS[1]) / 2
-redis.call('LREM', KEYS[1], from_head and 1 or -1, entry)
+remove(entry)
 redis.call('RPUSH', KEYS[2], ARGV[4])
 redis.call('HDEL', KEYS[3], ARGV[5])
 -- A client that waits for the result must not read the old failure.

@@ -8,7 +8,7 @@ if owner ~= 'mine' then
   return owner
 end
 drop_claim()
-if has_queue() then
+if is_list(KEYS[3]) then
   redis.call('LPUSH', KEYS[3], payload)
 else
   wait(1)

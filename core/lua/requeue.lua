@@ -24,9 +24,8 @@ redis.call('HEXISTS', KEYS[3], '')
 local is_held = string.find(redis.call('HGET', KEYS[6], ARGV[2]) or '', '^held')
 local counts = ARGV[1] == '1' and not is_held
 local now = redis.call('TIME')
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'list' and kind ~= 'none' then
-  return 0  -- another program uses the key of the queue: they stay where they are
+if not is_list(KEYS[2]) then
+  return 0  -- they stay where they are
 end
 local moved, index = 0, redis.call('LLEN', KEYS[1]) - 1
 for i = #ARGV - 1, 3, -2 do
@@ -44,12 +43,7 @@ for i = #ARGV - 1, 3, -2 do
         work[ARGV[i]] = nil
       end
       -- One that its worker had not entered yet: it was claimed before now, nobody knows when.
-      local request = ARGV[i + 1]
-      local known = request ~= '' and (redis.call('HGET', KEYS[5], request) or '')
-      if known and not string.find(known, ARGV[i], 1, true) then
-        local entry = string.format('%s:%s%06d%03du', ARGV[i], now[1], now[2], i / 2 % 1000)
-        redis.call('HSET', KEYS[5], request, known == '' and entry or known .. ' ' .. entry)
-      end
+      enter_submission(KEYS[5], ARGV[i + 1], ARGV[i], now, i / 2, 'u')
       moved = moved + 1
       break
     end

@@ -13,11 +13,11 @@ end
 redis.call('HEXISTS', KEYS[5], sha1)
 local seconds = ARGV[10] / 1000
 local is_message = not string.find(payload, '\0', 1, true)
-if not is_message and not has_queue() then
+if not is_message and not is_list(KEYS[3]) then
   return redis.error_reply('WRONGTYPE ' .. KEYS[3] .. ' is no list')
 end
 drop_claim()
-if has_queue() and (seconds <= 0 or not is_message) then
+if is_list(KEYS[3]) and (seconds <= 0 or not is_message) then
   redis.call('RPUSH', KEYS[3], payload)
 else
   wait(math.max(seconds, 0))

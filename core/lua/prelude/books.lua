@@ -1,4 +1,21 @@
--- Put before the scripts that claim and enter claims.
+-- Put before the scripts that enter claims or submissions into the books.
+
+-- Enter the time of a submission among those of its request, unless it is there. `place` tells those
+-- of one call apart, `mark` is 'u' if nobody knows when it was claimed, else ''. Returns the mark that
+-- it has (see ownership.lua).
+local function enter_submission(submissions, request, sha1, time, place, mark)
+  if request == '' then
+    return ''
+  end
+  local known = redis.call('HGET', submissions, request) or ''
+  local since, known_mark = string.match(known, sha1 .. ':(%d+)(%l?)')
+  if since then
+    return known_mark
+  end
+  local entry = string.format('%s:%s%06d%03d%s', sha1, time[1], time[2], place % 1000, mark)
+  redis.call('HSET', submissions, request, known == '' and entry or known .. ' ' .. entry)
+  return mark
+end
 
 -- Enter a claim into the books: whose it is, that it is being worked on, and the place of its
 -- submission among those of its request. `keys` are claims, attempts and submissions; `place` tells
@@ -7,15 +24,7 @@
 local function enter(keys, number, sha1, request, time, place)
   redis.call('HSET', keys[1], number, sha1, number .. ':work', sha1)
   local attempts = redis.call('HGET', keys[2], sha1) or '0'
-  if request == '' then
-    return attempts, ''
-  end
-  local known = redis.call('HGET', keys[3], request) or ''
-  local since, mark = string.match(known, sha1 .. ':(%d+)(%l?)')
-  local entry = string.format('%s:%s%06d%03d', sha1, time[1], time[2], place % 1000)
-  if not since then
-    redis.call('HSET', keys[3], request, known == '' and entry or known .. ' ' .. entry)
-  end
+  local mark = enter_submission(keys[3], request, sha1, time, place, '')
   return attempts, mark == 's' and '1' or ''
 end
 

@@ -98,12 +98,6 @@ local function wait(seconds)
   redis.call('ZADD', KEYS[4], string.format('%.3f', due), member)
 end
 
--- Whether jobs can be put into the queue: another program may use its key.
-local function has_queue()
-  local kind = redis.call('TYPE', KEYS[3]).ok
-  return kind == 'list' or kind == 'none'
-end
-
 -- Whether a newer submission of the request has been committed.
 local function is_superseded(entries)
   for _, entry in ipairs(entries) do
