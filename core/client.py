@@ -24,10 +24,11 @@ import redis
 
 from core import keys, shm
 from core.config import Settings
-from core.connection import REDIS_ERRORS, sync_client
+from core.connection import sync_client
 from core.contract import CANVAS, Segment
 from core.errors import JobError, WorkerError
 from core.keys import Kind
+from core.redis_errors import REDIS_ERRORS
 
 Picture = npt.NDArray[np.uint8]
 

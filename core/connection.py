@@ -37,8 +37,7 @@ from redis.sentinel import (
 from core.config import Settings
 from core.errors import RedisRefusal
 from core.redis_connections import leaves_replicas, leaves_replicas_blocking
-from core.redis_errors import REDIS_ERRORS as REDIS_ERRORS
-from core.redis_errors import passes
+from core.redis_errors import REDIS_ERRORS, passes
 from core.redis_url import SentinelUrl, is_sentinel, parse_sentinel_url, without_password
 from core.sentinel import AsyncSentinels, Sentinels
 from core.telemetry import watch

@@ -18,10 +18,10 @@ from core.admin.http import Request, Response, json_response
 from core.admin.renewed import Renewed
 from core.admin.sampler import FRESH_S, Sampler
 from core.config import PROJECT_ROOT, Settings
-from core.connection import REDIS_ERRORS
 from core.dead import DeadList
 from core.dead_job import DeadJob
 from core.overview import shm_use
+from core.redis_errors import REDIS_ERRORS
 from core.redis_url import without_password
 from core.telemetry import Watch
 

@@ -10,9 +10,10 @@ from typing import Final
 
 from core.admin.renewed import Renewed
 from core.config import Settings
-from core.connection import REDIS_ERRORS, sync_client
+from core.connection import sync_client
 from core.identity import current_identity
 from core.overview import Overview, read_overview
+from core.redis_errors import REDIS_ERRORS
 from core.telemetry import Watch
 from core.telemetry.tallies import History
 

@@ -14,8 +14,9 @@ from typing import Any
 import redis
 
 from core.config import Settings
-from core.connection import REDIS_ERRORS, sync_client
+from core.connection import sync_client
 from core.errors import WorkerError
+from core.redis_errors import REDIS_ERRORS
 from core.redis_url import without_password
 from core.telemetry.logs import printable
 

@@ -12,10 +12,11 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 
 from core import keys
 from core.config import Settings
-from core.connection import REDIS_ERRORS, sync_client
+from core.connection import sync_client
 from core.doctor.finding import Finding, Level, ok, problem, size, warning
 from core.keys import Kind
 from core.overview import read_overview
+from core.redis_errors import REDIS_ERRORS
 from core.redis_url import without_password
 from core.server import KEEPS_ALL, eviction_policy, is_cluster, is_too_old, oldest, version
 

@@ -12,13 +12,14 @@ import redis
 
 from core import shm
 from core.config import Settings
-from core.connection import REDIS_ERRORS, sync_client
+from core.connection import sync_client
 from core.contract import input_names
 from core.doctor.finding import Finding, ok, problem, size, warning
 from core.errors import NoSharedMemory, OutOfSharedMemory
 from core.identity import current_identity
 from core.keys import Kind
 from core.overview import read_overview
+from core.redis_errors import REDIS_ERRORS
 
 #: A job takes about 5 MB and its result 3 MB until it is fetched: room for a few batches.
 LITTLE_BYTES: Final = 256 << 20

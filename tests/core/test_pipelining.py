@@ -11,8 +11,9 @@ import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from core.config import Settings
-from core.connection import REDIS_ERRORS, async_client
+from core.connection import async_client
 from core.pipelining import Pipelined
+from core.redis_errors import REDIS_ERRORS
 from demo.redis_server import RedisServer
 
 
