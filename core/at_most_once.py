@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from core import keys
+from core import keys, transitions
 from core.claims import Claim
 from core.config import Delivery, Settings
 from core.contract import too_long
@@ -64,7 +64,7 @@ class AtMostOnceQueues(Queues):
         entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
         # It is nowhere else: an entry too many, if the reply is lost, does less harm than none.
         await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
-        self.on_refused(kind, error)
+        transitions.refused(kind, error)
 
 
 def open_queues(settings: Settings, identity: Identity) -> Queues:

@@ -23,7 +23,6 @@ class Failures:
         self._queues = queues
         self._sight = sight
         self._hold = hold
-        queues.on_refused = transitions.refused
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
         """Have a job tried again later, or give it up, after `attempts` tries before this one."""

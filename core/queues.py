@@ -15,16 +15,16 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from core import keys
+from core import keys, transitions
 from core.claims import Claim, Standing
 from core.config import Settings
 from core.contract import request_of, too_long
-from core.errors import JobError, RedisUnsuitable
+from core.errors import RedisUnsuitable
 from core.faults import Fault, reach
 from core.finishing import Finishing
 from core.heartbeat import register_arguments
@@ -63,8 +63,6 @@ class Queues(Finishing):
         self._complain_at = dict.fromkeys(Kind, 0.0)
         #: Whether the last claim was refused for a type, though the queue was a list.
         self._was_list = dict.fromkeys(Kind, False)
-        #: Told of every message that is refused for its size.
-        self.on_refused: Callable[[Kind, JobError], None] = lambda kind, error: None
 
     # -- the server -------------------------------------------------------------------------
 
@@ -350,7 +348,7 @@ class Queues(Finishing):
         if await self._scripts["refuse"](
             [place, keys.DEAD], [large.length, large.sha1, entry, anywhere]
         ):
-            self.on_refused(kind, error)
+            transitions.refused(kind, error)
 
     async def _listed(self, processing: str, kind: Kind) -> list[bytes]:
         """The payloads in a processing list; those that are too large are refused."""
