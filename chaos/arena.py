@@ -177,8 +177,9 @@ class Arena:
     def in_hand(self, pid: int) -> list[bytes]:
         """The payloads that are in the processing lists of a process."""
         with self.servers.client() as client:
-            pattern = keys.processing(f"*-{pid}-*", keys.Kind.LONG)[: -len(keys.Kind.LONG)] + "*"
-            listed = [client.lrange(key, 0, -1) for key in client.scan_iter(pattern, 1000)]
+            patterns = [keys.processing(f"*-{pid}-*", kind) for kind in keys.Kind]
+            found = [key for pattern in patterns for key in client.scan_iter(pattern, 1000)]
+            listed = [client.lrange(key, 0, -1) for key in found]
         return [payload for payloads in listed for payload in payloads]
 
     def follow_master(self) -> None:
