@@ -1,5 +1,5 @@
--- Take the announcement of a worker back. One that leaves something behind stays in the set of
--- workers, where it is found without a heartbeat. The last one of a shared memory takes the notes about
+-- Take the announcement of a worker back. One that leaves something behind is kept in the set of
+-- workers, or added again, so that it is found without a heartbeat. The last one of a shared memory takes the notes about
 -- it along, unless results or dead jobs are left: those are found by them.
 -- KEYS[1]  workers of the namespace
 -- KEYS[2]  heartbeat of the worker
@@ -16,6 +16,7 @@
 redis.call('DEL', KEYS[2])
 for i = 7, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then
+    redis.call('SADD', KEYS[1], ARGV[1])
     return 0
   end
 end

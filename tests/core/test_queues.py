@@ -613,6 +613,7 @@ def test_a_finished_job_is_delivered_though_the_server_has_lost_its_data(raw: re
         assert await queues.commit(first, "r", "s1", {"a": "1"}) == (Outcome.COMMITTED, "")
         assert raw.hgetall("inpainting_result:r") == {b"a": b"1"}
         assert raw.lrange(keys.cleanup(ME.worker), 0, -1) == [first.payload]
+        assert raw.smembers(keys.workers("boot-1")) == {ME.worker.encode()}, "the list is found"
         # One that the server has kept in its queue is done once.
         raw.rpush(LONG, second.payload)
         assert await queues.commit(second, "s", "s2", {"a": "1"}) == (Outcome.COMMITTED, "")
@@ -662,6 +663,7 @@ def test_a_worker_that_leaves_jobs_behind_stays_known_as_dead(raw: redis.Redis) 
     async def scenario(queues: Queues) -> None:
         await queues.register()
         await claim_one(queues)
+        raw.delete(keys.workers("boot-1"))  # an older snapshot of the server does not know it
         await queues.deregister()
         assert not raw.exists(keys.heartbeat(ME.worker))
         assert raw.smembers(keys.workers("boot-1")) == {ME.worker.encode()}

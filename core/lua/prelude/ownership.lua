@@ -33,6 +33,8 @@ local function recovered_from_loss()
   if redis.call('LREM', KEYS[3], 1, payload) == 0 then
     redis.call('ZREM', KEYS[4], payload)
   end
+  -- The loss may have struck this worker off. It is added again, so that what it leaves is found.
+  redis.call('SADD', KEYS[9], string.match(KEYS[2], '^inpainting:claims:(.*)$'))
   return 'mine'
 end
 
