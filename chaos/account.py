@@ -28,7 +28,7 @@ LEAST_CRASHES: Final = MAX_ATTEMPTS - 1
 
 #: What may be in Redis when all is over and no worker runs; of one namespace, where it has one.
 LASTING: Final = re.compile(
-    r"(inpainting:(?:segments|reaper|clock|fault):(?P<namespace>.*)"
+    r"(inpainting:(?:segments|reaper):(?P<namespace>.*)"
     r"|inpainting:crews|inpainting_result:.*|chaos:.*)"
 )
 
@@ -123,7 +123,7 @@ def jobs_account(
     _read_verdicts(account, client, jobs, fates)
     others = _read_dead(client, jobs, fates)
     account.truncated = len(evidence.large)
-    account.wrong += large.check(evidence.large, others)
+    account.wrong += large.check(evidence.large, others, may_be_gone=evidence.had_guests)
     for number in sorted(begun):
         _enter(account, jobs, number, number in sent, fates[number], evidence)
     account.wrong += [f"{jobs.request(number)} was never sent" for number in fates.keys() - begun]

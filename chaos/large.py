@@ -41,15 +41,20 @@ def describe(payload: bytes, *, is_sent: bool) -> LargeMessage:
     return LargeMessage(len(payload), _sha1(payload), payload[:START_BYTES], is_sent)
 
 
-def check(messages: Sequence[LargeMessage], entries: Sequence[dict[str, Any]]) -> list[str]:
-    """What is wrong with the entries of the dead list that belong to no other job."""
+def check(
+    messages: Sequence[LargeMessage], entries: Sequence[dict[str, Any]], *, may_be_gone: bool
+) -> list[str]:
+    """What is wrong with the entries of the dead list that belong to no other job.
+
+    `may_be_gone` says that a namespace was dissolved, together with what its workers had refused.
+    """
     wrong: list[str] = []
     left = [(_sha1_of(entry), entry) for entry in entries]
     for message in messages:
         own = [entry for sha1, entry in left if sha1 == message.sha1]
         left = [(sha1, entry) for sha1, entry in left if sha1 != message.sha1]
         about = f"message of {message.length} bytes ({message.start[:12]!r}…)"
-        if len(own) > 1 or (message.is_sent and not own):
+        if len(own) > 1 or (message.is_sent and not own and not may_be_gone):
             wrong.append(f"{about} is {len(own)} times on the dead list")
         for entry in own:
             expected = {

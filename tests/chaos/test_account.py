@@ -182,6 +182,14 @@ def test_a_large_message_must_be_on_the_dead_list_once_and_cut(
     assert len(account(client, jobs, evidence=evidence).wrong) == wrong
 
 
+def test_a_large_message_may_be_gone_with_the_namespace_of_a_guest_that_refused_it(
+    client: redis.Redis, jobs: Jobs
+) -> None:
+    messages = [describe(b"\xff" * 5000, is_sent=True)]
+    assert account(client, jobs, evidence=Evidence(large=messages, had_guests=True)).wrong == []
+    assert len(account(client, jobs, evidence=Evidence(large=messages)).wrong) == 1
+
+
 def test_large_messages_are_of_all_kinds_and_differ(jobs: Jobs) -> None:
     class Small(random.Random):
         def random(self) -> float:
@@ -218,7 +226,7 @@ def test_a_segment_and_a_key_that_are_left_are_found(
 ) -> None:
     jobs.put(find(Case.GOOD))
     client.set("inpainting:processing:x:long", "")
-    for lasting in ("segments:boot-1", "clock:boot-1", "fault:boot-1"):
+    for lasting in ("segments:boot-1", "reaper:boot-1"):
         client.set(f"inpainting:{lasting}", "")
     client.hset("inpainting:crews", "boot-1 abcd", 1)
     found = Account()
@@ -228,7 +236,7 @@ def test_a_segment_and_a_key_that_are_left_are_found(
 
 
 def test_what_is_left_of_a_namespace_that_is_gone_is_found(client: redis.Redis, jobs: Jobs) -> None:
-    for left in ("segments:boot-2", "clock:boot-2", "reaper:boot-2"):
+    for left in ("segments:boot-2", "clock:boot-1", "reaper:boot-2"):
         client.set(f"inpainting:{left}", "")
     client.hset("inpainting:crews", "boot-2 abcd", 1)
     found = Account()
