@@ -40,7 +40,7 @@ COPY worker.py workers/inpainting_worker/
 # and not the first start, where the base lacks a library or this file a COPY.
 RUN find /app /model \( -type d ! -perm -555 -o -type f ! -perm -444 \) -exec chmod a+rX {} + \
     && python -m compileall -q /app \
-    && python -c 'import bulk.run, core.admin.metrics, core.client, core.commands, core.service, lama.bin.inference'
+    && python -c 'import bulk.run, core.admin.metrics, core.client, core.flow.service, lama.bin.inference, worker'
 
 # There is no USER: segments have mode 0600 and open only for the uid that made them, and the
 # programs of the pipeline run as root. Where yours run under another uid, start the worker under

@@ -6,7 +6,12 @@ mount this file elsewhere and set PYTHONPATH.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
+
+#: Commands of packages that may be absent: an image has no demo.
+OPTIONAL_COMMANDS = ("bulk.command", "demo.command")
 
 FOREIGN_CORE = (
     "the package `core` that Python finds ({found}) is not this worker's: something else is "
@@ -19,10 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     if foreign := _foreign_core():
         return _complain(foreign)
     try:
+        from core.commands import dead, doctor, health, run, status, submit
         from core.commands import main as run_command
     except ImportError as error:
         return _complain(f"core/ and what is installed do not go together: {error}")
-    return run_command(arguments)
+    commands = [run, status, dead, submit, health, doctor]
+    for name in OPTIONAL_COMMANDS:
+        with contextlib.suppress(ModuleNotFoundError):
+            commands.append(importlib.import_module(name))
+    return run_command(arguments, commands)
 
 
 def _foreign_core() -> str | None:

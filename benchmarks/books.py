@@ -22,14 +22,14 @@ import redis.asyncio
 from benchmarks import machine
 from benchmarks.report import Report, add_output_argument
 from core import keys
+from core.broker.queues import Queues
 from core.claims import Claim, Outcome
 from core.config import Settings
 from core.contract import Segment, parse_job, result_fields, result_name_start
 from core.identity import current_identity
 from core.keys import Kind
-from core.queues import Queues
-from core.recovery import Recovery
-from demo.redis_server import RedisServer
+from core.recovery.recovery import Recovery
+from harness.redis_server import RedisServer
 
 MIB: Final = 1 << 20
 

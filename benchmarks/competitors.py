@@ -22,7 +22,7 @@ from lama.bin.inference import engine_of
 from lama.engine.engine import as_pixels
 from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from lama.saicinpainting.training.trainers import InpaintingModel
-from lama.saicinpainting.training.trainers.training import keep_fourier_exact
+from lama.training.training import keep_fourier_exact
 
 Floats = npt.NDArray[np.float32]
 

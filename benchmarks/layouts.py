@@ -12,9 +12,9 @@ from bulk.masks import mask_of_boxes
 from core.client import Prepared, prepare
 from core.keys import Kind
 from demo.scenes import SAMPLES
-from lama.saicinpainting.training.data.pages import product_page, table
-from lama.saicinpainting.training.data.pictures import Pictures, picture_files
-from lama.saicinpainting.training.data.text import Slot, glyph_ink
+from lama.training.data.pages import product_page, table
+from lama.training.data.pictures import Pictures, picture_files
+from lama.training.data.text import Slot, glyph_ink
 
 #: Pixels: the width of a page, and the least and the largest height.
 WIDTH, LOWEST, HIGHEST = 860, 250, 1300

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from core.config import Settings
 from core.errors import TransientFailure
-from core.handover import Loaded, Network, Picture
 from core.network import LaMa
+from core.pixels.handover import Loaded, Network, Picture
 
 #: Environment variable: milliseconds a picture that the stand-in takes, asleep, like a device that
 #: computes without the processor; unset for the real network.

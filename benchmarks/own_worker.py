@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.networks import network
 from core.config import load_settings
-from core.service import serve
+from core.flow.service import serve
 from core.telemetry import configure_logging
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ import numpy as np
 import redis
 
 from benchmarks.networks import network
-from core import keys, shm
+from core import keys
 from core.claims import Claim
 from core.config import Settings, load_settings
 from core.contract import Segment
 from core.keys import Kind
-from core.stages import Finisher, Loader
+from core.pixels import shm
+from core.pixels.stages import Finisher, Loader
 
 
 def consume(settings: Settings) -> None:

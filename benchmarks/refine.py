@@ -25,10 +25,10 @@ from benchmarks.report import Report, add_output_argument, table
 from core.config import load_settings
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.engine.precision import decide
+from lama.evaluation.metrics import decibels, squared_error, ssim
 from lama.refinement import Budget, Refiner
 from lama.regions import Fill
-from lama.saicinpainting.evaluation.metrics import decibels, squared_error, ssim
-from lama.saicinpainting.training.data.pictures import picture_files
+from lama.training.data.pictures import picture_files
 
 #: Pixels about the hole that SSIM is computed of.
 AROUND: Final = 64

@@ -21,19 +21,21 @@ from benchmarks.traffic import Consumer, Traffic
 from core.config import PROJECT_ROOT
 from core.contract import CANVAS
 from core.keys import Kind
-from demo.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 #: What a worker does until it claims, as programs that go further and further.
 PARTS = {
     "interpreter": "pass",
-    "imports": "import core.network, core.service, lama.regions; from lama.bin import inference",
+    "imports": (
+        "import core.network, core.flow.service, lama.regions; from lama.bin import inference"
+    ),
     "loading": (
-        "import core.network, core.service, lama.regions; from lama.bin import inference\n"
+        "import core.network, core.flow.service, lama.regions; from lama.bin import inference\n"
         "from core.config import load_settings; s = load_settings()\n"
         "inference.load_lama_model(s.lama_config_path, s.lama_checkpoint_path, 'cpu')"
     ),
     "warm-up": (
-        "import core.service; from core.network import LaMa\n"
+        "import core.flow.service; from core.network import LaMa\n"
         "from core.config import load_settings; LaMa(load_settings())"
     ),
 }

@@ -19,7 +19,7 @@ from core import keys
 from core.config import PROJECT_ROOT
 from core.contract import CANVAS
 from core.keys import Kind
-from core.shm import SHM_FOLDER
+from core.pixels.shm import SHM_FOLDER
 
 DEV_SHM: Final = Path(SHM_FOLDER)
 

@@ -25,11 +25,11 @@ from benchmarks.timing import Timings
 from benchmarks.traffic import DEV_SHM, PREFIX, Consumer, Job, Traffic, put
 from core.config import load_settings
 from core.contract import CANVAS, parse_job
-from core.handover import Loaded
 from core.keys import Kind
 from core.memory import keep_freed_memory
 from core.network import LaMa
-from demo.redis_server import RedisServer
+from core.pixels.handover import Loaded
+from harness.redis_server import RedisServer
 
 PROGRAMS = {"worker": "benchmarks.own_worker", "plain consumer": "benchmarks.plain_consumer"}
 

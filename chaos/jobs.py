@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from core import shm
+from core.pixels import shm
 
 Picture = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import redis
 
-from demo.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 #: The longest that a replica may take to be where its master is, in seconds.
 SYNC_S: Final = 5.0

@@ -22,9 +22,9 @@ import redis
 
 from chaos.jobs import DEV_SHM, QUEUES
 from chaos.programs import Program, Tally
-from core import shm
 from core.config import PROJECT_ROOT
-from demo.redis_server import RedisServer
+from core.pixels import shm
+from harness.redis_server import RedisServer
 
 #: Jobs that are under way at any time.
 UNDER_WAY = 40

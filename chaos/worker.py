@@ -13,8 +13,8 @@ from chaos.device import VARIABLE, Device
 from chaos.jobs import POISON, fill
 from core.config import Settings, load_settings
 from core.errors import TransientFailure
-from core.handover import Loaded, Network, Picture
-from core.service import serve
+from core.flow.service import serve
+from core.pixels.handover import Loaded, Network, Picture
 from core.telemetry import configure_logging
 
 

@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from core import keys, shm
+from core import keys
+from core.broker.connection import sync_client
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from core.connection import sync_client
 from core.contract import CANVAS, Segment
 from core.errors import JobError, WorkerError
 from core.keys import Kind
-from core.redis_errors import REDIS_ERRORS
+from core.pixels import shm
 
 Picture = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 
 from core.contract import Job
 from core.errors import DeviceFault, TransientFailure
-from core.handover import Picture
+from core.pixels.handover import Picture
 from core.telemetry import about
 
 log = logging.getLogger(__name__)

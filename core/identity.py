@@ -14,7 +14,7 @@ from pathlib import Path
 from core.config import Settings
 from core.errors import NoSharedMemory
 from core.keys import Kind
-from core.shm import SHM_FOLDER
+from core.pixels.shm import SHM_FOLDER
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from core.contract import CANVAS
 from core.cores import bound_threads
 from core.errors import DeviceFault, ModelUnavailable, TransientFailure
 from core.halving import halving, is_out_of_memory
-from core.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
 from core.keys import Kind
+from core.pixels.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
 from lama.regions import Padding
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class LaMa(Network):
 
     def _make_ready(self) -> None:
         """Without any of it the device works as well, only slower."""
-        from lama.bin.staged import StagedInference
+        from lama.staged import StagedInference
 
         batches = full_batches(self._settings)
         try:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import redis
 
-from core import keys, shm
+from core import keys
+from core.broker.connection import sync_client
 from core.client import Client, Submission, SubmitError
 from core.config import Settings
-from core.connection import sync_client
 from core.errors import WorkerError
+from core.pixels import shm
 from demo.lettering import Picture
 from demo.scenes import Scene
 

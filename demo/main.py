@@ -20,18 +20,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
+from core.broker.connection import sync_client
 from core.commands.common import every_end_is_an_interrupt
 from core.config import Settings, load_settings
-from core.connection import sync_client
 from core.errors import WorkerError
 from core.keys import Kind
 from core.redis_url import without_password
 from demo.jobs import Jobs, Outcome, Stalled
 from demo.metrics import measure
-from demo.redis_server import RedisServer, RedisServerError
 from demo.report import Result, table, write_pictures, write_results, write_sheet
 from demo.scenes import SampleMissing, Scene, all_scenes
 from demo.worker_process import WorkerFailed, WorkerProcess
+from harness.redis_server import RedisServer, RedisServerError
 
 EXPECTED = (WorkerError, WorkerFailed, Stalled, RedisServerError, SampleMissing)
 

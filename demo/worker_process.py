@@ -13,11 +13,11 @@ from pathlib import Path
 import redis
 
 from core import keys
+from core.broker.connection import sync_client
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import PROJECT_ROOT, Settings
-from core.connection import sync_client
 from core.identity import current_identity
 from core.keys import Kind
-from core.redis_errors import REDIS_ERRORS
 
 #: The network is loaded before a worker registers; from a cold disk on a small machine that is
 #: minutes rather than seconds.

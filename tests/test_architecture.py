@@ -7,7 +7,7 @@ import re
 from core import keys
 from core.config import Settings
 from core.faults import Fault
-from tests.conftest import ROOT
+from harness.workers import ROOT
 
 TEXT = (ROOT / "docs/architecture.md").read_text()
 
@@ -18,7 +18,7 @@ def test_every_point_at_which_a_worker_can_die_has_its_row() -> None:
 
 
 def test_every_script_is_named_and_there_is_no_other() -> None:
-    scripts = {path.name for path in (ROOT / "core/lua").glob("*.lua")}
+    scripts = {path.name for path in (ROOT / "core/broker/lua").glob("*.lua")}
     assert set(re.findall(r"\b\w+\.lua\b", TEXT)) == scripts
 
 

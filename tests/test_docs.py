@@ -14,7 +14,7 @@ import pytest
 import bulk
 import core
 import lama
-from tests.conftest import ROOT
+from harness.workers import ROOT
 
 
 @pytest.mark.timeout(300)  # it imports everything there is

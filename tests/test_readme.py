@@ -8,9 +8,9 @@ import redis
 
 from core import keys
 from core.config import Settings
-from demo.redis_server import RedisServer
-from tests.conftest import ROOT, StartWorker
-from tests.pipeline import Pipeline, page
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import ROOT, StartWorker
 
 README = (ROOT / "README.md").read_text()
 

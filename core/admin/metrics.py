@@ -26,7 +26,7 @@ from core.admin.health import Health
 from core.admin.sampler import Sampler
 from core.config import Settings
 from core.keys import Kind
-from core.overview import shm_use
+from core.recovery.overview import shm_use
 from core.telemetry import Watch
 from core.telemetry.record import Phase
 from core.telemetry.tallies import DURATIONS, SIZES, Histogram

@@ -17,11 +17,11 @@ from core.admin.health import Health
 from core.admin.http import Request, Response, json_response
 from core.admin.renewed import Renewed
 from core.admin.sampler import FRESH_S, Sampler
+from core.broker.dead_job import DeadJob
+from core.broker.dead_list import DeadList
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import PROJECT_ROOT, Settings
-from core.dead import DeadList
-from core.dead_job import DeadJob
-from core.overview import shm_use
-from core.redis_errors import REDIS_ERRORS
+from core.recovery.overview import shm_use
 from core.redis_url import without_password
 from core.telemetry import Watch
 

@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import Final
 
 from core.admin.renewed import Renewed
+from core.broker.connection import sync_client
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from core.connection import sync_client
 from core.identity import current_identity
-from core.overview import Overview, read_overview
-from core.redis_errors import REDIS_ERRORS
+from core.recovery.overview import Overview, read_overview
 from core.telemetry import Watch
 from core.telemetry.tallies import History
 

@@ -27,12 +27,12 @@ from core.admin.listener import HttpServer, listen
 from core.admin.renewed import Renewed
 from core.admin.report import Report
 from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
+from core.broker.connection import sync_client
+from core.broker.dead_job import ID_LENGTH, DeadJob
+from core.broker.dead_list import DeadList
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from core.connection import sync_client
-from core.dead import DeadList
-from core.dead_job import ID_LENGTH, DeadJob
 from core.identity import process_name
-from core.redis_errors import REDIS_ERRORS
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)

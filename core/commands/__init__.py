@@ -1,4 +1,4 @@
-"""The commands of worker.py. Each module has `add`, which describes it, and what it does.
+"""The commands of worker.py that are the worker's own. Each module has `add`, which describes it.
 
 What takes long to import (torch, OpenCV) is imported by the commands that need it.
 """
@@ -9,15 +9,24 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from core.commands import bulk, dead, demo, doctor, health, run, status, submit
+from core.commands import run
 from core.errors import WorkerError
 from core.telemetry.logs import printable
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; the exit status."""
-    options = _parser().parse_args(arguments)
+class Command(Protocol):
+    """A module with a command."""
+
+    def add(self, commands: Any) -> None:
+        """Describe the command to argparse."""
+
+
+def main(arguments: list[str] | None, commands: Sequence[Command]) -> int:
+    """Run one of the commands, `run` by default; the exit status."""
+    options = _parser(commands).parse_args(arguments)
     try:
         return int(options.command(options))
     except WorkerError as error:
@@ -32,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(modules: Sequence[Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="worker.py",
         description="Erases text from pictures: takes jobs from Redis, fills the holes with LaMa.",
@@ -41,6 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(command=run.command)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, status, dead, submit, bulk, health, doctor, demo):
+    for module in modules:
         module.add(commands)
     return parser

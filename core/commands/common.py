@@ -13,10 +13,10 @@ from typing import Any
 
 import redis
 
+from core.broker.connection import sync_client
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from core.connection import sync_client
 from core.errors import WorkerError
-from core.redis_errors import REDIS_ERRORS
 from core.redis_url import without_password
 from core.telemetry.logs import printable
 

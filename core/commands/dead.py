@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
+from core.broker.dead_job import DeadJob
+from core.broker.dead_list import DeadList, Filter
 from core.commands.common import (
     add_command,
     ago,
@@ -20,8 +22,6 @@ from core.commands.common import (
     table,
 )
 from core.config import Settings, load_settings
-from core.dead import DeadList, Filter
-from core.dead_job import DeadJob
 from core.errors import WorkerError
 from core.keys import Kind
 from core.telemetry.logs import printable

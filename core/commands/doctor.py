@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """0 unless something keeps a worker from working."""
-    from core.doctor import CHECKS, Finding, Level, examine
+    from core.commands.checks import CHECKS, Finding, Level, examine
 
     if unknown := set(options.checks) - set(CHECKS):
         raise SettingsError(f"no check {', '.join(unknown)}: there are {', '.join(CHECKS)}")

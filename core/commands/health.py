@@ -15,7 +15,7 @@ from core.commands.common import RedisUnavailable, add_command, connected, print
 from core.config import Settings, load_settings
 from core.errors import WorkerError
 from core.identity import current_identity, process_name
-from core.overview import read_overview
+from core.recovery.overview import read_overview
 from core.telemetry.logs import printable
 
 TIMEOUT_S: Final = 5.0

@@ -38,8 +38,8 @@ def command(options: argparse.Namespace) -> int:
 
     # Only now, so that a wrong setting is told at once.
     try:
+        from core.flow.service import serve
         from core.network import LaMa
-        from core.service import serve
     except ImportError as error:
         raise ImportsDisagree(
             f"core/, lama/ and what is installed do not go together: {error}"

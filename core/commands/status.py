@@ -17,7 +17,7 @@ from core.commands.common import (
     table,
 )
 from core.config import Settings, load_settings
-from core.overview import Overview, read_overview
+from core.recovery.overview import Overview, read_overview
 from core.telemetry.logs import printable
 
 CLEAR = "\x1b[H\x1b[2J"

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import torch
 
-from lama.saicinpainting.evaluation.methods import CLASSICAL, Method, checkpoint_method
-from lama.saicinpainting.evaluation.metrics import squared_error, ssim
-from lama.saicinpainting.evaluation.report import Score, markdown, rows, strip
-from lama.saicinpainting.evaluation.samples import KINDS, SIZES, Sample, samples
-from lama.saicinpainting.training.data.pictures import picture_files
+from lama.evaluation.methods import CLASSICAL, Method, checkpoint_method
+from lama.evaluation.metrics import squared_error, ssim
+from lama.evaluation.report import Score, markdown, rows, strip
+from lama.evaluation.samples import KINDS, SIZES, Sample, samples
 from lama.saicinpainting.training.trainers.errors import CheckpointError
+from lama.training.data.pictures import picture_files
 
 
 def _size(text: str) -> tuple[int, int]:

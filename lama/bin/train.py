@@ -24,9 +24,9 @@ from omegaconf import OmegaConf
 from lama.bin.inference import usable_device
 from lama.saicinpainting.training.trainers.config import load_train_config
 from lama.saicinpainting.training.trainers.errors import CheckpointError
-from lama.saicinpainting.training.trainers.loop import Budget, train
-from lama.saicinpainting.training.trainers.settings import left_out, override, read_settings
-from lama.saicinpainting.training.trainers.training import Trainer, training_dtype
+from lama.training.loop import Budget, train
+from lama.training.settings import left_out, override, read_settings
+from lama.training.training import Trainer, training_dtype
 
 
 def arguments(given: list[str] | None) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from benchmarks.books import Run, levelled_off
-from demo.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from benchmarks.networks import VARIABLE
 from benchmarks.traffic import DEV_SHM, PREFIX, Consumer, Traffic
 from benchmarks.worker import PROGRAMS
 from core.keys import Kind
-from demo.redis_server import RedisServer
-from tests.conftest import wait_until
+from harness.redis_server import RedisServer
+from harness.workers import wait_until
 
 
 def small_pictures() -> dict[Kind, tuple[np.ndarray, np.ndarray]]:

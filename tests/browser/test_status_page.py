@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import redis
 
-from tests.admin import Admin
+from harness.admin import Admin
+from harness.wire import Pipeline
+from harness.wire import page as picture
+from harness.workers import StartWorker, segments, wait_until
 from tests.browser.conftest import OpenPage
-from tests.conftest import StartWorker, segments, wait_until
-from tests.pipeline import Pipeline
-from tests.pipeline import page as picture
 
 PORT = 19_300
 SECRET = "correct horse"

@@ -15,9 +15,9 @@ from PIL import Image
 from bulk.report import FAILURES, Counts
 from bulk.run import Request, run
 from core.config import Settings
+from harness.workers import ROOT
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.regions import inpaint
-from tests.conftest import ROOT
 from tests.lama.tiny import GOLDEN
 
 NETWORK = GOLDEN / "blocks2-ngf16"

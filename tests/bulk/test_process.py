@@ -8,8 +8,8 @@ import sys
 import numpy as np
 
 from benchmarks.machine import MEASURED_WORKER
+from harness.workers import ROOT
 from tests.bulk.catalogue import Catalogue, content, opened, photograph
-from tests.conftest import ROOT
 
 
 def test_the_exit_status_says_whether_a_picture_failed(catalogue: Catalogue) -> None:

@@ -23,8 +23,8 @@ from bulk import on_ray
 from bulk.errors import BulkRefused
 from bulk.on_ray import networks
 from bulk.run import Request, prepare
+from harness.workers import wait_until
 from tests.bulk.catalogue import Catalogue, settings
-from tests.conftest import wait_until
 
 missing = importlib.util.find_spec("ray") is None
 needs_ray = pytest.mark.skipif(missing, reason="Ray is not installed: ray_requirements.txt")

@@ -19,9 +19,9 @@ from bulk.local import Budget
 from bulk.report import FAILURES
 from bulk.run import Request, _alone, estimate
 from bulk.storage import Folder
-from core.commands import main as run_command
 from core.errors import WorkerError
 from core.network import LaMa
+from harness.workers import PATIENCE_S
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,
@@ -32,7 +32,7 @@ from tests.bulk.catalogue import (
     photograph,
     settings,
 )
-from tests.conftest import PATIENCE_S
+from worker import main as run_command
 
 
 def test_every_picture_is_what_batch_inference_makes_of_its_windows(catalogue: Catalogue) -> None:

@@ -23,7 +23,7 @@ from chaos.consumer import VERDICTS
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
 from chaos.large import SMALLEST, describe, make
 from core import keys
-from tests.conftest import OWN
+from harness.workers import OWN
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from chaos.jobs import fill
 from chaos.pages import Page, Picture, draw
 from chaos.programs import kill_marked
 from chaos.results import Fill, Results
+from harness.workers import ROOT
 from lama.regions import inpaint
 from tests.bulk.catalogue import FILES
-from tests.conftest import ROOT
 
 COUNT = 6
 

@@ -17,8 +17,8 @@ from chaos.device import BROKEN_TEXT
 from chaos.jobs import Case, Jobs
 from chaos.producer import Journal, Producer
 from chaos.programs import Program, Tally
-from core import shm
-from tests.conftest import OWN, segments, wait_until
+from core.pixels import shm
+from harness.workers import OWN, segments, wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from chaos.proxy import Proxy
-from demo.redis_server import RedisServer
-from tests.conftest import wait_until
+from harness.redis_server import RedisServer
+from harness.workers import wait_until
 
 ALL = 1.0
 

@@ -14,8 +14,8 @@ import redis
 from chaos.jobs import DEV_SHM
 from chaos.programs import Program, Tally
 from chaos.soak import Soak, Vitals, vitals
-from core import shm
-from tests.conftest import OWN, ROOT
+from core.pixels import shm
+from harness.workers import OWN, ROOT
 
 
 @pytest.mark.timeout(120)

@@ -20,7 +20,7 @@ from chaos.probe import Crowd, free_ports
 from chaos.programs import Tally
 from chaos.servers import Servers
 from core.errors import DeviceFault
-from tests.conftest import wait_until
+from harness.workers import wait_until
 
 
 def test_the_replica_takes_over_all_that_was_confirmed_and_the_old_master_refuses() -> None:

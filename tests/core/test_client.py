@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import redis
 
-from core import keys, shm
+from core import keys
 from core.client import Client, Submission, SubmitError
 from core.config import Settings
 from core.keys import Kind
-from demo.redis_server import RedisServer
-from tests.conftest import OWN, ROOT, StartWorker, wait_until
-from tests.pipeline import Pipeline, page
+from core.pixels import shm
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import OWN, ROOT, StartWorker, wait_until
 
 QUEUE = "lama_inference:shorttasks"
 

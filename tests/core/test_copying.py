@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from core import copying
-from core.copying import MOST, Copiers, copying_threads
+from core.pixels import copying
+from core.pixels.copying import MOST, Copiers, copying_threads
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import redis
 
-from core import keys, shm
+from core import keys
+from core.broker.dead_job import write_entry
+from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
-from core.dead import DeadList, Filter
-from core.dead_job import write_entry
 from core.identity import current_identity, is_kin
-from demo.redis_server import RedisServer
-from tests.conftest import OWN, StartWorker, segments, wait_until
-from tests.pipeline import Pipeline, page
+from core.pixels import shm
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import OWN, StartWorker, segments, wait_until
 
 LONG = "lama_inference:longtasks"
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from core import keys
-from core.contract import MAX_ID_LENGTH
-from core.dead_job import (
+from core.broker.dead_job import (
     HEAD_BYTES,
     DeadJob,
     is_unreadable_head,
@@ -18,6 +17,7 @@ from core.dead_job import (
     write_entry,
     write_truncated_entry,
 )
+from core.contract import MAX_ID_LENGTH
 
 ABOUT = {
     "reason": "crashed", "error": "it did", "attempts": 3, "queue": "q", "worker": "w",

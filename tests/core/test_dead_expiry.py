@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import redis
 
-from core import dead_expiry, keys
+from core import keys
+from core.broker.connection import async_client, load_scripts
+from core.broker.dead_job import DeadJob
 from core.config import Settings
-from core.connection import async_client, load_scripts
-from core.dead_expiry import CHUNK, IDLE_CHUNKS, DeadExpiry
-from core.dead_job import DeadJob
-from demo.redis_server import RedisServer
+from core.recovery import dead_expiry
+from core.recovery.dead_expiry import CHUNK, IDLE_CHUNKS, DeadExpiry
+from harness.redis_server import RedisServer
 from tests.core.test_dead_entry import entry_of_an_earlier_version
 
 MINE, OTHERS = "mine", "others"

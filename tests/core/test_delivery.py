@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import shm
 from core.claims import Claim, Outcome
 from core.config import load_settings
 from core.contract import Job
-from core.delivery import Deliverer, Stored
-from core.handover import Loaded
+from core.flow.delivery import Deliverer, Stored
 from core.identity import current_identity
 from core.keys import Kind
-from core.stages import Loader
-from tests.conftest import wait_until
-from tests.pipeline import Pipeline, page
+from core.pixels import shm
+from core.pixels.handover import Loaded
+from core.pixels.stages import Loader
+from harness.wire import Pipeline, page
+from harness.workers import wait_until
 
 
 class Told:
@@ -127,7 +127,7 @@ def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
 def test_the_results_of_a_batch_are_written_side_by_side(
     pipeline: Pipeline, queues: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.copying.copying_threads", lambda: 2)
+    monkeypatch.setattr("core.pixels.copying.copying_threads", lambda: 2)
     both, write = threading.Barrier(2, timeout=30), shm.write
 
     def together(*arguments: Any) -> None:

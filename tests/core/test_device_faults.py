@@ -14,14 +14,14 @@ import pytest
 import redis
 
 from core import keys
+from core.broker.connection import Link
 from core.config import Settings
-from core.connection import Link
 from core.identity import current_identity
-from core.recovery import Recovery
-from demo.redis_server import RedisServer
-from tests.admin import Admin
-from tests.conftest import OWN, SOON, StartWorker, Worker, segments, wait_until
-from tests.pipeline import Pipeline, page
+from core.recovery.recovery import Recovery
+from harness.admin import Admin
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
@@ -30,7 +30,7 @@ CANVAS = (64, 96)
 PORT = 9290
 
 #: The waits of a worker whose device is at fault, in tenths of what they are.
-IMPATIENT = "core.device_hold.TRY_INTERVAL_S=0.3 core.device_hold.LOOK_INTERVAL_S=0.1"
+IMPATIENT = "core.flow.device_hold.TRY_INTERVAL_S=0.3 core.flow.device_hold.LOOK_INTERVAL_S=0.1"
 
 
 def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
@@ -102,7 +102,7 @@ def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_wai
     for _ in range(3):  # it is tried again and again
         assert start_worker(ready=False, **settings).wait() == -signal.SIGKILL
     assert len(dead(client)) <= 1
-    patient = {**settings, "STUB_CONSTANTS": "core.device_hold.TRY_INTERVAL_S=2"}
+    patient = {**settings, "STUB_CONSTANTS": "core.flow.device_hold.TRY_INTERVAL_S=2"}
     worker = start_worker(ADMIN_PORT=PORT, **patient)
     worker.wait_for_line("the device seems to be at fault")
     reply = Admin(worker).wait_for("/readyz", 503)

@@ -16,11 +16,11 @@ import redis
 
 from core.config import Settings
 from core.identity import identity_in
-from demo.redis_server import RedisServer
-from tests.conftest import ROOT, StartWorker, segments
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import ROOT, StartWorker, segments
 from tests.core.commands.test_commands import command
 from tests.core.test_worker import MODEL
-from tests.pipeline import Pipeline, page
 
 
 def findings(*checks: str, **environment: object) -> tuple[int, list[dict[str, str]]]:

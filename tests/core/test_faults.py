@@ -18,8 +18,8 @@ import redis
 
 from core import keys
 from core.faults import Fault, parse
-from tests.conftest import ROOT, StartWorker, Worker, segments, wait_until
-from tests.pipeline import Pipeline, page
+from harness.wire import Pipeline, page
+from harness.workers import ROOT, StartWorker, Worker, segments, wait_until
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)

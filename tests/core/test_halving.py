@@ -14,9 +14,9 @@ import torch
 
 from core.errors import DeviceFault, TransientFailure
 from core.halving import halving, is_out_of_memory
-from core.handover import Restored
 from core.network import LaMa
-from tests.conftest import ROOT
+from core.pixels.handover import Restored
+from harness.workers import ROOT
 
 
 @dataclass

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import redis
 
-from core import heartbeat, keys
+from core import keys
+from core.broker import heartbeat
+from core.broker.heartbeat import Heartbeat
 from core.config import Settings
-from core.heartbeat import Heartbeat
 from core.identity import current_identity
-from demo.redis_server import RedisServer
-from tests.conftest import wait_until
+from harness.redis_server import RedisServer
+from harness.workers import wait_until
 
 
 def test_no_error_ends_the_heartbeat(

@@ -1,11 +1,11 @@
-"""Hostile messages and segments do a running worker no harm. What is sent: tests/hostile.py."""
+"""Hostile messages and segments do a running worker no harm. What is sent: chaos/hostile.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from demo.redis_server import RedisServer
-from tests.hostile import siege
+from chaos.hostile import siege
+from harness.redis_server import RedisServer
 
 
 def test_a_worker_under_attack_lives_on_and_does_every_good_job(

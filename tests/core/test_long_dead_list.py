@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import redis
 
-from core import keys, shm
+from core import keys
+from core.broker.connection import LUA
+from core.broker.dead_job import CHUNK_BYTES, HEAD_BYTES, heads, write_entry, write_truncated_entry
+from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
-from core.connection import LUA
-from core.dead import DeadList, Filter
-from core.dead_job import CHUNK_BYTES, HEAD_BYTES, heads, write_entry, write_truncated_entry
 from core.identity import current_identity
-from demo.redis_server import RedisServer
-from tests.conftest import OWN, segments
+from core.pixels import shm
+from harness.redis_server import RedisServer
+from harness.workers import OWN, segments
 from tests.core.test_dead_entry import entry_of_an_earlier_version
 
 LONG = "lama_inference:longtasks"

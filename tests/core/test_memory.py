@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from core.memory import KERNEL_CACHES
-from tests.conftest import ROOT
+from harness.workers import ROOT
 
 FAULTS = """
 import resource, sys
@@ -40,7 +40,7 @@ LOADING = """
 import os, sys
 from core.config import load_settings
 from core.memory import KERNEL_CACHES
-from core.service import serve
+from core.flow.service import serve
 import core.network
 
 def load(settings):

@@ -15,17 +15,18 @@ import pytest
 import redis
 
 from chaos.private import is_allowed
-from core import keys, shm
+from core import keys
+from core.broker.connection import Link
+from core.broker.dead_job import write_entry
 from core.config import Settings
-from core.connection import Link
-from core.dead_job import write_entry
 from core.identity import Identity, crew_name, current_identity, identity_in
 from core.keys import Kind
-from core.recovery import Recovery
-from demo.redis_server import RedisServer
-from tests.admin import Admin
-from tests.conftest import OWN, SOON, StartWorker, Worker, segments, wait_until, worker_id
-from tests.pipeline import DEV_SHM, Pipeline, page
+from core.pixels import shm
+from core.recovery.recovery import Recovery
+from harness.admin import Admin
+from harness.redis_server import RedisServer
+from harness.wire import DEV_SHM, Pipeline, page
+from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)

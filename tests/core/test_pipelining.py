@@ -10,11 +10,11 @@ import pytest
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
+from core.broker.connection import async_client
+from core.broker.pipelining import Pipelined
+from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from core.connection import async_client
-from core.pipelining import Pipelined
-from core.redis_errors import REDIS_ERRORS
-from demo.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 
 class Counted:

@@ -16,13 +16,13 @@ import pytest
 import redis
 
 from core import keys
-from core.at_most_once import open_queues
+from core.broker.at_most_once import open_queues
+from core.broker.queues import Queues
 from core.claims import Claim, Outcome, Standing
 from core.config import Settings
 from core.errors import BadMessage, JobError, RedisUnsuitable
 from core.identity import Identity
 from core.keys import Kind
-from core.queues import Queues
 
 ME = Identity("host-1-0a0b0c0d", "boot-1", "host", 1, 0)
 OTHER = Identity("host-2-0a0b0c0d", "boot-1", "host", 2, 0)

@@ -18,18 +18,19 @@ import numpy as np
 import pytest
 import redis
 
-from core import keys, shm
+from core import keys
+from core.broker.connection import Link
+from core.broker.queues import Queues
 from core.claims import Claim, Outcome
 from core.config import Settings
-from core.connection import Link
 from core.contract import result_name_start
 from core.identity import Identity, current_identity
 from core.keys import Kind
-from core.queues import Queues
-from core.recovery import CHUNK, Recovery
-from demo.redis_server import RedisServer
-from tests.conftest import OWN, SOON, OwnPipeline, StartWorker, segments, wait_until, worker_id
-from tests.pipeline import Pipeline, page
+from core.pixels import shm
+from core.recovery.recovery import CHUNK, Recovery
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, wait_until, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 UIDS = frozenset({os.geteuid()})

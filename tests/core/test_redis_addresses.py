@@ -16,12 +16,12 @@ import pytest
 import redis
 import trustme
 
+from core.broker.connection import sync_client
 from core.config import Settings
-from core.connection import sync_client
 from core.redis_url import SentinelUrl, parse_sentinel_url, without_password
-from demo.redis_server import RedisServer, find_binary
-from tests.conftest import OwnPipeline, StartWorker, wait_until
-from tests.pipeline import Pipeline, page
+from harness.redis_server import RedisServer, find_binary
+from harness.wire import Pipeline, page
+from harness.workers import OwnPipeline, StartWorker, wait_until
 
 SERVICE = "pictures"
 

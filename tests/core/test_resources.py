@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import redis
 
-from core import keys, shm
-from demo.redis_server import RedisServer
-from tests.conftest import SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
-from tests.pipeline import DEV_SHM, Pipeline, page
+from core import keys
+from core.pixels import shm
+from harness.redis_server import RedisServer
+from harness.wire import DEV_SHM, Pipeline, page
+from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)

@@ -16,8 +16,10 @@ import pytest
 import redis
 
 from core import keys
-from demo.redis_server import RedisServer
-from tests.conftest import (
+from harness.redis_server import RedisServer
+from harness.stub.worker import GREY
+from harness.wire import Pipeline, page
+from harness.workers import (
     OWN,
     SOON,
     STUB_WORKER,
@@ -27,8 +29,6 @@ from tests.conftest import (
     wait_until,
     worker_id,
 )
-from tests.pipeline import Pipeline, page
-from tests.stub.worker import GREY
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
@@ -629,7 +629,9 @@ def test_no_message_can_forge_a_line_of_the_log(
     start_worker: StartWorker, pipeline: Pipeline
 ) -> None:
     worker = start_worker()
-    forged = "x\n2026-01-01 00:00:00,000 CRITICAL core.service: forged\x1b[2J\u202edegrof\u2069"
+    forged = (
+        "x\n2026-01-01 00:00:00,000 CRITICAL core.flow.service: forged\x1b[2J\u202edegrof\u2069"
+    )
     send(pipeline, request_id=forged)
     pipeline.fetch(forged)
     send(pipeline, request_id=forged, padding_info="bad")

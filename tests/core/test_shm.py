@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import shm
 from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
-from tests.conftest import OWN
+from core.pixels import shm
+from harness.workers import OWN
 
 UIDS = frozenset({os.geteuid()})
 UINT8 = np.dtype("uint8")

@@ -7,18 +7,18 @@ import logging
 import numpy as np
 import pytest
 
-from core import shm
 from core.claims import Claim
 from core.config import Settings
-from core.handover import is_pending
 from core.keys import Kind
 from core.network import LaMa
-from core.stages import Finisher, Loader
-from lama.bin.staged import StagedInference
+from core.pixels import shm
+from core.pixels.handover import is_pending
+from core.pixels.stages import Finisher, Loader
+from harness.wire import Pipeline, page
+from harness.workers import ROOT
 from lama.padding import without_padding
-from tests.conftest import ROOT
+from lama.staged import StagedInference
 from tests.lama.late_device import LateDevice
-from tests.pipeline import Pipeline, page
 
 CANVAS = (64, 96)
 
@@ -103,7 +103,7 @@ def test_graphs_are_recorded_before_other_threads_use_the_device(
     monkeypatch.setattr(
         network._inference, "prepare", lambda *_: seen.append(network.staging is None)
     )
-    monkeypatch.setattr("lama.bin.staged.Cuda", lambda device: LateDevice())
+    monkeypatch.setattr("lama.staged.Cuda", lambda device: LateDevice())
     network._make_ready()
     assert seen == [True]
     assert isinstance(network.staging, StagedInference)

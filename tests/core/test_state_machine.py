@@ -35,19 +35,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from core import keys, shm
+from core import keys
+from core.broker.connection import Link
+from core.broker.queues import Queues
 from core.claims import Claim, Outcome
 from core.config import Settings
-from core.connection import Link
 from core.contract import input_names, result_name_start
 from core.errors import BadMessage
 from core.identity import Identity, kinship
 from core.keys import Kind
-from core.queues import Queues
-from core.reaping import GHOST
-from core.recovery import Recovery
-from demo.redis_server import RedisServer
-from tests.conftest import OWN, segments
+from core.pixels import shm
+from core.recovery.reaping import GHOST
+from core.recovery.recovery import Recovery
+from harness.redis_server import RedisServer
+from harness.workers import OWN, segments
 
 Reply = TypeVar("Reply")
 

@@ -23,16 +23,17 @@ import redis
 from chaos.proxy import Proxy
 from chaos.servers import Servers
 from core import keys
-from core.at_most_once import open_queues
+from core.broker.at_most_once import open_queues
+from core.broker.connection import LUA
+from core.broker.dead_job import write_entry
 from core.config import Delivery, Settings
-from core.connection import LUA
-from core.dead_job import write_entry
 from core.errors import JobError
 from core.identity import current_identity
 from core.keys import Kind
-from demo.redis_server import RedisServer
-from tests.admin import Admin
-from tests.conftest import (
+from harness.admin import Admin
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import (
     OWN,
     ROOT,
     SOON,
@@ -43,7 +44,6 @@ from tests.conftest import (
     wait_until,
     worker_id,
 )
-from tests.pipeline import Pipeline, page
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
@@ -487,11 +487,11 @@ def test_a_connection_lost_just_after_the_registration_does_not_end_the_worker(
     program = tmp_path / "unlucky.py"
     program.write_text(
         "from core.config import load_settings\n"
-        "from core.queues import Queues\n"
-        "from core.service import serve\n"
+        "from core.broker.queues import Queues\n"
+        "from core.flow.service import serve\n"
         "from core.telemetry import configure_logging\n"
         "from redis.exceptions import ConnectionError\n"
-        "from tests.stub.worker import StubNetwork\n"
+        "from harness.stub.worker import StubNetwork\n"
         "lucky = Queues.is_device_held\n"
         "async def unlucky(self):\n"
         "    Queues.is_device_held = lucky\n"
@@ -849,7 +849,9 @@ def test_a_worker_whose_writes_fail_is_not_ready_and_says_why(
     why: str,
 ) -> None:
     with RedisServer() as server, OwnPipeline(server.url) as pipeline:
-        soon = "core.connection.UNREADY_AFTER_S=0.3 core.heartbeat.UNREADY_AFTER_S=0.3"
+        soon = (
+            "core.broker.connection.UNREADY_AFTER_S=0.3 core.broker.heartbeat.UNREADY_AFTER_S=0.3"
+        )
         worker = start_worker(REDIS_URL=server.url, STUB_CONSTANTS=soon, ADMIN_PORT=PORT, **SOON)
         admin = Admin(worker)
         admin.wait_for("/readyz", 200)

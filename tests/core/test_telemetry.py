@@ -14,8 +14,8 @@ import pytest
 from core.telemetry.logs import JsonFormatter, OneLineFormatter, about
 from core.telemetry.spans import Tracing
 from core.telemetry.tallies import Durations, Histogram, History
-from tests.conftest import ROOT, StartWorker, wait_until
-from tests.pipeline import Pipeline, page
+from harness.wire import Pipeline, page
+from harness.workers import ROOT, StartWorker, wait_until
 
 FORGERIES = ["a\nERROR forged", "a\rb", "\x1b[2Jx", "a\u2028b", "a\u202eb", "\x85", '"}\n{"a": "']
 
@@ -204,7 +204,7 @@ def test_a_worker_exports_a_span_and_puts_its_context_into_the_result(
     assert worker.stop() == 0
     assert '"name": "inpaint"' in worker.output
     assert PARENT.split("-")[2] in worker.output
-    from core import shm
+    from core.pixels import shm
 
     name = result["inpaint_shm_info"]["shm_name"]
     shm.unlink(name, {shm.owner(name)})

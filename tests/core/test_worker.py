@@ -15,12 +15,12 @@ import pytest
 import redis
 import torch
 
-from demo.redis_server import RedisServer
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import OWN, ROOT, StartWorker, wait_until
 from lama import regions
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.refinement import Refiner
-from tests.conftest import OWN, ROOT, StartWorker, wait_until
-from tests.pipeline import Pipeline, page
 
 GOLDEN = ROOT / "tests/data/golden/blocks2-ngf16"
 MODEL = {
@@ -111,7 +111,7 @@ def test_a_program_written_from_the_contract_alone_gets_its_pictures(
     start_worker: StartWorker, server: RedisServer, client: redis.Redis, shm_baseline: None
 ) -> None:
     worker = start_worker(ROOT / "worker.py", **MODEL)
-    done = run("-W", "error", ROOT / "tests/pipeline.py", server.url, "--count", 1, PYTHONPATH=ROOT)
+    done = run("-W", "error", ROOT / "harness/wire.py", server.url, "--count", 1, PYTHONPATH=ROOT)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert worker.stop() == 0
     assert "resource_tracker" not in worker.output

@@ -11,14 +11,14 @@ import pytest
 import redis
 
 import demo.main
-from core import shm
 from core.config import Settings
+from core.pixels import shm
 from demo.jobs import Jobs
 from demo.main import run_demo
-from demo.redis_server import RedisServer
 from demo.scenes import SCENES, build
 from demo.worker_process import WorkerProcess
-from tests.conftest import ROOT, STUB_WORKER
+from harness.redis_server import RedisServer
+from harness.workers import ROOT, STUB_WORKER
 
 
 class Traces:

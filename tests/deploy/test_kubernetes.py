@@ -12,8 +12,8 @@ import yaml
 
 from core.config import Settings
 from core.keys import Kind
-from tests.admin import Admin
-from tests.conftest import StartWorker
+from harness.admin import Admin
+from harness.workers import StartWorker
 from tests.deploy.tools import DEPLOY, documents, load, run
 
 MANIFESTS = DEPLOY / "kubernetes"

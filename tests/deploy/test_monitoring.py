@@ -15,10 +15,10 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.device import DEVICE_MEMORY
-from tests.admin import Admin
-from tests.conftest import StartWorker, wait_until
+from harness.admin import Admin
+from harness.wire import Pipeline
+from harness.workers import StartWorker, wait_until
 from tests.deploy.tools import DEPLOY, load, run
-from tests.pipeline import Pipeline
 
 PROMETHEUS = DEPLOY / "prometheus"
 SERIES = {

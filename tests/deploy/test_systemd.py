@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.config import Settings
-from tests.conftest import ROOT
+from harness.workers import ROOT
 from tests.deploy.tools import DEPLOY, run
 
 NAME = "inpainting-worker@.service"

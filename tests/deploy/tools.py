@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from harness.workers import ROOT
 
 DEPLOY = ROOT / "deploy"
 

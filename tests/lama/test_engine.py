@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.workers import wait_until
 from lama.bin.inference import engine_of
 from lama.engine import Engine, fourier, network
 from lama.engine.folding import Affine, fold
@@ -18,7 +19,6 @@ from lama.engine.replay import Recording, Replayed, require_room
 from lama.engine.windows import windows
 from lama.saicinpainting.training.modules.ffc import FourierUnit
 from lama.saicinpainting.training.trainers import InpaintingModel
-from tests.conftest import wait_until
 from tests.lama import tiny
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lama.bin import evaluate as program
-from lama.saicinpainting.evaluation import methods, metrics
-from lama.saicinpainting.evaluation.report import Score, markdown, rows
-from lama.saicinpainting.evaluation.samples import KINDS, make_hole, samples
+from lama.evaluation import methods, metrics
+from lama.evaluation.report import Score, markdown, rows
+from lama.evaluation.samples import KINDS, make_hole, samples
 from tests.lama import tiny
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lama.saicinpainting.evaluation.metrics import ssim
-from lama.saicinpainting.training.losses import adversarial, reconstruction
-from lama.saicinpainting.training.modules.discriminator import NLayerDiscriminator
+from lama.evaluation.metrics import ssim
+from lama.training.losses import adversarial, reconstruction
+from lama.training.modules.discriminator import NLayerDiscriminator
 
 
 def a_hole(share: int = 8) -> torch.Tensor:

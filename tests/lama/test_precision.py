@@ -9,10 +9,10 @@ import threading
 import pytest
 import torch
 
+from harness.workers import ROOT
 from lama.engine import precision
 from lama.engine.precision import decide, faster
 from lama.saicinpainting.training.modules import precision as hardware
-from tests.conftest import ROOT
 
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 

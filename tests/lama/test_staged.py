@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lama.bin import staged
+from lama import staged
 from lama.bin.inference import batch_inference, engine_of
 from lama.bin.inference import prepare as prepare_graphs
-from lama.bin.staged import StagedInference
 from lama.engine.precision import Precision
 from lama.padding import without_padding
+from lama.staged import StagedInference
 from tests.lama import tiny
 from tests.lama.late_device import LateDevice
 from tests.lama.test_half_precision import overflowing_model

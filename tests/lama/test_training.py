@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 
 from lama.bin import train as program
 from lama.bin.inference import load_lama_model
-from lama.saicinpainting.training.data.batches import Recipe
 from lama.saicinpainting.training.modules.ffc import lama_fourier
 from lama.saicinpainting.training.modules.precision import half_dtype
-from lama.saicinpainting.training.trainers import snapshots
 from lama.saicinpainting.training.trainers.errors import ConfigError, MismatchError
-from lama.saicinpainting.training.trainers.loop import Budget, train
-from lama.saicinpainting.training.trainers.settings import (
+from lama.training import snapshots
+from lama.training.data.batches import Recipe
+from lama.training.loop import Budget, train
+from lama.training.settings import (
     READ,
     LossWeights,
     Settings,
@@ -30,8 +30,8 @@ from lama.saicinpainting.training.trainers.settings import (
     left_out,
     read_settings,
 )
-from lama.saicinpainting.training.trainers.training import PATIENCE, Trainer, learning_rate
-from lama.saicinpainting.training.trainers.validation import hold_out
+from lama.training.training import PATIENCE, Trainer, learning_rate
+from lama.training.validation import hold_out
 from tests.lama import tiny
 
 CPU = torch.device("cpu")

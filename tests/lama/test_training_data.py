@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lama.saicinpainting.training.data import masks
-from lama.saicinpainting.training.data.batches import Recipe, batches, make_batch, plan_batch
-from lama.saicinpainting.training.data.colours import Tint, apply_tints, random_tint, smooth
-from lama.saicinpainting.training.data.masks import KINDS, HolePlan, rasterise
-from lama.saicinpainting.training.data.pages import page
-from lama.saicinpainting.training.data.pictures import Crops, Pictures, picture_files
-from lama.saicinpainting.training.data.text import Slot, glyph_ink
+from lama.training.data import masks
+from lama.training.data.batches import Recipe, batches, make_batch, plan_batch
+from lama.training.data.colours import Tint, apply_tints, random_tint, smooth
+from lama.training.data.masks import KINDS, HolePlan, rasterise
+from lama.training.data.pages import page
+from lama.training.data.pictures import Crops, Pictures, picture_files
+from lama.training.data.text import Slot, glyph_ink
 from tests.lama import tiny
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from harness.workers import wait_until
 from lama.engine import transfers
 from lama.engine.transfers import Cuda, Transfers
 from lama.engine.turns import Turns
-from tests.conftest import wait_until
 from tests.lama.late_device import UNWRITTEN, LateDevice
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

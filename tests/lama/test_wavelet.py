@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lama.saicinpainting.training.modules import wavelet
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, GeneratorConfig
+from lama.training.modules import wavelet
 
 
 def soft_pictures(count: int, side: int = 64) -> Tensor:

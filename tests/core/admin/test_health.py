@@ -10,15 +10,15 @@ import pytest
 import redis
 
 from core.admin.sampler import REDIS_TIMEOUT_S
-from core.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
+from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
-from demo.redis_server import RedisServer
-from tests.admin import Admin
-from tests.conftest import ROOT, StartWorker, wait_until
-from tests.pipeline import Pipeline, page
+from harness.admin import Admin
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import ROOT, StartWorker, wait_until
 
 PORT = 19_100
-STALLED_WORKER = ROOT / "tests/stub/stalled.py"
+STALLED_WORKER = ROOT / "harness/stub/stalled.py"
 
 
 def test_a_worker_at_rest_is_live_and_ready(start_worker: StartWorker, client: redis.Redis) -> None:
@@ -136,7 +136,7 @@ def test_the_port_answers_while_the_model_is_loaded(
 ) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text(
-        (ROOT / "tests/stub/worker.py").read_text().replace(
+        (ROOT / "harness/stub/worker.py").read_text().replace(
             "serve(settings, StubNetwork)",
             "go = Path(os.environ['STUB_GO'])\n"
             "    def load(settings):\n"

@@ -16,8 +16,8 @@ from core.admin import handler, listener
 from core.admin.http import Places, Request, Response, Route, text_response
 from core.admin.listener import MOST_OF_ONE_PEER, MOST_WAITING, listen
 from core.admin.server import MOST_TRIED
-from tests.admin import OWN_PAGE, Admin
-from tests.conftest import StartWorker, wait_until
+from harness.admin import OWN_PAGE, Admin
+from harness.workers import StartWorker, wait_until
 from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"

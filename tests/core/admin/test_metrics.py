@@ -14,12 +14,12 @@ from core.admin.sampler import Sampler
 from core.config import Settings
 from core.network import LaMa
 from core.telemetry import Watch
+from harness.admin import Admin
+from harness.wire import Pipeline, page
+from harness.workers import StartWorker, wait_until
 from lama.bin.inference import engine_of
-from tests.admin import Admin
-from tests.conftest import StartWorker, wait_until
 from tests.core.admin.test_health import PORT
 from tests.core.test_worker import MODEL
-from tests.pipeline import Pipeline, page
 
 KIND = ("long", "short")
 

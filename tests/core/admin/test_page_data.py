@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import redis
 
-from core import shm
-from core.dead_job import HEAD_BYTES, write_entry
-from tests.admin import OWN_PAGE, Admin, Reply
-from tests.conftest import StartWorker, segments, wait_until
+from core.broker.dead_job import HEAD_BYTES, write_entry
+from core.pixels import shm
+from harness.admin import OWN_PAGE, Admin, Reply
+from harness.wire import Pipeline, page
+from harness.workers import StartWorker, segments, wait_until
 from tests.core.admin.test_health import PORT
-from tests.pipeline import Pipeline, page
 
 SECRET = "correct horse"
 TOKEN = {"Authorization": f"Bearer {SECRET}"}

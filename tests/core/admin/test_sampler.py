@@ -17,9 +17,9 @@ from core.admin.health import Health
 from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
 from core.config import Settings
 from core.telemetry import Watch
-from demo.redis_server import RedisServer
-from tests.admin import Admin
-from tests.conftest import StartWorker, wait_until
+from harness.admin import Admin
+from harness.redis_server import RedisServer
+from harness.workers import StartWorker, wait_until
 from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"

@@ -20,12 +20,12 @@ import cv2
 import pytest
 import redis
 
-from core.commands import main
-from core.dead_job import write_entry, write_truncated_entry
-from demo.redis_server import RedisServer
-from tests.admin import Admin
-from tests.conftest import ROOT, StartWorker, segments, wait_until
-from tests.pipeline import Pipeline, page
+from core.broker.dead_job import write_entry, write_truncated_entry
+from harness.admin import Admin
+from harness.redis_server import RedisServer
+from harness.wire import Pipeline, page
+from harness.workers import ROOT, StartWorker, segments, wait_until
+from worker import main
 
 PORT = 19_500
 

@@ -1,0 +1,75 @@
+"""The queues for DELIVERY=at_most_once; and which ones the settings ask for.
+
+A crash loses what is computed and what is read ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from core import keys
+from core.broker.queues import NO_LIST_PAUSE_S, Queues
+from core.broker.redis_connections import Oversized
+from core.broker.waiter import SHORT_BLOCK_S
+from core.claims import Claim
+from core.config import Delivery, Settings
+from core.contract import too_long
+from core.identity import Identity
+from core.keys import Kind
+from core.telemetry import transitions
+
+
+class AtMostOnceQueues(Queues):
+    """The two queues with plain pops: a claimed job is nowhere but in this process.
+
+    A job that waits for another try is in Redis. A call that ends a claim removes its number from
+    the books, so that a repetition after a lost reply does not double the job.
+    """
+
+    fenced = False
+
+    async def wait_for_either(self, first: Kind) -> list[Claim]:
+        kinds = [first, first.other]
+        try:
+            reply = await self._pop(kinds, self._waiters[first].longest_s)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            # One of the keys is no list, which does not hold up the other.
+            for kind in kinds:
+                pop = self._pop([kind], SHORT_BLOCK_S)
+                if reply := await self._unless_no_list(kind, pop, NO_LIST_PAUSE_S):
+                    break
+        if reply is None:
+            return []
+        kind = next(kind for kind in kinds if self.settings.queue(kind) == reply[0].decode())
+        if isinstance(reply[1], Oversized):
+            await self._bury(kind, reply[1])
+            return []
+        return self._hold(kind, [reply[1]])
+
+    async def reconcile(self) -> list[Claim]:
+        return []
+
+    async def _pop(self, kinds: Sequence[Kind], timeout_s: float) -> Any:
+        """A queue's name and the payload at its head, as soon as one of them has one, or None."""
+        names = [self.settings.queue(kind) for kind in kinds]
+        return await self._waiters[kinds[0]].wait("BLPOP", *names, timeout_s)
+
+    async def _bury(self, kind: Kind, large: Oversized) -> None:
+        """Put what is known of a message that was too large on the dead list."""
+        error = too_long(large.length, self.settings)
+        entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
+        # It is nowhere else: an entry too many, if the reply is lost, does less harm than none.
+        await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
+        transitions.refused(kind, error)
+
+
+def open_queues(settings: Settings, identity: Identity) -> Queues:
+    """The queues with the configured delivery."""
+    if settings.delivery is Delivery.AT_MOST_ONCE:
+        return AtMostOnceQueues(settings, identity)
+    return Queues(settings, identity)

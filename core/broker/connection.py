@@ -1,0 +1,228 @@
+"""Connections to Redis, and what to do while there is none.
+
+redis-py's own retries are switched off everywhere: a repeated BLMOVE would move a second job. All
+else is repeated here for as long as it takes, unless the server can never do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import redis
+from redis.asyncio import Connection as AsyncConnection
+from redis.asyncio import ConnectionPool as AsyncConnectionPool
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import (
+    SentinelManagedConnection as AsyncSentinelManagedConnection,
+)
+from redis.asyncio.sentinel import (
+    SentinelManagedSSLConnection as AsyncSentinelManagedSSLConnection,
+)
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.retry import Retry
+from redis.sentinel import (
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+from core.broker.redis_connections import leaves_replicas, leaves_replicas_blocking
+from core.broker.redis_errors import REDIS_ERRORS, passes
+from core.broker.sentinel import AsyncSentinels, Sentinels
+from core.config import Settings
+from core.errors import RedisRefusal
+from core.redis_url import SentinelUrl, is_sentinel, parse_sentinel_url, without_password
+from core.telemetry import watch
+
+log = logging.getLogger(__name__)
+
+LUA = Path(__file__).parent / "lua"
+
+#: Files of functions in lua/prelude, and the scripts that they are put before, in this order.
+PRELUDES: Final = {
+    "books": ("claim", "enter", "requeue"),
+    "lists": ("promote", "release", "requeue", "retry"),
+    "ownership": ("commit", "fail", "release", "retry", "supersede"),
+    "entries": ("discard", "drop", "redrive"),
+}
+
+COMMAND_TIMEOUT_S = 5.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
+
+#: Seconds that writes may fail until the worker counts as not ready.
+UNREADY_AFTER_S: Final = 10.0
+
+Reply = TypeVar("Reply")
+OnConnect = Callable[[Any], Awaitable[None]]
+
+
+def async_client(
+    settings: Settings,
+    *,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+    on_connect: OnConnect | None = None,
+    parser: Any = None,
+) -> AsyncRedis:
+    """An asyncio client without retries.
+
+    `on_connect` replaces the handshake of a connection, `parser` the class that reads replies.
+    """
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "retry": AsyncRetry(NoBackoff(), 0),
+    }
+    extra = {"redis_connect_func": on_connect, **({"parser_class": parser} if parser else {})}
+    url = settings.redis_url
+    if is_sentinel(url):
+        where = parse_sentinel_url(url)
+        login = _login(where)
+        kind = AsyncSentinelManagedSSLConnection if where.tls else AsyncSentinelManagedConnection
+        sentinels: Any = AsyncSentinels(where, options, login)
+        client: AsyncRedis = sentinels.master_for(
+            where.service, db=where.db, connection_class=leaves_replicas(kind),
+            **extra, **options, **login,
+        )  # fmt: skip
+        return client
+    given = dict(redis.asyncio.connection.parse_url(url))
+    base = given.pop("connection_class", AsyncConnection)
+    pool: Any = AsyncConnectionPool(leaves_replicas(base), **{**options, **extra, **given})
+    return AsyncRedis.from_pool(pool)
+
+
+def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
+    """A blocking client without retries, for threads and for command-line programs."""
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    url = settings.redis_url
+    if is_sentinel(url):
+        where = parse_sentinel_url(url)
+        login = _login(where)
+        kind = SentinelManagedSSLConnection if where.tls else SentinelManagedConnection
+        sentinels: Any = Sentinels(where, options, login)
+        client: redis.Redis = sentinels.master_for(
+            where.service, db=where.db, connection_class=leaves_replicas_blocking(kind),
+            **options, **login,
+        )  # fmt: skip
+        return client
+    given = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
+    base = given.pop("connection_class", redis.Connection)
+    pool: Any = redis.ConnectionPool(leaves_replicas_blocking(base), **{**options, **given})
+    return redis.Redis.from_pool(pool)
+
+
+def _login(where: SentinelUrl) -> dict[str, Any]:
+    return {"username": where.username, "password": where.password, "ssl": where.tls}
+
+
+def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
+    """The scripts of core/lua by name, to be run on this client's connections."""
+    return {path.stem: client.register_script(script_text(path.stem)) for path in LUA.glob("*.lua")}
+
+
+def script_text(name: str) -> str:
+    """A script of core/lua, behind the functions that it shares with others."""
+    paths = [LUA / "prelude" / f"{one}.lua" for one, users in PRELUDES.items() if name in users]
+    return "".join(path.read_text() for path in (*paths, LUA / f"{name}.lua"))
+
+
+async def pause(delay_s: float, unless: asyncio.Event) -> None:
+    """Sleep, or until the event is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(unless.wait(), delay_s)
+
+
+class Backoff:
+    """Growing delays with jitter: 0.05 s, doubled up to 5 s."""
+
+    def __init__(self) -> None:
+        self._delay = FIRST_DELAY_S
+
+    async def wait(self, unless: asyncio.Event | None = None) -> None:
+        """Sleep for the next delay, or until the event is set."""
+        delay_s = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        await (pause(delay_s, unless) if unless else asyncio.sleep(delay_s))
+        self._delay = min(2 * self._delay, LONGEST_DELAY_S)
+
+    def reset(self) -> None:
+        """Start over with the shortest delay."""
+        self._delay = FIRST_DELAY_S
+
+
+class Link:
+    """Whether Redis can be used at present; says so in the log when that changes.
+
+    One is shared by all connections of a worker, so that an outage is a line or two and not many.
+    It lasts until every operation that has failed in it has succeeded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = without_password(settings.redis_url)
+        self._failing: set[object] = set()
+        self._down_since = 0.0
+        self._complaints: set[str] = set()
+
+    def up(self, operation: object) -> None:
+        """Note that an operation succeeded."""
+        if operation not in self._failing:
+            return
+        self._failing.discard(operation)
+        if not self._failing:
+            watch.redis_back()
+            watch.clear_obstacle("redis")
+            log.info("redis is back after %.1f s", time.monotonic() - self._down_since)
+            self._complaints.clear()
+
+    def down(self, operation: object, error: BaseException) -> None:
+        """Note that an operation failed and will be repeated.
+
+        Raises RedisRefusal if it can never succeed.
+        """
+        if not passes(error):
+            raise RedisRefusal(
+                f"redis at {self._url} refuses what the worker needs: {error} "
+                "(is a key of another program, or a missing right, in the way?)"
+            ) from error
+        watch.redis_failed()
+        if not self._failing:
+            self._down_since = time.monotonic()
+        self._failing.add(operation)
+        complaint = f"{type(error).__name__}: {error}"
+        watch.set_obstacle(
+            "redis", f"redis at {self._url} cannot be used ({complaint})", UNREADY_AFTER_S
+        )
+        # Loops that fail in turn, each with words of its own, are still one outage.
+        if type(error).__name__ not in self._complaints:
+            log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)
+            self._complaints.add(type(error).__name__)
+
+    async def retry_until_answered(self, operation: Callable[[bool], Awaitable[Reply]]) -> Reply:
+        """The reply of an operation that may be repeated, however long it takes to get it.
+
+        The operation is told whether it is repeated: an earlier call may have been done and have
+        lost its reply. Raises RedisRefusal if it can never succeed.
+        """
+        backoff, this, again = Backoff(), object(), False
+        while True:
+            try:
+                reply = await operation(again)
+            except REDIS_ERRORS as error:
+                self.down(this, error)
+                again = True
+                await backoff.wait()
+            else:
+                self.up(this)
+                return reply

@@ -1,0 +1,267 @@
+"""The dead list for people: looked at, tried again, discarded.
+
+Every change is one script, so that an entry is at any moment on the list, in its queue, or its
+inputs are on a cleanup list, whoever else works on the list at the same time.
+
+The list may be long, and so may be its entries. It is read in chunks of bytes, of which only the
+heads of entries are fetched; a whole entry is read where its message is needed, one at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, cast
+
+import redis
+from redis.commands.core import Script
+
+from core import keys
+from core.broker.connection import script_text
+from core.broker.dead_job import (
+    CHUNK_BYTES,
+    CHUNK_ENTRIES,
+    HEAD_BYTES,
+    DeadJob,
+    heads,
+    is_unreadable_head,
+    parse_entry,
+)
+from core.config import Settings
+from core.contract import allowed_inputs
+from core.identity import Identity, current_identity, identity_in
+from core.keys import Kind
+from core.pixels import shm
+
+#: Entries in a part of the list that is read from the tail.
+PART: Final = 100
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which dead jobs are meant: those that agree with everything that is given."""
+
+    ids: tuple[str, ...] = ()  # starts of ids or whole request ids
+    reason: str = ""
+    queue: str = ""
+    text: str = ""  # in the error, request id or image id, in any case
+    older_than_s: float | None = None
+    newer_than_s: float | None = None
+
+    def __call__(self, job: DeadJob) -> bool:
+        age_s = time.time() - job.at
+        words = f"{job.error}\n{job.request_id}\n{job.image_id}".lower()
+        return (
+            (not self.ids or any(self._names(name, job) for name in self.ids))
+            and self.reason in ("", job.reason)
+            and self.queue in ("", job.queue)
+            and self.text.lower() in words
+            and (self.older_than_s is None or age_s >= self.older_than_s)
+            and (self.newer_than_s is None or age_s <= self.newer_than_s)
+        )
+
+    @staticmethod
+    def _names(name: str, job: DeadJob) -> bool:
+        return name == job.request_id or (len(name) >= 4 and job.id.startswith(name))
+
+
+class DeadList:
+    """The dead list of a Redis server, as one process at a shared memory sees it."""
+
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+        self._settings = settings
+        self._redis = client
+        self._heads = self._script("heads")
+        self._find = self._script("find")
+        self._redrive = self._script("redrive")
+        self._forget = self._script("forget")
+        self._discard = self._script("discard")
+        self._drop = self._script("drop")
+        # An entry's place is its index and this, so that it stays true when those before it go.
+        self._removed = 0
+
+    @cached_property
+    def _identity(self) -> Identity:
+        return current_identity(self._settings)
+
+    def __len__(self) -> int:
+        return self._redis.llen(keys.DEAD)
+
+    def latest(self, most: int) -> list[DeadJob]:
+        """The jobs among the last entries, the very last first.
+
+        Long entries of earlier versions, which would have to be read whole, are left out.
+        """
+        length = len(self)
+        return list(self._part(max(0, length - most), length))
+
+    def matching(self, wanted: Filter) -> Iterator[DeadJob]:
+        """The jobs that a filter wants, oldest first; they may be changed while they are read.
+
+        What dies meanwhile is not among them. What others remove meanwhile may hide an entry.
+        """
+        place = self._removed
+        end = place + len(self)
+        while place < end:
+            jobs = self._jobs(place - self._removed, end - place, whole=True)
+            if not jobs:
+                break
+            place += len(jobs)
+            yield from (job for job in jobs if job and wanted(job))
+
+    def named(self, ids: tuple[str, ...]) -> Iterator[DeadJob]:
+        """The jobs with these whole ids, the last first; they may be changed while they are read.
+
+        The search ends when each is found: those that `latest` gives are near the tail.
+        """
+        missing, end = set(ids), len(self)
+        while missing and end > 0:
+            start = max(0, end - PART)
+            for job in self._part(start, end):
+                if job.id in missing:
+                    missing.discard(job.id)
+                    yield job
+            end = start
+
+    def read(self, job: DeadJob) -> DeadJob | None:
+        """The job with its message; None if it is no longer on the list."""
+        if job.payload is not None:
+            return job
+        index: int | None = self._index(job)
+        while index is not None:
+            entry = cast("bytes | None", self._redis.lindex(keys.DEAD, index))
+            if entry and len(entry) == job.entry_length and entry.startswith(job.head):
+                return parse_entry(entry, place=job.place)
+            index = self._search(job)
+        return None
+
+    def inputs_here(self, job: DeadJob) -> bool | None:
+        """Whether the job's inputs still exist; None if they are in another shared memory."""
+        if job.namespace != self._identity.namespace:
+            return None
+        names = allowed_inputs(job.inputs, self._settings)
+        return bool(names) and all(shm.exists(name) for name in names)
+
+    def is_ours(self, job: DeadJob) -> bool:
+        """Whether a job came from one of the queues that are configured here."""
+        return self._kind(job) is not None
+
+    def obstacle(self, job: DeadJob) -> str:
+        """Why a job cannot be tried again; empty if it can."""
+        if self._kind(job) is None:
+            return f"it came from the queue {job.queue!r}, which is not configured here"
+        if job.truncated:
+            return (
+                f"its message of {job.length} bytes was above MAX_MESSAGE_BYTES and was not kept: "
+                "discard it, and send a shorter one"
+            )
+        return ""
+
+    def refusal(self, job: DeadJob) -> str:
+        """Why a job should not be tried again; empty if it may be."""
+        if obstacle := self.obstacle(job):
+            return obstacle
+        if self.inputs_here(job) is False:
+            return "its inputs are gone, or it names none: it would fail again"
+        return ""
+
+    def retry(self, job: DeadJob) -> bool:
+        """Put a job back to the tail of its queue; False if it was no longer on the list.
+
+        Raises ValueError if it cannot be tried again (see `obstacle`).
+        """
+        if obstacle := self.obstacle(job):
+            raise ValueError(obstacle)
+        whole = self.read(job)
+        if whole is None or whole.payload is None:
+            return False
+        key_list = [keys.DEAD, job.queue, keys.ATTEMPTS]
+        if job.request_id:
+            key_list.append(keys.result(job.request_id))
+        arguments = [whole.payload, keys.sha1(whole.payload)]
+        return bool(self._change(self._redrive, key_list, job, arguments))
+
+    def discard(self, job: DeadJob) -> bool:
+        """Drop a job for good and unlink its inputs; False if it was no longer on the list.
+
+        Inputs in another shared memory are left to a worker there. Raises ValueError if the job's
+        queue is not one of those configured.
+        """
+        if not self.is_ours(job):
+            raise ValueError(self.obstacle(job))
+        if job.truncated or not job.inputs:
+            return bool(self._change(self._drop, [keys.DEAD], job, []))
+        whole = self.read(job)
+        if whole is None or whole.payload is None:
+            return False
+        # Reapers clear up after their kin only: those of the same queues and shared memory.
+        me = identity_in(self._settings, job.namespace).worker
+        members = keys.workers(job.namespace)
+        key_list = [keys.DEAD, job.queue, keys.cleanup(me), members]
+        outcome = self._change(self._discard, key_list, job, [whole.payload, me])
+        if outcome == 1 and job.namespace == self._identity.namespace:
+            shm.unlink_all(allowed_inputs(job.inputs, self._settings), self._settings.uids)
+            self._redis.lrem(keys.cleanup(me), 1, cast(str, whole.payload))
+            mine = [keys.heartbeat(me), keys.claims(me), keys.cleanup(me)]
+            self._forget([members, *mine], [me])
+        return bool(outcome)
+
+    def _script(self, name: str) -> Script:
+        return self._redis.register_script(script_text(name))
+
+    def _part(self, start: int, end: int) -> Iterator[DeadJob]:
+        """The jobs between two indexes whose heads can be read, the last first."""
+        jobs: list[DeadJob | None] = []
+        while start + len(jobs) < end:
+            found = self._jobs(start + len(jobs), end - start - len(jobs), whole=False)
+            if not found:
+                break
+            jobs += found
+        return (job for job in reversed(jobs) if job)
+
+    def _jobs(self, index: int, most: int, *, whole: bool) -> list[DeadJob | None]:
+        """The jobs of the entries from an index on, as many as make a chunk.
+
+        None stands for an entry that somebody else has written. Unless `whole`, also for one that
+        would have to be read whole.
+        """
+        reply = self._heads([keys.DEAD], [index, min(most, CHUNK_ENTRIES), CHUNK_BYTES, HEAD_BYTES])
+        found: list[DeadJob | None] = []
+        for at, (head, length) in enumerate(heads(reply), index):
+            data = head
+            if whole and is_unreadable_head(head, length):
+                entry = cast("bytes | None", self._redis.lindex(keys.DEAD, at))
+                data = entry if entry and len(entry) == length else head
+            found.append(parse_entry(data, length, at + self._removed))
+        return found
+
+    def _change(
+        self, script: Script, key_list: list[str], job: DeadJob, arguments: list[Any]
+    ) -> int:
+        """What a script answers that removes a job's entry; 0 if it was no longer on the list."""
+        index: int | None = self._index(job)
+        while index is not None:
+            outcome = int(script(key_list, [index, job.head, job.entry_length, *arguments]))
+            if outcome > 0:
+                self._removed += 1
+                return outcome
+            index = self._search(job)
+        return 0
+
+    def _index(self, job: DeadJob) -> int:
+        """Where a job's entry is, if nobody else has removed one before it."""
+        return max(0, job.place - self._removed)
+
+    def _search(self, job: DeadJob) -> int | None:
+        """Where a job's entry is; None if it is no longer on the list."""
+        index = job.place
+        while index >= 0:
+            found, index = self._find([keys.DEAD], [index, job.head, job.entry_length, CHUNK_BYTES])
+            if found:
+                return int(index)
+        return None
+
+    def _kind(self, job: DeadJob) -> Kind | None:
+        return next((kind for kind in Kind if self._settings.queue(kind) == job.queue), None)

@@ -1,0 +1,275 @@
+"""The ends of a claim: committed, failed, put back, superseded. Each is one script in Redis.
+
+A call is repeated until Redis has answered. The script tells a repetition by the claim's entry in
+the worker's books, so that a reply that was lost costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError
+
+from core import keys
+from core.broker.connection import Link, async_client, load_scripts
+from core.broker.dead_job import write_entry, write_truncated_entry
+from core.broker.pipelining import Pipelined
+from core.broker.redis_connections import Oversized
+from core.broker.redis_errors import REDIS_ERRORS
+from core.claims import Claim, Outcome, Standing, condemned_until
+from core.config import Settings
+from core.contract import request_of, result_name_start
+from core.errors import JobError
+from core.identity import Identity
+
+#: Seconds for which a fault of the device is remembered while no job tells of it.
+FAULT_TTL_S: Final = 3600
+
+
+class Finishing:
+    """What a worker holds, and how it is ended."""
+
+    #: Whether a claimed payload stays in Redis until the claim is ended.
+    fenced = True
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.link = Link(settings)
+        #: Set when a job begins to wait for another try.
+        self.waits_added = asyncio.Event()
+        self._redis = async_client(settings)
+        self._scripts = load_scripts(self._redis)
+        self._pipelined = Pipelined(self._redis)
+        self._held: Counter[Claim] = Counter()
+        #: Number of an entered claim → the epoch of the server then.
+        self._epochs: dict[int, str] = {}
+        self._standings: dict[int, Standing] = {}
+        self._marking: set[asyncio.Task[None]] = set()
+
+    def held(self) -> list[Claim]:
+        """The jobs that this worker has claimed and not finished."""
+        return list(self._held.elements())
+
+    def in_flight(self) -> int:
+        """How many jobs this worker has claimed and not finished."""
+        return sum(list(self._held.values()))
+
+    def mark_work(self, claims: Sequence[Claim], *, working: bool) -> None:
+        """Note that these jobs are worked on from now on, or only held.
+
+        If this worker dies, those that it worked on have an attempt more. Nobody waits for the
+        note, and it may be lost: a job that kills workers is claimed first by the next one, and
+        counts as worked on from that claim.
+        """
+        if not claims:
+            return
+        key = keys.claims(self.identity.worker)
+        numbers = [claim.number for claim in claims]
+
+        async def note() -> None:
+            with contextlib.suppress(*REDIS_ERRORS):
+                if working:
+                    await self._evaluate("mark", [key], numbers)
+                else:
+                    await self._pipelined("HDEL", key, *(f"{one}:work" for one in numbers))
+
+        task = asyncio.ensure_future(note())
+        self._marking.add(task)
+        task.add_done_callback(self._marking.discard)
+
+    # -- finishing; all of these are repeated until Redis has answered ------------------------
+
+    async def commit(
+        self, claim: Claim, request_id: str, segment: str, fields: Mapping[str, str]
+    ) -> tuple[Outcome, str]:
+        """Publish a result and leave the job's inputs to be unlinked.
+
+        Returns COMMITTED, SUPERSEDED or LOST, and the name of a segment to be removed, or '': of an
+        older result of the same request that nobody fetched, or this one, if a newer result has
+        replaced it before Redis answered.
+        """
+        outcome, replaced = await self._finish(
+            "commit",
+            claim,
+            [
+                keys.result(request_id),
+                keys.cleanup(self.identity.worker),
+            ],
+            [
+                segment,
+                self.settings.result_ttl_s,
+                self.identity.namespace,
+                *(word for pair in fields.items() for word in pair),
+            ],
+            request_id,
+        )
+        return _outcome(outcome, Outcome.COMMITTED), replaced.decode()
+
+    async def forget_replaced(self, request_id: str, segment: str) -> None:
+        """Note that a replaced segment has been unlinked."""
+        key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
+        score = condemned_until(self.settings)
+        await self.link.retry_until_answered(
+            lambda _: self._scripts["retire"]([key], [member, score])
+        )
+
+    async def cleaned(self, claim: Claim, member: str = "") -> None:
+        """Drop a job whose inputs have been unlinked; `member` is `{segment} {request_id}`."""
+        cleanup = keys.cleanup(self.identity.worker)
+        segments = keys.segments(self.identity.namespace)
+        await self._run("clean", [cleanup, segments], [claim.payload, member])
+
+    async def fail(
+        self,
+        claim: Claim,
+        error: JobError,
+        attempts: int,
+        request: tuple[str, str] | None,
+        *,
+        device: bool = False,
+    ) -> Outcome:
+        """Put a job on the dead list and tell its request: FAILED, HELD, SUPERSEDED or LOST.
+
+        `device` says that the device may be at fault. Then the job is not given up if another one
+        was and nothing has been delivered since: it is HELD, still in this worker's hands.
+        """
+        key_list = [keys.DEAD, keys.cleanup(self.identity.worker)]
+        fields: list[str] = []
+        if request is not None:
+            request_id, image_id = request
+            key_list.append(keys.result(request_id))
+            fields = ["status", "failed", "error", str(error), "reason", error.reason]
+            fields += ["image_id", image_id]
+        entry = self._dead_entry(claim, error, attempts)
+        ttl_ms = int(self.settings.result_ttl_s * 1000)
+        outcome = await self._finish(
+            "fail",
+            claim,
+            key_list,
+            [entry, ttl_ms, self.identity.namespace if device else "", FAULT_TTL_S, *fields],
+            request[0] if request else "",
+            keep=(b"held",),
+        )
+        return _outcome(outcome, Outcome.FAILED)
+
+    async def retry(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> Outcome:
+        """Have a job wait and then go to the tail of its queue: WAITS or LOST.
+
+        If `counted`, it has an attempt more.
+        """
+        arguments = [int(counted), int(delay_s * 1000)]
+        outcome = await self._finish("retry", claim, [], arguments)
+        self.waits_added.set()
+        return _outcome(outcome, Outcome.WAITS)
+
+    async def supersede(self, claim: Claim) -> Outcome:
+        """Finish a job that comes too late: SUPERSEDED or LOST. Its inputs are to be unlinked."""
+        cleanup = keys.cleanup(self.identity.worker)
+        outcome = await self._finish("supersede", claim, [cleanup], [])
+        return _outcome(outcome, Outcome.SUPERSEDED)
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        """Put jobs back to the head of their queues, in the order of their claims."""
+        # One after another: of calls that are made together some may have to be repeated.
+        for claim in reversed(claims):
+            await self._finish("release", claim, [], [])
+
+    # -- underneath ----------------------------------------------------------------------
+
+    async def _finish(
+        self,
+        name: str,
+        claim: Claim,
+        key_list: Sequence[str],
+        arguments: Sequence[Any],
+        request_id: str | None = None,
+        keep: Sequence[bytes] = (),
+    ) -> Any:
+        """Run a script that ends a claim, which is dropped unless the reply is in `keep`."""
+        worker, queue = self.identity.worker, self.settings.queue(claim.kind)
+        if request_id is None:
+            request = request_of(claim.payload)
+            request_id = request[0] if request else ""
+        start = result_name_start(self.settings, worker, claim.payload)
+        epoch = self._epochs.get(claim.number)
+        reply = await self._run(
+            name,
+            [
+                keys.processing(worker, claim.kind),
+                keys.claims(worker),
+                queue,
+                keys.delayed(queue),
+                keys.ATTEMPTS,
+                keys.SUBMISSIONS,
+                keys.CREWS,
+                keys.segments(self.identity.namespace),
+                keys.workers(self.identity.namespace),
+                *key_list,
+            ],
+            [
+                claim.payload,
+                claim.sha1,
+                "" if epoch is None else claim.number,
+                epoch or "",
+                request_id,
+                f"{start} {request_id}" if request_id else "",
+                *arguments,
+            ],
+            claim,
+        )
+        if reply not in keep:
+            self._drop(claim)
+        return reply
+
+    async def _run(
+        self, name: str, key_list: list[str], arguments: list[Any], claim: Claim | None = None
+    ) -> Any:
+        async def run(again: bool) -> Any:
+            if again and claim:  # it only waits for Redis: if this process dies, not on it
+                self.mark_work([claim], working=False)
+            first = [int(self.fenced), int(again)] if claim else []
+            return await self._evaluate(name, key_list, [*first, *arguments])
+
+        return await self.link.retry_until_answered(run)
+
+    async def _evaluate(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
+        """The reply of a script that goes to Redis with whatever else is waiting."""
+        script = self._scripts[name]
+        try:
+            return await self._pipelined(
+                "EVALSHA", script.sha, len(key_list), *key_list, *arguments
+            )
+        except NoScriptError:  # a server that was restarted, or has never had it
+            return await script(key_list, arguments)
+
+    def _drop(self, claim: Claim) -> None:
+        self._epochs.pop(claim.number, None)
+        self._standings.pop(claim.number, None)
+        self._held[claim] -= 1
+        if self._held[claim] <= 0:
+            del self._held[claim]
+
+    def _dead_entry(
+        self, claim: Claim, error: JobError, attempts: int, large: Oversized | None = None
+    ) -> bytes:
+        about: dict[str, str | int] = {
+            "reason": error.reason,
+            "error": str(error),
+            "attempts": attempts,
+            "queue": self.settings.queue(claim.kind),
+            "worker": self.identity.worker,
+            "namespace": self.identity.namespace,
+        }
+        if large is not None:
+            return write_truncated_entry(large.length, large.sha1, large.head, **about)
+        return write_entry(claim.payload, **about)
+
+
+def _outcome(reply: bytes, landed: Outcome) -> Outcome:
+    """What a script answers; `landed` is what an earlier call did that has lost its reply."""
+    return landed if reply == Outcome.LANDED.encode() else Outcome(reply.decode())

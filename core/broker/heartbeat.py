@@ -1,0 +1,110 @@
+"""The heartbeat: a thread of its own, so that no inference and no slow loop can starve it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+
+from core import __version__, keys
+from core.broker.connection import UNREADY_AFTER_S, script_text, sync_client
+from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
+from core.config import Settings
+from core.identity import Identity, crew_name, process_name
+from core.keys import Kind
+from core.telemetry import watch
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat(threading.Thread):
+    """Renews the worker's heartbeat until it is stopped.
+
+    When the heartbeat is found gone, the worker was presumed dead and others may have taken its
+    jobs: it registers again, and `on_revival` is called from this thread.
+    """
+
+    def __init__(
+        self, settings: Settings, identity: Identity, on_revival: Callable[[], None]
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._settings = settings
+        self._identity = identity
+        self._on_revival = on_revival
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End the thread; returns once it has ended, so that nothing is announced afterwards."""
+        self._stopped.set()
+        if self.is_alive():
+            self.join()
+
+    def run(self) -> None:
+        ttl_ms = int(self._settings.heartbeat_ttl_s * 1000)
+        interval_s = self._settings.heartbeat_interval_s
+        key = keys.heartbeat(self._identity.worker)
+        with sync_client(self._settings, timeout_s=min(interval_s, 5.0)) as redis:
+            register = redis.register_script(script_text("register"))
+            while not self._stopped.wait(interval_s):
+                try:
+                    if self._renew(redis, key, ttl_ms):
+                        continue
+                    register(*register_arguments(self._settings, self._identity))
+                except REDIS_ERRORS as error:
+                    log.debug("no heartbeat: %s", error)
+                    watch.set_obstacle(
+                        "heartbeat", f"no heartbeat reaches redis: {error}", UNREADY_AFTER_S
+                    )
+                except Exception:  # without this thread the worker would count as dead for good
+                    log.exception("no heartbeat")
+                else:
+                    log.warning("the heartbeat was gone: registered %s again", key)
+                    self._on_revival()
+
+    def _renew(self, redis: Redis, key: str, ttl_ms: int) -> bool:
+        """Renew the heartbeat; False if it is gone."""
+        try:
+            renewed = redis.set(key, heartbeat_value(self._identity), px=ttl_ms, xx=True)
+        except REDIS_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            # A full server takes no value, but an expiry can be moved without memory.
+            watch.set_obstacle("heartbeat", f"redis takes no writes: {error}", UNREADY_AFTER_S)
+            return bool(redis.pexpire(key, ttl_ms))
+        watch.clear_obstacle("heartbeat")
+        return bool(renewed)
+
+
+def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of lua/register.lua."""
+    crew = crew_name(settings, identity.namespace)
+    about = {"host": identity.host, **{str(kind): settings.queue(kind) for kind in Kind}}
+    ttl_ms = int(settings.heartbeat_ttl_s * 1000)
+    return (
+        [
+            keys.heartbeat(identity.worker),
+            keys.workers(identity.namespace),
+            keys.CREWS,
+            keys.segments(identity.namespace),
+        ],
+        [identity.worker, heartbeat_value(identity), ttl_ms, crew, json.dumps(about)],
+    )
+
+
+def heartbeat_value(identity: Identity) -> str:
+    """What a worker's heartbeat says about it."""
+    return json.dumps(
+        {
+            "host": identity.host,
+            "pid": identity.pid,
+            "process": process_name(),  # in containers of one host name every worker is pid 1
+            "namespace": identity.namespace,
+            "version": __version__,
+            "started": identity.started,
+            **watch.in_brief(),
+        }
+    )

@@ -1,0 +1,33 @@
+"""Settings: those that are no setting but look like one, and those that do not go together."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from core.commands.checks.finding import Finding, ok, warning
+from core.config import Delivery, Settings
+
+#: How close, from 0 to 1, a variable's name is to a setting's if it is a slip of the pen.
+CLOSE: Final = 0.85
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """The settings, which have been read already."""
+    known = [name.upper() for name in Settings.model_fields]
+    given = [name for name in known if os.environ.get(name)]
+    yield ok("settings", f"all are valid; from the environment: {', '.join(given) or 'none'}")
+    for name in sorted(set(os.environ) - set(known)):
+        close = difflib.get_close_matches(name.upper(), known, 1, CLOSE)
+        if close:
+            yield warning(
+                "settings", f"{name} is no setting and has no effect", f"is {close[0]} meant?"
+            )
+    if settings.delivery is Delivery.AT_MOST_ONCE:
+        yield warning(
+            "settings",
+            "DELIVERY=at_most_once: a crash loses what is computed and read ahead",
+            "DELIVERY=at_least_once loses nothing, and needs Redis 6.2",
+        )

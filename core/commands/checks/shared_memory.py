@@ -1,0 +1,118 @@
+"""Shared memory: its room, whether it can be written, and whose it is."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Final, cast
+
+import numpy as np
+import redis
+
+from core.broker.connection import sync_client
+from core.broker.redis_errors import REDIS_ERRORS
+from core.commands.checks.finding import Finding, ok, problem, size, warning
+from core.config import Settings
+from core.contract import input_names
+from core.errors import NoSharedMemory, OutOfSharedMemory
+from core.identity import current_identity
+from core.keys import Kind
+from core.pixels import shm
+from core.recovery.overview import read_overview
+
+#: A job takes about 5 MB and its result 3 MB until it is fetched: room for a few batches.
+LITTLE_BYTES: Final = 256 << 20
+TEST_BYTES: Final = 8 << 20
+
+#: Waiting jobs of each queue whose segments are looked for.
+SAMPLE: Final = 20
+
+MAKE_ROOM: Final = (
+    "fetch results that are waiting, remove what is left in /dev/shm, or make it larger (Docker: "
+    "shm_size, or ipc: host)"
+)
+SHARE: Final = (
+    "give worker and producer one IPC namespace (ipc: host, or ipc: service:…), or mount the same "
+    "folder on /dev/shm of both"
+)
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """The shared memory that this process sees."""
+    try:
+        mine = current_identity(settings).namespace
+    except NoSharedMemory as error:
+        yield problem("shm", str(error), SHARE)
+        return
+    yield _room()
+    yield _writing(settings)
+    if uids := shm.not_unlinkable(settings.uids):
+        yield warning(
+            "shm",
+            f"uid {os.geteuid()} can't unlink segments of uid {', '.join(map(str, uids))} "
+            f"(SHM_ALLOWED_UIDS) in {shm.SHM_FOLDER}: the inputs of their jobs stay",
+            "run worker and producer under one uid, or the worker as root",
+        )
+    try:
+        with sync_client(settings) as client:
+            yield from _sharing(settings, client, mine)
+    except REDIS_ERRORS:
+        pass  # the check of Redis says so
+
+
+def _room() -> Finding:
+    free, whole = shm.free_bytes(), shm.size_bytes()
+    said = f"{shm.SHM_FOLDER} has {size(free)} free of {size(whole)}"
+    if free < TEST_BYTES:
+        return problem("shm", f"{said}: too little for a result", MAKE_ROOM)
+    if free < LITTLE_BYTES:
+        return warning("shm", f"{said}, and a job takes about 8 MB until it is fetched", MAKE_ROOM)
+    return ok("shm", said)
+
+
+def _writing(settings: Settings) -> Finding:
+    name = f"{settings.shm_name_prefix}doctor-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        shm.write(name, np.zeros(TEST_BYTES, np.uint8), settings.shm_file_mode)
+    except OutOfSharedMemory as error:
+        return problem("shm", str(error), MAKE_ROOM)
+    except OSError as error:
+        return problem(
+            "shm",
+            f"{shm.SHM_FOLDER} cannot be written: {error.strerror}",
+            "mount a tmpfs there that this user may write",
+        )
+    shm.unlink(name, settings.uids)
+    return ok("shm", f"a segment of {size(TEST_BYTES)} was written and removed")
+
+
+def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Finding]:
+    """Whether the jobs that wait can be opened here, in the namespace `mine`."""
+    names: list[str] = []
+    for kind in Kind:
+        waiting = cast("list[bytes]", client.lrange(settings.queue(kind), 0, SAMPLE - 1))
+        for payload in waiting:
+            names += input_names(payload, settings)
+    here = sum(shm.exists(name) for name in names)
+    if not names:
+        yield ok("shm", "no job is waiting, so whether its producer shares it cannot be seen")
+    elif here == len(names):
+        yield ok("shm", f"all {here} input segments of the next waiting jobs are here")
+    else:
+        found = problem if here == 0 else warning
+        yield found(
+            "shm", f"of {len(names)} input segments of the next waiting jobs {here} are here", SHARE
+        )
+    others = [
+        worker.worker
+        for worker in read_overview(client, settings).workers
+        if worker.here and worker.namespace != mine
+    ]
+    if others:
+        yield warning(
+            "shm",
+            f"{', '.join(others)} take jobs from the same queues but see another shared memory",
+            f"{SHARE}; workers of several hosts need queues of their own, see {{host}} in the "
+            "README",
+        )

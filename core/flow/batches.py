@@ -1,0 +1,195 @@
+"""Filling batches and taking turns between the two queues."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.broker.connection import Backoff
+from core.broker.queues import Queues
+from core.broker.redis_errors import REDIS_ERRORS
+from core.claims import Claim, Standing
+from core.config import Settings
+from core.contract import request_of
+from core.faults import Fault, reach
+from core.keys import Kind
+from core.telemetry import about, watch
+
+log = logging.getLogger(__name__)
+
+#: Part of the wait for more jobs that may pass without one arriving. A lone job on an idle
+#: worker thus waits for a fifth of BATCH_MAX_WAIT_MS, one of a burst for all of it.
+QUIET_PART = 0.2
+
+#: Seconds of such a wait within which a stop is noticed.
+LONGEST_SLEEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Claimed jobs of one kind, all of which have failed `attempts` times before.
+
+    A job that has failed before is alone in its batch. So is one that is `superseded`: a newer
+    submission of its request is done, and this one is to be dropped.
+    """
+
+    kind: Kind
+    claims: tuple[Claim, ...]
+    attempts: int
+    superseded: bool = False
+
+
+class BatchSource:
+    """Turns the two queues into a sequence of batches.
+
+    While both queues have work they take turns, batch by batch, whatever their lengths. A job
+    with an attempt against it is claimed alone and gets a batch of its own: if it is what kills
+    workers, no other job gets an attempt for that.
+    """
+
+    def __init__(self, settings: Settings, queues: Queues) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._turn = Kind.LONG
+        self._claimed: list[Claim] = []
+        self._reconcile_at = 0.0
+        self._stopping = False
+        self._most: int | None = None
+        #: Whether a claim may be in flight.
+        self.is_claiming = False
+
+    async def next_batch(self, most: int | None = None) -> Batch | None:
+        """The next batch, of at most so many jobs, as soon as there is one.
+
+        None once the source has been stopped. Returns to Redis by itself after an outage, and takes
+        up what was claimed without a reply. Raises RedisRefusal if Redis can never serve it.
+        """
+        self._most = most
+        self.is_claiming = True
+        try:
+            return await self._next_batch()
+        finally:
+            self.is_claiming = False
+
+    async def _next_batch(self) -> Batch | None:
+        backoff = Backoff()
+        while not self._stopping:
+            watch.turned()
+            try:
+                batch = await self._fill()
+            except REDIS_ERRORS as error:
+                self.suspect()
+                self._queues.link.down("claim", error)
+                await backoff.wait()
+            else:
+                self._queues.link.up("claim")
+                backoff.reset()
+                if batch is not None:
+                    return batch
+        return None
+
+    def suspect(self) -> None:
+        """Have the processing lists compared with what this worker knows before the next claim."""
+        self._reconcile_at = 0.0
+
+    async def stop(self) -> None:
+        """Have next_batch() return soon. To be repeated until it has: another wait may begin."""
+        self._stopping = True
+        await self._queues.unblock()
+
+    def unstarted(self) -> list[Claim]:
+        """The jobs that were claimed and not handed out, in the order of their claims."""
+        return self._claimed
+
+    async def _fill(self) -> Batch | None:
+        if time.monotonic() >= self._reconcile_at:
+            found = await self._queues.reconcile()
+            if found:
+                requests = [one[0] for claim in found if (one := request_of(claim.payload))]
+                log.warning(
+                    "took up %d jobs that were claimed without a reply: %s",
+                    len(found), ", ".join(requests), extra=about(*requests),
+                )  # fmt: skip
+                self._claimed += found
+            self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
+        if not self._claimed:
+            await self._claim()
+        if not self._claimed:
+            return None
+        standings = await self._queues.enter(self._claimed)
+        reach(Fault.CLAIMED)
+        entered = list(zip(self._claimed, standings, strict=True))
+        kind = self._claimed[0].kind
+        entered.sort(key=lambda one: one[0].kind is not kind)
+        batch = self._choose(entered)
+        surplus = [claim for claim, _ in entered[len(batch.claims) :]]
+        self._claimed = []
+        if surplus:  # of the other kind, or of what was taken up without a reply
+            await self._queues.release(surplus)
+        return batch
+
+    async def _claim(self) -> None:
+        # Every claim goes into self._claimed at once: an error further on must not forget it.
+        for kind in (self._turn, self._turn.other):
+            self._claimed += await self._queues.take(kind, self._size(kind))
+            if self._claimed:
+                break
+        else:
+            self._claimed += await self._queues.wait_for_either(self._turn)
+        if not self._claimed:
+            return
+        kind = self._claimed[0].kind
+        self._turn = kind.other
+        await self._top_up(kind)
+
+    async def _top_up(self, kind: Kind) -> None:
+        size = self._size(kind)
+        longest_s = self._settings.batch_max_wait_ms / 1000
+        deadline = time.monotonic() + longest_s
+        first = self._claimed[0]
+        self._claimed += await self._queues.take(kind, size - self._count(kind), first)
+        while self._count(kind) < size and not self._stopping:
+            wait_s = min(deadline - time.monotonic(), longest_s * QUIET_PART)
+            if wait_s <= 0:
+                return
+            began = time.monotonic()
+            # Soon: the order of a request's submissions is that of the books.
+            await self._queues.enter(self._claimed)
+            wait_s -= time.monotonic() - began
+            # Not by a blocking command: the server ends those up to 0.1 s late.
+            await self._wait(wait_s)
+            if self._stopping:
+                return
+            more = await self._queues.take(kind, size - self._count(kind), first)
+            if not more:
+                return
+            self._claimed += more
+
+    async def _wait(self, wait_s: float) -> None:
+        """Sleep in short pieces: the loop shows that it lives, and a stop ends the wait."""
+        end = time.monotonic() + wait_s
+        while not self._stopping and (left_s := end - time.monotonic()) > 0:
+            watch.turned()
+            await asyncio.sleep(min(left_s, LONGEST_SLEEP_S))
+
+    def _size(self, kind: Kind) -> int:
+        return min(self._settings.batch_size(kind), self._most or sys.maxsize)
+
+    def _count(self, kind: Kind) -> int:
+        return sum(claim.kind is kind for claim in self._claimed)
+
+    def _choose(self, entered: Sequence[tuple[Claim, Standing]]) -> Batch:
+        """The first of these jobs with as many of those after it as may share its batch."""
+        first, standing = entered[0]
+        kind = first.kind
+        if standing != Standing(0):
+            return Batch(kind, (first,), standing.attempts, standing.superseded)
+        fellows = itertools.takewhile(
+            lambda one: one[0].kind is kind and one[1] == Standing(0), entered[: self._size(kind)]
+        )
+        return Batch(kind, tuple(claim for claim, _ in fellows), 0)

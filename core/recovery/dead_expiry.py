@@ -1,0 +1,109 @@
+"""Dead jobs whose time is over: dropped from the dead list, with their inputs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+
+from core import keys
+from core.broker.dead_job import (
+    CHUNK_BYTES,
+    HEAD_BYTES,
+    DeadJob,
+    heads,
+    is_unreadable_head,
+    parse_entry,
+)
+from core.config import Settings
+from core.contract import allowed_inputs
+from core.faults import Fault, reach
+from core.telemetry import about
+
+log = logging.getLogger(__name__)
+
+#: Most entries looked at in one go. The event loop waits while they are parsed.
+CHUNK: Final = 100
+
+#: A pass ends after so many chunks without anything to drop, or after so many seconds.
+IDLE_CHUNKS: Final = 10
+PASS_S: Final = 5.0
+
+
+class DeadExpiry:
+    """Looks through the dead list, a few chunks in each pass, and drops what is due.
+
+    A pass goes on where the one before has ended, and begins again at the head of the list.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: Mapping[str, Any],
+        settings: Settings,
+        unlink: Callable[[Collection[str]], Awaitable[None]],
+    ) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._unlink = unlink
+        self._heads, self._drop = scripts["heads"], scripts["drop"]
+        self._index = 0
+
+    async def run(self, is_mine: Callable[[DeadJob], bool], now: float) -> bool:
+        """One pass: drop those of my jobs that died DEAD_TTL_S before `now` (unix seconds).
+
+        Returns whether the list was looked at up to its end.
+        """
+        latest = now - self._settings.dead_ttl_s
+        deadline = time.monotonic() + PASS_S
+        idle = 0
+        while idle < IDLE_CHUNKS and time.monotonic() < deadline:
+            jobs = await self._chunk()
+            if not jobs:
+                self._index = 0
+                return True
+            # An `at` of 0 is that of an entry that somebody else has written.
+            due = [job for job in jobs if job and 0 < job.at <= latest and is_mine(job)]
+            if await self._remove(due):
+                self._index += len(jobs) - len(due)
+            idle = 0 if due else idle + 1
+        return False
+
+    async def _chunk(self) -> list[DeadJob | None]:
+        """The jobs of the next entries; None for an entry that somebody else has written."""
+        reply = await self._heads([keys.DEAD], [self._index, CHUNK, CHUNK_BYTES, HEAD_BYTES])
+        found = []
+        for index, (head, length) in enumerate(heads(reply), self._index):
+            data = head
+            if is_unreadable_head(head, length):
+                entry = cast("bytes | None", await self._redis.lindex(keys.DEAD, index))
+                data = entry if entry and len(entry) == length else head
+            found.append(parse_entry(data, length, index))
+        return found
+
+    async def _remove(self, due: Sequence[DeadJob]) -> bool:
+        """Unlink the inputs of jobs and drop their entries.
+
+        False if an entry was no longer at its index: others have removed one before it.
+        """
+        if not due:
+            return True
+        await self._unlink(
+            [name for job in due for name in allowed_inputs(job.inputs, self._settings)]
+        )
+        reach(Fault.DEAD_EXPIRED)
+        # The last first: none of them has an index that changes before its turn.
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for job in reversed(due):
+                await self._drop([keys.DEAD], [job.place, job.head, job.entry_length], pipeline)
+            outcomes = await pipeline.execute()
+        dropped = [
+            job for job, outcome in zip(due, reversed(outcomes), strict=True) if outcome == 1
+        ]
+        for job in dropped:
+            request_id = job.request_id or "unknown"
+            log.info("the dead job of request %s is dropped", request_id, extra=about(request_id))
+        return len(dropped) == len(due)

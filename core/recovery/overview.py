@@ -1,0 +1,215 @@
+"""What Redis and /dev/shm say about all workers at once: for commands, metrics and the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import redis
+
+from core import keys
+from core.config import Settings
+from core.contract import is_result_name
+from core.identity import is_kin
+from core.keys import Kind
+from core.pixels import shm
+from core.recovery.orphans import parse_crews
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker as its heartbeat describes it. `started` is in unix seconds.
+
+    `per_minute` is how many jobs it finished in the last minute, `processing` how many it has in
+    hand, `here` whether it serves the queues that are configured here, `process` its
+    `core.identity.process_name`.
+    """
+
+    worker: str
+    host: str
+    pid: int
+    process: str
+    namespace: str
+    version: str
+    started: float
+    model: str
+    admin_port: int
+    done: int
+    dead: int
+    per_minute: float
+    processing: int
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanInfo:
+    """Workers of one shared memory and the same queues of which none is alive.
+
+    `seen` is when one was last alive, in unix seconds; `jobs` is how many they had in hand.
+    """
+
+    namespace: str
+    host: str
+    queues: dict[str, str]
+    seen: float
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A moment. `backlog` is jobs waiting by kind, `attempts` jobs with a failed try.
+
+    `delayed` is jobs that wait for another try by kind, `orphans` what is in the hands of workers
+    none of whose kind is alive.
+    """
+
+    at: float
+    queues: dict[str, str]
+    backlog: dict[str, int]
+    delayed: dict[str, int]
+    dead: int
+    attempts: int
+    workers: tuple[WorkerInfo, ...]
+    orphans: tuple[OrphanInfo, ...]
+
+    @property
+    def processing(self) -> int:
+        """Jobs in the hands of workers that serve these queues."""
+        return sum(worker.processing for worker in self.workers if worker.here)
+
+    @property
+    def orphaned(self) -> int:
+        """Jobs in the hands of workers that are gone and that no living worker recovers."""
+        return sum(orphan.jobs for orphan in self.orphans)
+
+    @property
+    def per_minute(self) -> float:
+        """Jobs finished in the last minute by workers that serve these queues."""
+        return sum(worker.per_minute for worker in self.workers if worker.here)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            **asdict(self),
+            "processing": self.processing,
+            "orphaned": self.orphaned,
+            "per_minute": self.per_minute,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ShmUse:
+    """Shared memory in bytes, and the result segments of these settings' workers in it."""
+
+    size: int
+    free: int
+    results: int
+    result_bytes: int
+
+
+def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") -> Overview:
+    """Ask Redis; with a namespace only for the workers there, which spares the server a scan."""
+    with client.pipeline(transaction=False) as asked:
+        for kind in Kind:
+            asked.llen(settings.queue(kind))
+        for kind in Kind:
+            asked.zcard(keys.delayed(settings.queue(kind)))
+        asked.llen(keys.DEAD)
+        asked.hlen(keys.ATTEMPTS)
+        asked.hgetall(keys.CREWS)
+        *lengths, dead, attempts, crews = asked.execute()
+    waiting, delayed = lengths[: len(Kind)], lengths[len(Kind) :]
+    if namespace:
+        members = cast("set[bytes]", client.smembers(keys.workers(namespace)))
+    else:
+        beats = client.scan_iter(keys.heartbeat("*"), count=1000)
+        members = {key.removeprefix(keys.heartbeat("").encode()) for key in beats}
+    return Overview(
+        time.time(),
+        {str(kind): settings.queue(kind) for kind in Kind},
+        {str(kind): length for kind, length in zip(Kind, waiting, strict=True)},
+        {str(kind): length for kind, length in zip(Kind, delayed, strict=True)},
+        dead,
+        attempts,
+        tuple(
+            _workers(client, settings, sorted(name.decode("utf-8", "replace") for name in members))
+        ),
+        tuple(_orphans(client, crews)),
+    )
+
+
+def shm_use(settings: Settings) -> ShmUse:
+    """Look through /dev/shm."""
+    count = size = 0
+    for entry in os.scandir(shm.SHM_FOLDER):
+        if is_result_name(entry.name, settings):
+            try:
+                size += entry.stat(follow_symlinks=False).st_size
+            except OSError:
+                continue  # fetched this moment
+            count += 1
+    return ShmUse(shm.size_bytes(), shm.free_bytes(), count, size)
+
+
+def _orphans(client: redis.Redis, crews: dict[bytes, bytes]) -> Iterator[OrphanInfo]:
+    """The crews that have left something and of which no worker is alive."""
+    for known in parse_crews(crews):
+        crew = known.crew
+        noted = cast("set[bytes]", client.smembers(keys.workers(crew.namespace)))
+        members = [name for one in noted if crew.has(name := one.decode("utf-8", "replace"))]
+        beats = [keys.heartbeat(member) for member in members]
+        if not beats or client.exists(*beats):
+            continue
+        with client.pipeline(transaction=False) as asked:
+            for member in members:
+                for kind in Kind:
+                    asked.llen(keys.processing(member, kind))
+            jobs = sum(asked.execute())
+        queues = {str(kind): queue for kind, queue in crew.queues.items()}
+        yield OrphanInfo(crew.namespace, crew.host, queues, known.seen, jobs)
+
+
+def _workers(client: redis.Redis, settings: Settings, members: list[str]) -> list[WorkerInfo]:
+    with client.pipeline(transaction=False) as asked:
+        for worker in members:
+            asked.get(keys.heartbeat(worker))
+            for kind in Kind:
+                asked.llen(keys.processing(worker, kind))
+        replies = asked.execute()
+    step = 1 + len(Kind)
+    found = []
+    for index, worker in enumerate(members):
+        value, *processing = replies[index * step : (index + 1) * step]
+        info = _worker(worker, value, sum(processing), settings)
+        if info is not None:
+            found.append(info)
+    return found
+
+
+def _worker(
+    worker: str, heartbeat: bytes | None, processing: int, settings: Settings
+) -> WorkerInfo | None:
+    try:
+        about = json.loads(heartbeat or b"")
+        return WorkerInfo(
+            worker=worker,
+            host=str(about["host"]),
+            pid=int(about["pid"]),
+            process=str(about.get("process", "")),
+            namespace=str(about["namespace"]),
+            version=str(about["version"]),
+            started=float(about["started"]),
+            model=str(about.get("model", "")),
+            admin_port=int(about.get("admin_port", 0)),
+            done=int(about.get("done", 0)),
+            dead=int(about.get("dead", 0)),
+            per_minute=float(about.get("per_minute", 0)),
+            processing=processing,
+            here=is_kin(worker, settings, str(about["namespace"])),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None  # dead, or written by somebody else

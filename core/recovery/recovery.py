@@ -1,0 +1,230 @@
+"""Clearing up after others: dead workers' jobs, unread results, dead jobs, orphaned namespaces.
+
+One pass may die anywhere, and the next one goes on. Every step may be done by two workers at once.
+
+A worker that was only slow may write a result for a job that was taken away from it, and die before
+it is told that nobody wants it. A mark in the set of segments has such a result found: the start of
+its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Collection
+from typing import Final, cast
+
+from core import keys
+from core.broker.connection import Link, async_client, load_scripts
+from core.broker.dead_job import DeadJob
+from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
+from core.config import Settings
+from core.contract import is_result_name
+from core.identity import Identity, kinship
+from core.keys import Kind
+from core.pixels import shm
+from core.recovery.dead_expiry import DeadExpiry
+from core.recovery.expiry import ResultExpiry, Unlink
+from core.recovery.orphans import KnownCrew, Orphans
+from core.recovery.reaping import Crew, Reaper, start_of
+from core.recovery.sight import Sight
+
+log = logging.getLogger(__name__)
+
+#: Most entries looked at in one go.
+CHUNK: Final = 500
+
+#: Seconds for which the order of submissions is kept if nobody finishes them.
+SUBMISSION_TTL_S: Final = 86_400
+
+#: Passes between two searches through all of Redis' keys, which take longer than the rest.
+PASSES_PER_SEARCH: Final = 6
+
+
+class Recovery:
+    """Looks after one namespace, every REAP_INTERVAL_S, one worker at a time."""
+
+    def __init__(
+        self, settings: Settings, identity: Identity, link: Link, sight: Sight | None = None
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._link = link
+        self._sight = sight
+        self._redis = async_client(settings)
+        self._scripts = load_scripts(self._redis)
+        self._turn = keys.reaper(identity.namespace)
+        self._segments = keys.segments(identity.namespace)
+        crew = Crew(
+            identity.namespace,
+            kinship(settings, identity.namespace),
+            {kind: settings.queue(kind) for kind in Kind},
+            identity.host,
+        )
+        self._crew = crew
+        self._reaper = Reaper(self._redis, self._scripts, settings, crew, True)
+        self._results = ResultExpiry(
+            self._redis, self._scripts, settings, identity.namespace, self._unlink
+        )
+        self._dead = self._dead_expiry(self._unlink)
+        self._nearby_dead = self._dead_expiry(self._unlink)
+        self._orphaned_dead = self._dead_expiry(_leave)
+        self._orphans = Orphans(self._redis, self._scripts, settings, crew, self._drop_dead_of)
+        self._passes = 0
+
+    async def run(self) -> None:
+        """Recover at intervals, until cancelled."""
+        interval_s = self._settings.reap_interval_s
+        was_away = False
+        while True:
+            try:
+                if await self._is_my_turn():
+                    if was_away:  # heartbeats may have expired meanwhile: the living renew them
+                        await asyncio.sleep(2 * self._settings.heartbeat_interval_s)
+                        was_away = False
+                    await self.recover()
+            except REDIS_ERRORS as error:
+                self._link.down("recovery", error)
+                # Asked at once, so that an outage does not last until the next pass.
+                await self._link.retry_until_answered(lambda _: self._redis.ping())
+                self._link.up("recovery")
+                was_away = True
+            except Exception:
+                log.exception("recovery failed")
+            # Always below the interval, so that it bounds the time until a job is recovered.
+            await asyncio.sleep(interval_s * random.uniform(0.4, 0.8))  # noqa: S311 - no secret
+
+    async def recover(self) -> None:
+        """One pass over everything that may be left."""
+        if self._passes % PASSES_PER_SEARCH == 0:
+            await self._find_forgotten()
+        self._passes += 1
+        now = await self._results.tick()
+        for member in await self._reaper.members():
+            if member != self._identity.worker:
+                await self._reaper.reap(member)
+        await self._remove_late_results()
+        await self._results.run(now)
+        await self.look_around()
+        await self._dead.run(self._is_due_here, now)
+
+    async def give_back_own(self) -> None:
+        """Put this worker's jobs back, without an attempt: it ends before they are done.
+
+        To be called when its heartbeat has ended. What it wrote and did not commit is removed.
+        """
+        books = keys.claims(self._identity.worker)
+        noted = cast("list[bytes]", await self._redis.hkeys(books))
+        if working := [name for name in noted if name.endswith(b":work")]:
+            # Others may be quicker, and count as an attempt what is noted as worked on.
+            await self._redis.hdel(books, *working)
+        await self._redis.delete(keys.heartbeat(self._identity.worker))
+        await self._reaper.reap(self._identity.worker, counted=False)
+
+    async def tidy(self) -> None:
+        """Leave no books of what was fetched, at a clean stop."""
+        await self._results.sweep_whole()
+
+    async def close(self) -> None:
+        """Let others reap at once, and close the connection."""
+        with contextlib.suppress(*REDIS_ERRORS):
+            if await self._redis.get(self._turn) == self._identity.worker.encode():
+                await self._redis.delete(self._turn)
+            await self._redis.aclose()
+
+    async def _is_my_turn(self) -> bool:
+        # Only to spare the server: every step may be done by two at once.
+        ttl_ms = max(1, int(self._settings.reap_interval_s * 300))
+        try:
+            return bool(
+                await self._redis.set(self._turn, self._identity.worker, nx=True, px=ttl_ms)
+            )
+        except REDIS_ERRORS as error:
+            if is_out_of_memory(error):
+                return True  # what a pass removes makes room
+            raise
+
+    async def _find_forgotten(self) -> None:
+        """Add workers that hold jobs and were struck off to the set again.
+
+        A network that hangs may deliver a dead worker's last claim after all that it left was
+        recovered.
+        """
+        with contextlib.suppress(*REDIS_ERRORS):  # a full server: the next search will do
+            await self._orphans.note_older()
+            await self._forget_old_submissions()
+        crews = [self._crew, *(one.crew for one in await self._orphans.known())]
+        async for key in self._redis.scan_iter(keys.LISTS_OF_WORKERS, 1000, "list"):
+            worker = key.decode("utf-8", "replace").split(":")[2]
+            if crew := next((one for one in crews if one.has(worker)), None):
+                with contextlib.suppress(*REDIS_ERRORS):  # on a full server the next one does
+                    await self._redis.sadd(keys.workers(crew.namespace), worker)
+
+    async def _forget_old_submissions(self) -> None:
+        """Drop the order of submissions whose jobs were removed by hand, or lost at most once."""
+        cursor = b"0"
+        while True:
+            cursor, _dropped = await self._scripts["purge"](
+                [keys.SUBMISSIONS], [cursor, CHUNK, SUBMISSION_TTL_S]
+            )
+            if cursor == b"0":
+                return
+
+    async def _remove_late_results(self) -> None:
+        """Unlink what dead workers wrote for jobs that had been taken away from them."""
+        starts: dict[str, str] = {}
+        offset = 0
+        while condemned := cast(
+            "list[bytes]",
+            await self._redis.zrangebyscore(self._segments, "-inf", "(0", start=offset, num=CHUNK),
+        ):
+            offset += len(condemned)
+            marks = (member.decode().split(" ", 1) for member in condemned)
+            starts.update({name: request_id for name, request_id in marks if name.endswith("-")})
+        if not starts:
+            return
+        for name in await asyncio.to_thread(shm.names):
+            start = start_of(name)
+            if start not in starts or not is_result_name(name, self._settings):
+                continue
+            worker = start[len(self._settings.shm_name_prefix) :].rsplit("-", 2)[0]
+            if not await self._redis.exists(keys.heartbeat(worker)):
+                await self._reaper.remove_uncommitted(name, starts[start])
+
+    async def look_around(self) -> None:
+        """Look after other crews, and learn whether one elsewhere serves the same queues."""
+        sight = self._sight
+        await self._orphans.run(is_sighted=sight is not None and sight.is_proven)
+        if sight is not None:
+            sight.learn(has_rivals=self._orphans.has_rivals, certain=self._orphans.certain)
+
+    async def _drop_dead_of(self, known: KnownCrew) -> bool:
+        """Drop the dead jobs of a crew; whether the list was looked at up to its end.
+
+        Their inputs may be here unless the crew has seen segments in a shared memory of its own.
+        """
+        crew = known.crew
+        may_be_here = crew.namespace == self._identity.namespace or not known.is_sighted
+        expiry = self._nearby_dead if may_be_here else self._orphaned_dead
+        return await expiry.run(
+            lambda job: job.namespace == crew.namespace and job.queue in crew.queues.values(),
+            math.inf,
+        )
+
+    def _dead_expiry(self, unlink: Unlink) -> DeadExpiry:
+        return DeadExpiry(self._redis, self._scripts, self._settings, unlink)
+
+    def _is_due_here(self, job: DeadJob) -> bool:
+        """Whether a dead job is this worker's to drop once its time is over."""
+        is_ours = job.queue in self._crew.queues.values()
+        return is_ours and job.namespace == self._identity.namespace
+
+    async def _unlink(self, names: Collection[str]) -> None:
+        await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
+
+
+async def _leave(names: Collection[str]) -> None:
+    """Unlink nothing: what has these names here is not what had them in another shared memory."""

@@ -1,0 +1,84 @@
+"""A caller of the admin port."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from typing import Any
+
+from harness.workers import Worker, wait_until
+
+JSON = {"Content-Type": "application/json"}
+
+
+def token(value: str) -> dict[str, str]:
+    """The headers of somebody who knows ADMIN_TOKEN."""
+    return {**JSON, "Authorization": f"Bearer {value}"}
+
+
+#: What a browser says of a request that the status page makes.
+OWN_PAGE = {"Connection": "keep-alive", "Sec_Fetch_Site": "same-origin"}
+
+
+class Reply:
+    """What the admin port answered."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Admin:
+    """The admin port of a worker, found by the line in its log."""
+
+    def __init__(self, worker: Worker) -> None:
+        worker.wait_for_line("metrics, health and status page on ")
+        (port,) = re.findall(r"status page on http://.*?:(\d+)/", worker.output)
+        self.port = int(port)
+
+    def ask(
+        self, path: str, content: Any = None, *, method: str = "", **headers: str | None
+    ) -> Reply:
+        """GET a path, or POST `content` as JSON; headers are keyword arguments, `_` for `-`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        body = None if content is None else content
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        sent = {name: value for name, value in named.items() if value is not None}
+        if body is not None and not any(name.lower() == "content-type" for name in named):
+            sent |= JSON
+        try:
+            connection.request(method or ("GET" if body is None else "POST"), path, body, sent)
+            reply = connection.getresponse()
+            return Reply(reply.status, reply.headers, reply.read())
+        finally:
+            connection.close()
+
+    @property
+    def status(self) -> Any:
+        """What the status page is told."""
+        return self.ask("/api/status").json
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """The samples by name and label values, as Prometheus' own parser reads them."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.ask("/metrics").text)
+            for sample in family.samples
+        }
+
+    def wait_for(self, path: str, status: int) -> Reply:
+        """The reply, once its status is this one."""
+        wait_until(lambda: self.ask(path).status == status, f"{path} is {status}")
+        return self.ask(path)

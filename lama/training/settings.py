@@ -1,0 +1,299 @@
+"""What a training run takes from a config like the published ones, and its own defaults."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lama.saicinpainting.training.trainers.errors import ConfigError
+from lama.training.data.batches import MASK_SHARES, Recipe
+from lama.training.data.pictures import Crops
+
+#: All that a run reads of a config. What `generator` may have is in config.py.
+READ = frozenset(
+    {
+        "generator", "initialisation.kind", "ema.decay", "normalisation.batch_until",
+        "losses.l1.weight_known", "losses.hole_l1.weight", "losses.hole_l1.final",
+        "losses.decibels.weight", "losses.decibels.floor", "losses.decibels.final",
+        "losses.local_decibels.weight", "losses.local_decibels.floor",
+        "losses.gradient.weight", "losses.spectrum.weight", "losses.ssim.weight",
+        "losses.chroma.weight", "losses.adversarial.kind", "losses.adversarial.weight",
+        "losses.adversarial.begin", "losses.adversarial.gp_coef", "losses.feature_matching.weight",
+        "losses.perceptual.weight", "losses.resnet_pl.weight",
+        "data.batch_size", "data.sides", "data.train.out_size", "data.masks", "data.drawn",
+        "data.smoothed", "data.upended", "data.transposed", "data.scales", "data.busiest",
+        "data.turned", "data.stretched",
+        "optimizers.generator.kind", "optimizers.generator.lr", "optimizers.generator.outer",
+        "optimizers.discriminator.kind", "optimizers.discriminator.lr", "discriminator.kind",
+        "discriminator.ndf", "discriminator.n_layers",
+    }
+)  # fmt: skip
+
+#: Pictures from which a batch has statistics to go by.
+_LARGE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """A weight of 0 leaves a term out."""
+
+    #: `losses.l1.weight_known`: the network's output outside the hole.
+    known: float = 10.0
+    #: `losses.decibels.weight`: of the hole's mean squared error, in bel …
+    decibels: float = 0.0
+    #: `losses.decibels.floor`, `.final`: … down to this many dB at the start, and at the end.
+    floor: float = 35.0
+    floor_final: float = 50.0
+    #: `losses.local_decibels.weight`: of the mean squared error about each pixel of the hole …
+    local: float = 0.0
+    #: `losses.local_decibels.floor`: … down to this many dB.
+    local_floor: float = 42.0
+    #: `losses.hole_l1.weight`: the hole at the start of the schedule …
+    hole: float = 10.0
+    #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
+    hole_final: float = 4.0
+    #: `losses.gradient.weight`
+    gradient: float = 4.0
+    #: `losses.spectrum.weight`
+    spectrum: float = 1.0
+    #: `losses.ssim.weight`: of 1 - SSIM about the hole.
+    ssim: float = 0.0
+    #: `losses.chroma.weight`
+    chroma: float = 6.0
+    #: `losses.adversarial.weight`: the paper's κ = 10 scaled to what these terms come to.
+    adversarial: float = 0.3
+    #: `losses.adversarial.begin`: share of the schedule after which the discriminator takes part.
+    adversarial_begin: float = 0.5
+    #: `losses.adversarial.gp_coef`: γ of R1.
+    penalty: float = 0.001
+    #: `losses.feature_matching.weight`: β.
+    features: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run."""
+
+    recipe: Recipe
+    losses: LossWeights = field(default_factory=LossWeights)
+    #: `initialisation.kind: wavelet`: see `modules/wavelet.py`; otherwise random.
+    wavelet: bool = False
+    #: `optimizers.generator.kind: muon`, for the convolutions; otherwise Adam for all.
+    muon: bool = False
+    #: `optimizers.generator.lr`: at its highest. Large batches bear twice that.
+    lr: float = 5e-4
+    #: `optimizers.generator.outer`: share of it for what lies around the residual blocks. What
+    #: begins as a wavelet transform passes pictures on already, and is soon spoilt.
+    outer: float = 1.0
+    #: `optimizers.discriminator.lr`
+    discriminator_lr: float = 1e-4
+    #: `discriminator.ndf` and `discriminator.n_layers`
+    ndf: int = 64
+    n_layers: int = 4
+    #: `ema.decay`: per step, of the averaged weights.
+    ema_decay: float = 0.999
+    #: `normalisation.batch_until`: share of the schedule in which batch norms take a batch's own
+    #: statistics. After it they take the running ones, as in use, and these stay as they are.
+    batch_until: float = 1.0
+    #: Side of the crops that validation uses, pixels.
+    validation_side: int = 256
+
+
+def read_settings(config: DictConfig, device: torch.device, given: bool = False) -> Settings:
+    """Settings from a config; what it leaves out has a default that fits the device.
+
+    `given` says that training begins with weights that have been trained before.
+
+    A few pictures are too few for batch norms: their mean colour is taken out of all that the
+    network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known part
+    0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
+
+    The published weights of `adversarial` (10) and `feature_matching` (100) belong to the
+    published mix with its perceptual terms; they are scaled by 0.03 and 0.01 where `losses` has no
+    `hole_l1`, that is, where it is an unchanged published config. Raises ConfigError.
+    """
+    cuda = device.type == "cuda"
+    losses, data = _Section.of(config, "losses"), _Section.of(config, "data")
+    discriminator = _Section.of(config, "discriminator")
+    optimizers = _Section.of(config, "optimizers")
+    published = "hole_l1" not in losses.values
+    base = LossWeights()
+    begins = str(_Section.of(config, "initialisation").get("kind", "random"))
+    if begins not in ("random", "wavelet"):
+        raise ConfigError(f"initialisation.kind = {begins!r}: 'random' or 'wavelet' is needed")
+    adversary = losses.get("adversarial.kind", "r1")
+    if adversary != "r1":
+        raise ConfigError(f"losses.adversarial.kind = {adversary!r}: only 'r1' is there")
+    kind = discriminator.get("kind", "pix2pixhd_nlayer")
+    if kind != "pix2pixhd_nlayer":
+        raise ConfigError(f"discriminator.kind = {kind!r}: only 'pix2pixhd_nlayer' is there")
+    weights = LossWeights(
+        known=losses.number("l1.weight_known", base.known),
+        hole=losses.number("hole_l1.weight", base.hole),
+        hole_final=losses.number(
+            "hole_l1.final", min(base.hole_final, losses.number("hole_l1.weight", math.inf))
+        ),
+        decibels=losses.number("decibels.weight", base.decibels),
+        floor=losses.number("decibels.floor", base.floor),
+        floor_final=losses.number("decibels.final", base.floor_final),
+        local=losses.number("local_decibels.weight", base.local),
+        local_floor=losses.number("local_decibels.floor", base.local_floor),
+        gradient=losses.number("gradient.weight", base.gradient),
+        spectrum=losses.number("spectrum.weight", base.spectrum),
+        ssim=losses.number("ssim.weight", base.ssim),
+        chroma=losses.number("chroma.weight", base.chroma),
+        adversarial=losses.number("adversarial.weight", 10.0 if published else base.adversarial)
+        * (0.03 if published else 1.0),
+        adversarial_begin=losses.number("adversarial.begin", base.adversarial_begin),
+        penalty=losses.number("adversarial.gp_coef", base.penalty),
+        features=losses.number("feature_matching.weight", 100.0 if published else base.features)
+        * (0.01 if published else 1.0),
+    )
+    sides = data.get("train.out_size") or data.get("sides")
+    sides = sides or ([256, 256, 256, 384] if cuda else [96, 128, 160, 256])
+    sides = [sides] if isinstance(sides, int) else list(sides)
+    if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
+        raise ConfigError(f"data.sides = {sides}: multiples of 8, at least 32, are needed")
+    shares = dict(data.get("masks") or MASK_SHARES)
+    if set(shares) - set(MASK_SHARES) or sum(shares.values()) <= 0:
+        raise ConfigError(f"data.masks = {shares}: shares of {', '.join(MASK_SHARES)} are needed")
+    recipe = Recipe(
+        batch=data.whole("batch_size", 0) or _fitting_batch(config, device, min(sides)),
+        sides=tuple(sides),
+        drawn=data.number("drawn", Recipe.drawn),
+        masks=tuple(shares.items()),
+        smoothed=data.number("smoothed", Recipe.smoothed),
+        upended=data.number("upended", Recipe.upended),
+        transposed=data.number("transposed", Recipe.transposed),
+        crops=_crops(data),
+    )
+    large = recipe.pictures(max(sides)) >= _LARGE_BATCH
+    return Settings(
+        recipe=recipe,
+        losses=weights,
+        wavelet=begins == "wavelet",
+        muon=optimizers.get("generator.kind") == "muon",
+        lr=_learning_rate(optimizers, "generator", 1e-3 if large else Settings.lr),
+        outer=optimizers.number("generator.outer", 0.2 if begins == "wavelet" else 1.0),
+        discriminator_lr=_learning_rate(optimizers, "discriminator", Settings.discriminator_lr),
+        ndf=discriminator.whole("ndf", Settings.ndf),
+        n_layers=discriminator.whole("n_layers", Settings.n_layers),
+        ema_decay=_Section.of(config, "ema").number("decay", Settings.ema_decay),
+        batch_until=_Section.of(config, "normalisation").number(
+            "batch_until", 0.0 if begins == "wavelet" else 1.0 if large else 0.0 if given else 0.1
+        ),
+        validation_side=512 if cuda else 256,
+    )
+
+
+def override(config: DictConfig, given: Sequence[str]) -> None:
+    """Takes over settings `name=value`; raises ConfigError for what no run would read."""
+    for one in given:
+        name, equals, _ = one.partition("=")
+        if not equals:
+            raise ConfigError(f"{one}: name=value is needed, such as data.drawn=0.2")
+        whole = f"{name}."
+        if not any(whole.startswith(f"{read}.") or f"{read}.".startswith(whole) for read in READ):
+            close = difflib.get_close_matches(name, READ, 1)
+            raise ConfigError(
+                f"{one}: nothing reads {name}; "
+                + (f"is {close[0]} meant?" if close else f"there are {', '.join(sorted(READ))}")
+            )
+    config.merge_with_dotlist(list(given))
+
+
+def left_out(config: DictConfig) -> list[str]:
+    """Terms that the config gives a weight, and that nothing can be had for."""
+    losses = _Section.of(config, "losses")
+    return [name for name in ("perceptual", "resnet_pl") if losses.get(f"{name}.weight")]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section as plain values; what stands in it unresolved (`${env:…}`) stays text."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: DictConfig, name: str) -> _Section:
+        section = config.get(name)
+        if section is None:
+            return cls(name, {})
+        plain = OmegaConf.to_container(section) if isinstance(section, DictConfig) else None
+        if not isinstance(plain, dict):
+            raise ConfigError(f"{name} = {section!r}: a mapping is needed")
+        return cls(name, {str(key): value for key, value in plain.items()})
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """What stands at a path such as `l1.weight_known`; `default` where nothing does."""
+        found: Any = self.values
+        name = self.name
+        for key in path.split("."):
+            if not isinstance(found, Mapping):
+                raise ConfigError(f"{name} = {found!r}: a mapping is needed")
+            found, name = found.get(key), f"{name}.{key}"
+            if found is None:
+                return default
+        return found
+
+    def number(self, path: str, default: float) -> float:
+        value = self.get(path, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{self.name}.{path} = {value!r}: a number is needed")
+        return float(value)
+
+    def whole(self, path: str, default: int) -> int:
+        value = self.get(path, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{self.name}.{path} = {value!r}: a whole number is needed")
+        return value
+
+
+def _crops(data: _Section) -> Crops:
+    scales = data.get("scales", Crops.scales)
+    try:
+        least, most = map(float, scales)
+    except (TypeError, ValueError):
+        least, most = 0.0, 0.0
+    if not 0.1 <= least <= most <= 10:
+        raise ConfigError(
+            f"data.scales = {scales}: two numbers of 0.1 to 10 are needed, such as [0.8, 3]"
+        )
+    stretched = data.number("stretched", Crops.stretched)
+    if not 1 <= stretched <= 4:
+        raise ConfigError(f"data.stretched = {stretched:g}: a number of 1 to 4 is needed")
+    return Crops(
+        scales=(least, most),
+        busiest=data.number("busiest", Crops.busiest),
+        turned=data.number("turned", Crops.turned),
+        stretched=stretched,
+    )
+
+
+def _learning_rate(optimizers: _Section, name: str, default: float) -> float:
+    kind = optimizers.get(f"{name}.kind", "adam")
+    known = ("adam", "muon") if name == "generator" else ("adam",)
+    if kind not in known:
+        raise ConfigError(f"optimizers.{name}.kind = {kind!r}: {' or '.join(known)} is needed")
+    return optimizers.number(f"{name}.lr", default)
+
+
+def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
+    """Pictures that fit: on CUDA by its free memory; on a CPU 16, which takes about a second."""
+    if device.type != "cuda":
+        return 16
+    free, _ = torch.cuda.mem_get_info(device)
+    generator = _Section.of(config, "generator")
+    blocks, ngf = generator.whole("n_blocks", 9), generator.whole("ngf", 64)
+    # Bytes kept for the backward pass, counted with saved-tensor hooks under bfloat16: per pixel
+    # 42 for each channel of the stem and 10 more for each block, and 1,400 for the discriminator.
+    # Half as much again for what comes and goes.
+    each = 1.5 * side * side * (ngf * (42 + 10 * blocks) + 1400)
+    return int(max(2, min(64, 0.9 * (free - (2 << 30)) / each)))

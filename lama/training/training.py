@@ -1,0 +1,323 @@
+"""One training step, and everything that a run has to remember."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lama.engine.precision import decide
+from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, FourierUnit
+from lama.saicinpainting.training.trainers.checkpoints import read_generator_state
+from lama.saicinpainting.training.trainers.config import generator_config
+from lama.saicinpainting.training.trainers.errors import MismatchError
+from lama.training.losses import adversarial, reconstruction
+from lama.training.modules.discriminator import NLayerDiscriminator
+from lama.training.modules.wavelet import begin_as_wavelet
+from lama.training.optimizer import GeneratorOptimizer
+from lama.training.settings import LossWeights, Settings
+from lama.training.snapshots import PREFIX, container
+
+#: R1 is taken at every eighth step, eight times as strong: it costs as much as all else together.
+PENALTY_EVERY = 8
+
+#: Steps over which the learning rate rises from 0.
+_WARM_UP = 100
+
+#: Steps in a row without a finite loss after which a run is given up.
+PATIENCE = 20
+
+
+def learning_rate(progress: float, step: int) -> float:
+    """Share of the highest rate: up in the first steps, level, then half a cosine down to 1 %."""
+    down = max(0.0, (min(1.0, progress) - 0.3) / 0.7)
+    return min(1.0, (step + 1) / _WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * down)))
+
+
+def training_dtype(device: torch.device, half: bool) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, on a CPU faster too; else float32."""
+    if not half:
+        return torch.float32
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if able else torch.float32
+    return decide(device, True).dtype
+
+
+class Trainer:
+    """Generator, its moving average, discriminator and optimizers."""
+
+    def __init__(
+        self, config: DictConfig, settings: Settings, device: torch.device, seed: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(seed)
+        self.settings = settings
+        self.device = device
+        self.seed = seed
+        self.dtype = dtype
+        #: Steps done, and seconds spent on them, over all of the run's interruptions.
+        self.step, self.elapsed_s = 0, 0.0
+        #: The best validation so far, dB.
+        self.best = -math.inf
+        self._broken = 0
+        self._given = False
+        generator = FFCResNetGenerator(generator_config(config))
+        self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        #: What best.ckpt is made of.
+        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.discriminator = NLayerDiscriminator(ndf=settings.ndf, n_layers=settings.n_layers)
+        self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        keep_fourier_exact(self.generator, device)
+        self._optimizer = GeneratorOptimizer(self.generator, settings.muon, settings.outer)
+        self._opponent = torch.optim.Adam(
+            self.discriminator.parameters(), lr=settings.discriminator_lr
+        )
+
+    def begin(self, images: Tensor, masks: Tensor) -> None:
+        """Sets the weights of a new run where they aren't to be random; a batch calibrates them.
+
+        Weights that were given stay.
+        """
+        if self.settings.wavelet and not self._given:
+            begin_as_wavelet(self.generator, images, masks)
+            self.average.load_state_dict(self.generator.state_dict())
+
+    def start_from(self, path: str) -> None:
+        """Takes the generator's weights from any container that the loader reads."""
+        state = read_generator_state(path)
+        expected = self.generator.state_dict()
+        wrong = [
+            key
+            for key, tensor in expected.items()
+            if key not in state or state[key].shape != tensor.shape
+        ]
+        if wrong:
+            raise MismatchError(
+                f"{path}: {len(wrong)} tensors are missing or of another shape than the config's "
+                f"generator has, first {wrong[0]}: take the file's own config"
+            )
+        self.generator.load_state_dict({key: state[key] for key in expected})
+        self._given = True
+        self.average.load_state_dict(self.generator.state_dict())
+
+    def train_step(self, images: Tensor, masks: Tensor, progress: float) -> dict[str, Tensor]:
+        """Updates all weights once; the terms of the loss, unweighted, as 0-d tensors.
+
+        `images` B×3×H×W in [0, 1], `masks` B×1×H×W, on the device; `progress` 0 to 1 through the
+        schedule. A step whose loss isn't finite changes nothing.
+        """
+        weights = self.settings.losses
+        rate = learning_rate(progress, self.step)
+        self._set_modes(progress)
+        masked = torch.cat([images * (1 - masks), masks], dim=1)
+        masked = masked.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            predicted = self.generator(masked)
+        predicted = predicted.float()
+        filled = masks * predicted + (1 - masks) * images
+        terms = self._reconstruction(predicted, filled, images, masks, progress)
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        strength = _strength(weights, progress)
+        if strength:
+            against = self._against(predicted, images, masks)
+            total = total + strength * (
+                weights.adversarial * against["adv"] + weights.features * against["match"]
+            )
+        losses = {name: value.detach() for name, (_, value) in terms.items()}
+        if not torch.isfinite(total):
+            self._skip()
+        else:
+            self._broken = 0
+            self._optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
+            self._optimizer.step(self.settings.lr * rate)
+            self._update_average()
+            if strength:
+                losses |= {name: value.detach() for name, value in against.items()}
+                losses["disc"] = self._train_discriminator(predicted.detach(), images, masks)
+        self.step += 1
+        return losses
+
+    def _set_modes(self, progress: float) -> None:
+        """Batch norms take the batch's statistics, or the running ones; see `batch_until`."""
+        self.generator.train()
+        if progress >= self.settings.batch_until:
+            for module in self.generator.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16)
+
+    def _reconstruction(
+        self, predicted: Tensor, filled: Tensor, images: Tensor, masks: Tensor, progress: float
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of each term that has a weight."""
+        weights = self.settings.losses
+        share = min(1.0, progress)
+        hole = weights.hole + (weights.hole_final - weights.hole) * share
+        floor = weights.floor + (weights.floor_final - weights.floor) * share
+        decibels = partial(reconstruction.decibels, floor=floor)
+        local = partial(reconstruction.local_decibels, floor=weights.local_floor)
+        table: list[tuple[str, float, Callable[[Tensor, Tensor, Tensor], Tensor], Tensor]] = [
+            ("known", weights.known, reconstruction.known_l1, predicted),
+            ("hole", hole, reconstruction.hole_l1, filled),
+            ("bel", weights.decibels, decibels, filled),
+            ("local", weights.local, local, filled),
+            ("grad", weights.gradient, reconstruction.gradients, filled),
+            ("spec", weights.spectrum, reconstruction.spectra, filled),
+            ("dssim", weights.ssim, reconstruction.dissimilarity, filled),
+            ("chroma", weights.chroma, reconstruction.chroma, filled),
+        ]
+        return {
+            name: (weight, term(picture, images, masks))
+            for name, weight, term, picture in table
+            if weight
+        }
+
+    def _against(self, predicted: Tensor, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """What the discriminator says to the generator."""
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            logits, features = self.discriminator(predicted)
+            with torch.no_grad():
+                _, wanted = self.discriminator(images)
+        target = adversarial.patch_target(masks, logits)
+        return {
+            "adv": adversarial.generator_loss(logits.float(), target),
+            "match": adversarial.feature_matching(features, wanted),
+        }
+
+    def _train_discriminator(self, fakes: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(True)
+        with self._autocast():
+            real, _ = self.discriminator(images)
+            fake, _ = self.discriminator(fakes)
+        target = adversarial.patch_target(masks, fake)
+        loss = adversarial.discriminator_loss(real.float(), fake.float(), target)
+        total = loss
+        if self.settings.losses.penalty and self.step % PENALTY_EVERY == 0:
+            # Second derivatives, in float32.
+            penalty = adversarial.gradient_penalty(lambda x: self.discriminator(x)[0], images)
+            total = total + PENALTY_EVERY * self.settings.losses.penalty * penalty
+        self._opponent.zero_grad(set_to_none=True)
+        if torch.isfinite(total):
+            total.backward()  # type: ignore[no-untyped-call]
+            self._opponent.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Moves the average; faster at first, when it is mostly what training began with."""
+        decay = min(self.settings.ema_decay, (self.step + 1) / (self.step + 10))
+        # Running statistics too: those of small batches are noisy.
+        pairs = list(
+            zip(
+                self.average.state_dict().values(),
+                self.generator.state_dict().values(),
+                strict=True,
+            )
+        )
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        averaged, current = [pair[0] for pair in floating], [pair[1] for pair in floating]
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for average, tensor in pairs:
+            if not tensor.is_floating_point():
+                average.copy_(tensor)
+
+    def _skip(self) -> None:
+        self._broken += 1
+        if self._broken >= PATIENCE:
+            raise FloatingPointError(
+                f"step {self.step}: the loss isn't finite, {PATIENCE} times in a row; lower "
+                "optimizers.generator.lr and go on from the last checkpoint"
+            )
+
+    def snapshot(self) -> dict[str, Any]:
+        """last.ckpt: the published container, and beside it all that resuming needs."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        content = container(
+            self.generator.state_dict(),
+            self.step,
+            ema=_on_host(self.average.state_dict()),
+            optimizer_states=[self._optimizer.state_dict(), self._opponent.state_dict()],
+            training={
+                "seed": self.seed, "step": self.step, "elapsed_s": self.elapsed_s,
+                "best": self.best, "rng": rng, "batch_until": self.settings.batch_until,
+            },
+        )  # fmt: skip
+        content["state_dict"] |= {
+            f"discriminator.{key}": tensor
+            for key, tensor in _on_host(self.discriminator.state_dict()).items()
+        }
+        return content
+
+    def best_snapshot(self) -> dict[str, Any]:
+        """best.ckpt: the averaged generator, convolutions in half precision."""
+        return container(self.average.state_dict(), self.step, half=True)
+
+    def resume(self, content: Mapping[str, Any]) -> None:
+        """Takes up where `snapshot` was made."""
+        tensors = content["state_dict"]
+        for prefix, module in ((PREFIX, self.generator), ("discriminator.", self.discriminator)):
+            module.load_state_dict(
+                {
+                    key.removeprefix(prefix): tensor
+                    for key, tensor in tensors.items()
+                    if key.startswith(prefix)
+                }
+            )
+        self.average.load_state_dict(content["ema"])
+        generator_state, opponent_state = content["optimizer_states"]
+        self._optimizer.load_state_dict(generator_state)
+        self._opponent.load_state_dict(opponent_state)
+        training = content["training"]
+        self.seed, self.step = int(training["seed"]), int(training["step"])
+        self.elapsed_s, self.best = float(training["elapsed_s"]), float(training["best"])
+        # Its default depends on how the run was begun, which resuming needn't say again.
+        until = training.get("batch_until", self.settings.batch_until)
+        self.settings = replace(self.settings, batch_until=float(until))
+        torch.set_rng_state(training["rng"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in training["rng"]:
+            torch.cuda.set_rng_state(training["rng"]["cuda"], self.device)
+
+
+def _strength(weights: LossWeights, progress: float) -> float:
+    """Of the adversarial part: none, then a rise over a twentieth of the schedule, then all."""
+    if not weights.adversarial and not weights.features:
+        return 0.0
+    return min(1.0, max(0.0, (progress - weights.adversarial_begin) / 0.05))
+
+
+def _on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu() for key, tensor in state.items()}
+
+
+def keep_fourier_exact(generator: nn.Module, device: torch.device) -> None:
+    """Takes the Fourier units out of autocast: spectra in bfloat16 lose the low amplitudes.
+
+    The batch norms outside them stay in: autocast leaves their parameters and running statistics
+    float32, and they accumulate in float32 over bfloat16 inputs.
+    """
+    for module in generator.modules():
+        if isinstance(module, FourierUnit):
+            module.forward = _without_autocast(module.forward, device.type)  # type: ignore
+
+
+def _without_autocast(forward: Callable[[Tensor], Tensor], kind: str) -> Callable[[Tensor], Tensor]:
+    def exact(x: Tensor) -> Tensor:
+        with torch.autocast(kind, enabled=False):
+            return forward(x)
+
+    return exact
