@@ -52,6 +52,7 @@ PRELUDES: Final = {
     "lists": ("promote", "release", "requeue", "retry"),
     "ownership": ("commit", "fail", "release", "retry", "supersede"),
     "entries": ("discard", "drop", "redrive"),
+    "marks": ("expire", "sweep"),
 }
 
 COMMAND_TIMEOUT_S = 5.0
@@ -129,12 +130,12 @@ def _login(where: SentinelUrl) -> dict[str, Any]:
 
 
 def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
-    """The scripts of core/lua by name, to be run on this client's connections."""
+    """The scripts of core/broker/lua by name, to be run on this client's connections."""
     return {path.stem: client.register_script(script_text(path.stem)) for path in LUA.glob("*.lua")}
 
 
 def script_text(name: str) -> str:
-    """A script of core/lua, behind the functions that it shares with others."""
+    """A script of core/broker/lua, behind the functions that it shares with others."""
     paths = [LUA / "prelude" / f"{one}.lua" for one, users in PRELUDES.items() if name in users]
     return "".join(path.read_text() for path in (*paths, LUA / f"{name}.lua"))
 

@@ -302,15 +302,16 @@ def test_a_result_that_a_slow_worker_writes_for_a_job_it_has_lost_is_removed_whe
     assert not segments()
 
 
+@pytest.mark.parametrize("expires_in_s", [-1, 100.5], ids=["its time is over", "it was cleaned up"])
 def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: redis.Redis, expires_in_s: float
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     own = result_name_start(settings, worker, request("r"))
     reap(settings)
     taken_over = write_segment(f"{own}8")  # it was given the job again, and committed it
     namespace = current_identity(settings).namespace
-    raw.zadd(keys.segments(namespace), {f"{taken_over} r": time.time() - 1})
+    raw.zadd(keys.segments(namespace), {f"{taken_over} r": int(time.time()) + expires_in_s})
     for _ in range(3):
         reap(settings)
     assert segments() == {taken_over}

@@ -23,14 +23,9 @@ if redis.call('TYPE', KEYS[2]).ok == 'hash' then
     return 1
   end
 end
--- The member tells this segment from those that its worker wrote for a job it had lost (see keys.py),
--- and so it must outlast the mark that has those searched for.
-local start = string.match(ARGV[2], '^.*%-')
-local mark = start and redis.call('ZSCORE', KEYS[1], start .. string.sub(ARGV[1], #ARGV[2] + 1))
-if mark and tonumber(mark) < 0 then
-  redis.call('ZREM', KEYS[1], ARGV[1])
-  redis.call('ZADD', KEYS[1], 1 - tonumber(mark), ARGV[1])
-else
-  redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+local until_then = searched_until(KEYS[1], ARGV[2], ARGV[1])
+if until_then then
+  redis.call('ZADD', KEYS[1], until_then + 1, ARGV[1])
 end
 return 0

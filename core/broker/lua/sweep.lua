@@ -15,7 +15,8 @@ for i = 1, #found, 2 do
     local segment, request = string.match(member, '^(%S+) (.*)$')
     local key = ARGV[3] .. request
     local info = redis.call('TYPE', key).ok == 'hash' and redis.call('HGET', key, 'inpaint_shm_info')
-    if not (info and string.find(info, segment, 1, true)) then
+    local is_there = info and string.find(info, segment, 1, true)
+    if not is_there and not searched_until(KEYS[1], segment, member) then
       redis.call('ZREM', KEYS[1], member)
       dropped = dropped + 1
     end
