@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from benchmarks import timeline
 from core.config import Settings
 from core.errors import TransientFailure
 from core.network import LaMa
@@ -33,6 +34,8 @@ class Identity(Network):
 
 def network(settings: Settings) -> Network:
     """What the environment asks for."""
+    if timeline.VARIABLE in os.environ:
+        return timeline.network(settings)
     if milliseconds := os.environ.get(VARIABLE):
         return Identity(float(milliseconds))
     return LaMa(settings)

@@ -3,7 +3,7 @@
 Competitors are this worker, a plain consumer (see plain_consumer.py), and what neither can beat:
 the network alone, or the copies alone. Sections can be run one by one:
 
-    python -m benchmarks.worker engine copies idle load fairness workers
+    python -m benchmarks.worker engine copies idle load fairness workers device
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.device import rows as device_rows
 from benchmarks.layouts import layouts
 from benchmarks.networks import VARIABLE
 from benchmarks.report import Report, add_output_argument, table
@@ -45,6 +46,10 @@ DEVICE_MS: Final = 20.0
 
 class Bench:
     """A Redis, the traffic, and the rows."""
+
+    #: Milliseconds a picture of a device that is a time line, and the jobs that go through it.
+    device_ms: Sequence[float] = (3.15, 1.57)
+    device_jobs = 400
 
     def __init__(self, url: str, traffic: Traffic, report: Report, rounds: int) -> None:
         self.url = url
@@ -200,8 +205,14 @@ def workers(bench: Bench) -> None:
     bench.section(f"workers: {DEVICE_MS:g} ms a picture", rows)
 
 
+def device(bench: Bench) -> None:
+    """Rate and gaps of a device that is a time line, with and without launching ahead."""
+    found = device_rows(bench.url, bench.traffic, bench.device_ms, bench.device_jobs, bench.rounds)
+    bench.section("device: 1024×1024", list(found))
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
-    section.__name__: section for section in (engine, copies, idle, load, fairness, workers)
+    section.__name__: section for section in (engine, copies, idle, load, fairness, workers, device)
 }
 
 
@@ -210,14 +221,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, default=5, help="per competitor (%(default)s)")
+    parser.add_argument(
+        "--ms", type=float, nargs="+", default=Bench.device_ms,
+        help="of a picture, for the section device (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=int, default=Bench.device_jobs, help="for the section device (%(default)s)"
+    )
     add_output_argument(parser, "worker")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(unknown)}")
     keep_freed_memory()  # as the worker does, so that the network alone is no worse off
-    report = Report("worker", ("section", "what", "flooded", "workers"), options.json)
+    report = Report(
+        "worker",
+        ("section", "what", "flooded", "workers", "ms a picture", "launches ahead"),
+        options.json,
+    )
     with RedisServer() as server, Traffic(server.url, _pictures()) as traffic:
         bench = Bench(server.url, traffic, report, options.rounds)
+        bench.device_ms, bench.device_jobs = options.ms, options.jobs
         for name in options.sections or SECTIONS:
             SECTIONS[name](bench)
     print(f"\nwritten to {report.write()}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -42,6 +42,19 @@ class Stored:
     began_at: float
 
 
+@dataclass(slots=True)
+class Results:
+    """What has become of the results of a batch.
+
+    `stored` are to be committed, `delivered` counts those that are committed, `unstored` are jobs
+    for whose results a stop found no room in shared memory.
+    """
+
+    stored: list[Stored] = field(default_factory=list)
+    delivered: int = 0
+    unstored: list[Claim] = field(default_factory=list)
+
+
 class Deliverer:
     """Stores the results of one batch after another, and commits them beside the next one's."""
 
@@ -64,49 +77,56 @@ class Deliverer:
         #: Where results are finished and written.
         self.copiers = Copiers("store")
         self._unlink_thread = ThreadPoolExecutor(1, "unlink")
+        self._committing = asyncio.Lock()
         self._cleaning: asyncio.Task[None] | None = None
 
     async def store(
-        self,
-        jobs: Sequence[tuple[Claim, Loaded]],
-        pictures: Sequence[Filled],
-        attempts: int,
-        hand_on: Callable[[Sequence[Stored]], Awaitable[None]],
-    ) -> list[Claim]:
-        """Store the results of a batch with `attempts` failed tries behind it; `hand_on` what is.
+        self, jobs: Sequence[tuple[Claim, Loaded]], pictures: Sequence[Filled], attempts: int
+    ) -> Results:
+        """Store the results of a batch with `attempts` failed tries behind it.
 
-        Returns those jobs whose results a stop has found without room in shared memory. Without a
-        stop, such jobs are put off after a while.
+        Where there is no room in shared memory, what is stored is committed at once: its consumer
+        may make room. The rest waits a while and is then put off, unless a stop comes.
         """
+        results = Results()
         backoff = Backoff()
         give_up_at = time.monotonic() + ROOM_PATIENCE_S
-        left = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
-        while left:
-            outcomes = await self.copiers.each(self._store, left)
-            stored: list[Stored] = []
-            waiting: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
-            for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
-                if isinstance(outcome, Stored):
-                    stored.append(outcome)
-                elif isinstance(outcome, OutOfSharedMemory):
-                    transitions.waits(loaded.job, outcome)
-                    waiting.append(((claim, loaded, picture), outcome))
-                else:
-                    await self._failures.add(claim, attempts, outcome)
-            # What is stored doesn't wait with the rest: its consumer may be who makes room.
-            if stored:
-                await hand_on(stored)
-            left = [job for job, _ in waiting]
-            if not left or self._stop.is_set():
-                break
+        waiting = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
+        while True:
+            results.stored, shortages = await self._store_each(waiting, attempts)
+            waiting = [job for job, _ in shortages]
+            if not waiting:
+                return results
+            await self.commit(results)
+            claims = [claim for claim, _, _ in waiting]
+            if self._stop.is_set():
+                results.unstored = claims
+                return results
             if time.monotonic() >= give_up_at:
-                for (claim, _, _), shortage in waiting:
+                for claim, (_, shortage) in zip(claims, shortages, strict=True):
                     await self._failures.postpone(claim, shortage)
-                return []
-            # Computed and waiting: if this process dies meanwhile, not on them.
-            self._queues.mark_work([claim for claim, _, _ in left], working=False)
+                return results
+            # Computed and waiting: if this process dies meanwhile, they are not to blame.
+            self._queues.mark_work(claims, working=False)
             await backoff.wait(unless=self._stop)
-        return [claim for claim, _, _ in left]
+
+    async def _store_each(
+        self, jobs: Sequence[tuple[Claim, Loaded, Filled]], attempts: int
+    ) -> tuple[list[Stored], list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]]]:
+        """Store results once; those that are stored, and those for which there is no room."""
+        stored: list[Stored] = []
+        shortages: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
+        outcomes = await self.copiers.each(self._store, jobs)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            claim, loaded, _ = job
+            if isinstance(outcome, Stored):
+                stored.append(outcome)
+            elif isinstance(outcome, OutOfSharedMemory):
+                transitions.waits(loaded.job, outcome)
+                shortages.append((job, outcome))
+            else:
+                await self._failures.add(claim, attempts, outcome)
+        return stored, shortages
 
     def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Stored:
         if isinstance(picture, TransientFailure):
@@ -121,21 +141,25 @@ class Deliverer:
         segment = Segment(name, result.shape, np.dtype(np.uint8))
         return Stored(claim, loaded.job, segment, loaded.began_at)
 
-    async def commit(self, stored: Sequence[Stored]) -> int:
-        """Commit jobs and begin to clean up after them; how many were still this worker's.
+    async def commit(self, results: Results) -> None:
+        """Commit what is stored of a batch, and begin to clean up after it.
 
-        Together: their commands go to Redis in one go, and their segments in one. To be called for
-        one batch after another.
+        Batches are committed one after another, in the order of the calls. The jobs of one go to
+        Redis in one go, and their segments are unlinked in one.
         """
-        # Redis may take its time: if this process dies meanwhile, not on them.
-        self._queues.mark_work([one.claim for one in stored], working=False)
-        with watch.stage("commit"):
-            outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
-        reach(Fault.COMMITTED)
-        # What is announced may be cleaned up after while the next batch is committed.
-        await self.cleaned()
-        self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
-        return sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
+        stored, results.stored = results.stored, []
+        if not stored:
+            return
+        async with self._committing:
+            # Redis may take its time: if this process dies meanwhile, not on them.
+            self._queues.mark_work([one.claim for one in stored], working=False)
+            with watch.stage("commit"):
+                outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
+            reach(Fault.COMMITTED)
+            # What is announced may be cleaned up after while the next batch is committed.
+            await self.cleaned()
+            self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
+        results.delivered += sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
 
     async def cleaned(self) -> None:
         """Returns once the inputs of all that was delivered are gone."""

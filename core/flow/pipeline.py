@@ -1,9 +1,8 @@
-"""The four loops that a batch passes through: claimed and loaded, inferred, stored, committed.
+"""A batch's way through the worker: claimed, loaded, computed, stored, committed.
 
-Each loop hands batches on, and has threads for its stage, so that while one batch is computed the
-next one is read and the last one written and announced. `room` is the promise that no more than one
-batch is claimed ahead of the one being computed, so that an idle second worker finds the rest in
-the queue.
+Each batch has a coroutine of its own, `BatchPipeline._process`. Each stage takes one batch after
+the other, in the order of their claims. So one batch is computed while the next one is loaded and
+the last one is stored and committed.
 """
 
 from __future__ import annotations
@@ -11,53 +10,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
+from typing import Final
 
 from core.broker.connection import Backoff
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Outcome
 from core.config import Settings
-from core.contract import Job
-from core.errors import DeviceFault, HungInference, JobError, OutOfSharedMemory
+from core.errors import JobError, OutOfSharedMemory
 from core.faults import Fault, reach
 from core.flow.batches import Batch, BatchSource
-from core.flow.delivery import Deliverer, Stored
+from core.flow.delivery import Deliverer
+from core.flow.device import MOST_ON_DEVICE, Device
 from core.flow.device_hold import CRASHED, DeviceHold
 from core.flow.failures import Failures
 from core.identity import Identity
 from core.pixels.copying import Copiers
-from core.pixels.handover import Filled, Loaded, Network, is_pending
+from core.pixels.handover import Loaded, Network
 from core.pixels.stages import Loader
 from core.recovery.sight import Sight
-from core.telemetry import transitions, watch
+from core.telemetry import transitions
 
-Result = TypeVar("Result")
+#: Batches in hand at once: one ahead, those on the device, one being stored, one being committed.
+MOST_IN_HAND: Final = MOST_ON_DEVICE + 3
 
-
-@dataclass(slots=True)
-class Work:
-    """A batch on its way through the stages. Times are time.monotonic()."""
-
-    batch: Batch
-    jobs: list[tuple[Claim, Loaded]]
-    claimed_at: float
-    load_s: float = 0.0
-    infer_s: float = 0.0
-    pictures: Sequence[Filled] = field(default_factory=list)
-    store_began_at: float = 0.0
-    handled: list[Job] = field(default_factory=list)
-    delivered: int = 0
-    #: Whether Redis has been told that its jobs are worked on.
-    is_marked: bool = True
+#: Seconds in which finished results may still be delivered by a process that ends on an error.
+DELIVERING_S: Final = 1.0
 
 
 class BatchPipeline:
-    """Takes batches from the queues and delivers their results until `stop` is set."""
+    """Takes batches from the queues and delivers their results until `stop` is set.
+
+    It claims at most one batch ahead of those that the device has, so that an idle second worker
+    finds the rest in the queues.
+    """
 
     def __init__(
         self,
@@ -69,7 +57,6 @@ class BatchPipeline:
         stop: asyncio.Event,
     ) -> None:
         self._settings = settings
-        self._identity = identity
         self._queues = queues
         self._network = network
         self._stop = stop
@@ -79,29 +66,37 @@ class BatchPipeline:
         self._failures = Failures(settings, queues, self.sight, self._hold)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
         self._source = BatchSource(settings, queues)
-        self._room = asyncio.Semaphore(1)
-        self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
-        self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
-        #: Stored results of a batch; an empty part ends the batch.
-        self._to_commit: asyncio.Queue[tuple[Work, Sequence[Stored]] | None] = asyncio.Queue(1)
-        self._unstarted: list[Claim] = []
-        self._shortage = Backoff()
         self._readers = Copiers("load")
-        self._infer_thread = infer_thread
-        self._is_computing = False
-        #: The jobs that the device was given when it failed or hung.
-        self.failed_at: list[Claim] = []
-        self.has_hung = False
+        self._shortage = Backoff()
+        self.device = Device(
+            network, settings.inference_timeout_s, infer_thread, self._deliver.copiers.threads
+        )
+        self._in_hand = asyncio.Semaphore(MOST_IN_HAND)
+        self._ahead = asyncio.Semaphore(1)
+        self._storing = asyncio.Lock()
+        #: The coroutines of all batches in hand, and of those whose results are computed.
+        self._batches: set[asyncio.Task[None]] = set()
+        self._computed: set[asyncio.Task[None]] = set()
+        #: The first error that ended a batch: this process cannot go on.
+        self._error: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unstarted: list[Claim] = []
 
     async def run(self) -> None:
-        """Work; returns when the batch in hand at the stop is delivered.
+        """Work; returns when the batches in hand at the stop are delivered.
 
         Raises HungInference if the network does not return in time, DeviceFault if it never will:
-        then `failed_at` has the jobs that it was given.
+        then `device.failed_at` has the jobs that it was given.
         """
-        await asyncio.gather(
-            self._claim_loop(), self._infer_loop(), self._store_loop(), self._commit_loop()
-        )
+        claiming = asyncio.create_task(self._claim_batches())
+        await asyncio.wait({claiming, self._error}, return_when=asyncio.FIRST_COMPLETED)
+        if claiming.done():
+            claiming.result()
+        while self._batches and not self._error.done():
+            waiting = {*self._batches, self._error}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if self._error.done():
+            self._error.result()
+        await self._deliver.cleaned()
 
     async def stop_claiming(self) -> None:
         """End the wait for a batch. To be repeated until run() returns: another wait may begin."""
@@ -122,17 +117,19 @@ class BatchPipeline:
     async def give_back_unfinished(self) -> None:
         """End claiming, and put back what this process ends without finishing.
 
-        The jobs that the device hung at have an attempt more. Those that it failed at do not, but
-        go behind the others: should one of their pictures break the device, the others are done
-        first. With at-least-once delivery the rest stays in the processing lists, for
-        Recovery.give_back_own().
+        Results that are computed are delivered, if that is quick. The jobs that the device hung at
+        have an attempt more. Those that it failed at do not, but go behind the others: should one
+        of their pictures break the device, the others are done first. With at-least-once delivery
+        the rest stays in the processing lists, for Recovery.give_back_own().
         """
         while self._source.is_claiming:  # what is given back must not be claimed here again
             await self._source.stop()
             await asyncio.sleep(0.005)
-        for claim in self.failed_at:
+        if self._computed:
+            await asyncio.wait(self._computed, timeout=DELIVERING_S)
+        for claim in self.device.failed_at:
             delay_s = min(self._settings.retry_delay_s, self._settings.retry_delay_max_s)
-            await self._queues.retry(claim, counted=self.has_hung, delay_s=delay_s)
+            await self._queues.retry(claim, counted=self.device.has_hung, delay_s=delay_s)
         if not self._queues.fenced:
             await self._queues.release(self._queues.held())
 
@@ -140,188 +137,133 @@ class BatchPipeline:
         """Have the processing lists compared with what is in hand before the next claim."""
         self._source.suspect()
 
-    # -- the four loops -----------------------------------------------------------------------
+    # -- batches ------------------------------------------------------------------------------
 
-    async def _claim_loop(self) -> None:
+    async def _claim_batches(self) -> None:
         while True:
-            await self._room.acquire()
+            await self._in_hand.acquire()
+            await self._ahead.acquire()
             await self.sight.wait()
             await self._hold.wait()
             is_careful = self.sight.is_blind or self._hold.is_active
             batch = await self._source.next_batch(1 if is_careful else None)
-            if batch is None:
-                break
+            if batch is None or self._error.done():
+                return
             if batch.superseded:
                 await self._supersede(batch)
-                self._room.release()
+                self._ahead.release()
+                self._in_hand.release()
                 continue
             if batch.attempts:
-                await self._let_others_finish(batch)
-            work = await self._load(batch)
-            reach(Fault.LOADED)
-            if not work.jobs:
-                self._room.release()
-                continue
-            if self._hold.is_active:
-                self._hold.tried()
-            if self._is_computing:  # they wait: if this process dies, they are not to blame
-                self._queues.mark_work([claim for claim, _ in work.jobs], working=False)
-                work.is_marked = False
-            await self._to_infer.put(work)
+                await self._wait_for_others(batch)
+            processing = asyncio.create_task(self._process(batch))
+            self._batches.add(processing)
+            processing.add_done_callback(self._ended)
             if batch.attempts:
-                await self._to_infer.join()
-        await self._to_infer.put(None)
+                await asyncio.wait({processing})
 
-    async def _let_others_finish(self, batch: Batch) -> None:
+    async def _wait_for_others(self, batch: Batch) -> None:
         """Return once no other batch is in hand: if this one kills the process, it is alone.
 
-        If the process dies meanwhile, it isn't to blame.
+        If the process dies meanwhile, this one is not to blame.
         """
         self._queues.mark_work(batch.claims, working=False)
-        await self._to_infer.join()
+        while self._batches:
+            await asyncio.wait(self._batches)
         self._queues.mark_work(batch.claims, working=True)
-
-    async def _infer_loop(self) -> None:
-        while (work := await self._to_infer.get()) is not None:
-            self._room.release()
-            if self._stop.is_set():
-                self._unstarted += [claim for claim, _ in work.jobs]
-                self._to_infer.task_done()
-                continue
-            if not work.is_marked:
-                self._queues.mark_work([claim for claim, _ in work.jobs], working=True)
-            self._is_computing = True
-            await self._infer(work)
-            self._is_computing = False
-            reach(Fault.INFERRED)
-            await self._to_store.put(work)
-        await self._to_store.put(None)
-
-    async def _store_loop(self) -> None:
-        while (work := await self._to_store.get()) is not None:
-            work.store_began_at = time.monotonic()
-            await self._collect(work)
-            self._unstarted += await self._deliver.store(
-                work.jobs, work.pictures, work.batch.attempts, partial(self._hand_on, work)
-            )
-            work.handled = [loaded.job for _, loaded in work.jobs]
-            work.jobs, work.pictures = [], ()  # nobody needs their pixels any more
-            await self._hand_on(work, ())
-        await self._to_commit.put(None)
-
-    async def _hand_on(self, work: Work, stored: Sequence[Stored]) -> None:
-        await self._to_commit.put((work, stored))
-
-    async def _commit_loop(self) -> None:
-        while (part := await self._to_commit.get()) is not None:
-            work, stored = part
-            if stored:
-                work.delivered += await self._deliver.commit(stored)
-                continue
-            self._to_infer.task_done()  # only now is a batch done with
-            now = time.monotonic()
-            transitions.batch_done(
-                work.batch.kind, work.handled, work.delivered,
-                load_s=work.load_s, infer_s=work.infer_s, store_s=now - work.store_began_at,
-                total_s=now - work.claimed_at,
-            )  # fmt: skip
-        await self._deliver.cleaned()
-
-    # -- one batch, one job -------------------------------------------------------------------
-
-    async def _load(self, batch: Batch) -> Work:
-        work = Work(batch, [], time.monotonic())
-        shortages = await self._load_into(work, batch.claims)
-        if work.jobs or not shortages:
-            self._shortage.reset()
-        if shortages:
-            # A moment may do. While no job at all finds room, the waits grow.
-            await self._shortage.wait(unless=self._stop)
-            shortages = await self._load_into(work, [claim for claim, _ in shortages])
-        for shortage in shortages:
-            await self._failures.postpone(*shortage)
-        work.load_s = time.monotonic() - work.claimed_at
-        return work
-
-    async def _load_into(
-        self, work: Work, claims: Sequence[Claim]
-    ) -> list[tuple[Claim, OutOfSharedMemory]]:
-        """Load jobs of a batch; those for whose results there is no room."""
-        batch = work.batch
-        shortages: list[tuple[Claim, OutOfSharedMemory]] = []
-        loaded: list[Loaded | Exception]
-        if batch.attempts >= self._settings.max_attempts:
-            # While the device is at fault it is not given up, but makes way for the next one.
-            loaded = [JobError(CRASHED, "every worker that tried this job died on it")]
-        else:
-            asks_device = self._network.staging is not None  # which may hang
-            loading = self._readers.each(
-                self._loader, [(claim,) for claim in claims], waits_for_device=asks_device
-            )
-            with self._at(claims):
-                loaded = await (self._in_time(loading, len(claims)) if asks_device else loading)
-        self.sight.note(claims, loaded)
-        for claim, outcome in zip(claims, loaded, strict=True):
-            if isinstance(outcome, OutOfSharedMemory):
-                shortages.append((claim, outcome))
-            elif isinstance(outcome, Exception):
-                await self._failures.add(claim, batch.attempts, outcome)
-            else:
-                transitions.taken(claim, outcome.job)
-                work.jobs.append((claim, outcome))
-        return shortages
-
-    async def _infer(self, work: Work) -> None:
-        began = time.monotonic()
-        watch.batch_started()
-        batch = [loaded for _, loaded in work.jobs]
-        loop = asyncio.get_running_loop()
-        inferring = loop.run_in_executor(self._infer_thread, self._network, batch)
-        with self._at([claim for claim, _ in work.jobs]):
-            work.pictures = await self._in_time(inferring, len(batch))
-        work.infer_s = time.monotonic() - began
-
-    async def _collect(self, work: Work) -> None:
-        """Wait for what a device still has of a batch."""
-        if any(is_pending(picture) for picture in work.pictures):
-            loop = asyncio.get_running_loop()
-            collecting = loop.run_in_executor(
-                self._deliver.copiers.threads, self._network.collect, work.pictures
-            )
-            with self._at([claim for claim, _ in work.jobs]):
-                work.pictures = await self._in_time(collecting, len(work.pictures))
-
-    @contextlib.contextmanager
-    def _at(self, claims: Sequence[Claim]) -> Iterator[None]:
-        """Note at which jobs the device fails."""
-        try:
-            yield
-        except (DeviceFault, HungInference) as error:
-            self.has_hung = isinstance(error, HungInference)
-            self.failed_at = list(claims)
-            raise
 
     async def _supersede(self, batch: Batch) -> None:
         for claim in batch.claims:
             if await self._queues.supersede(claim) is Outcome.SUPERSEDED:
                 await self._failures.drop_superseded(claim)
 
-    async def _in_time(self, doing: Awaitable[Result], count: int) -> Result:
-        """The result for a batch of `count`; raises HungInference if its device doesn't come back.
+    async def _process(self, batch: Batch) -> None:
+        """Do all that is to be done for one batch."""
+        claimed_at = time.monotonic()
+        jobs = await self._load(batch)
+        reach(Fault.LOADED)
+        if not jobs:
+            self._ahead.release()
+            return
+        load_s = time.monotonic() - claimed_at
+        if self._hold.is_active:
+            self._hold.tried()
+        claims = [claim for claim, _ in jobs]
+        if has_to_wait := self.device.is_busy:  # if this process dies now, they are not to blame
+            self._queues.mark_work(claims, working=False)
+        async with self.device.slots:
+            async with self.device.launching:
+                self._ahead.release()
+                if self._stop.is_set() or self.device.failed_at or self._error.done():
+                    self._unstarted += claims
+                    return
+                if has_to_wait:
+                    self._queues.mark_work(claims, working=True)
+                launched = await self.device.launch(jobs)
+            pictures, infer_s = await self.device.collect(launched)
+        reach(Fault.INFERRED)
+        if coroutine := asyncio.current_task():
+            self._computed.add(coroutine)
+        async with self._storing:
+            store_began_at = time.monotonic()
+            batch_jobs = [loaded.job for _, loaded in jobs]
+            results = await self._deliver.store(jobs, pictures, batch.attempts)
+        self._unstarted += results.unstored
+        del jobs, launched, pictures  # nobody needs their pixels any more
+        await self._deliver.commit(results)
+        now = time.monotonic()
+        transitions.batch_done(
+            batch.kind, batch_jobs, results.delivered,
+            load_s=load_s, infer_s=infer_s, store_s=now - store_began_at, total_s=now - claimed_at,
+        )  # fmt: skip
 
-        Only the wait for it ends: what hangs goes on.
-        """
-        began = time.monotonic()
-        result = asyncio.ensure_future(doing)
-        timeout_s = self._settings.inference_timeout_s
-        while not result.done():
-            progressed_at = max(began, self._network.progressed_at)
-            left_s = timeout_s - (time.monotonic() - progressed_at)
-            if left_s > 0:
-                await asyncio.wait({result}, timeout=left_s)
-                continue
-            raise HungInference(
-                f"a batch of {count} is not done after "
-                f"INFERENCE_TIMEOUT_S={timeout_s:g}: the process ends, the batch is tried again"
+    def _ended(self, processing: asyncio.Task[None]) -> None:
+        self._batches.discard(processing)
+        self._computed.discard(processing)
+        self._in_hand.release()
+        error = None if processing.cancelled() else processing.exception()
+        if error is not None and not self._error.done():
+            self._error.set_exception(error)
+
+    # -- loading ------------------------------------------------------------------------------
+
+    async def _load(self, batch: Batch) -> list[tuple[Claim, Loaded]]:
+        """The jobs of a batch that can be computed; the others are tried later, or dead."""
+        jobs, shortages = await self._read(batch, batch.claims)
+        if jobs or not shortages:
+            self._shortage.reset()
+        if shortages:
+            # A moment may do. While no job at all finds room, the waits grow.
+            await self._shortage.wait(unless=self._stop)
+            more, shortages = await self._read(batch, [claim for claim, _ in shortages])
+            jobs += more
+        for shortage in shortages:
+            await self._failures.postpone(*shortage)
+        return jobs
+
+    async def _read(
+        self, batch: Batch, claims: Sequence[Claim]
+    ) -> tuple[list[tuple[Claim, Loaded]], list[tuple[Claim, OutOfSharedMemory]]]:
+        """Read jobs of a batch; also those for whose results there is no room."""
+        jobs: list[tuple[Claim, Loaded]] = []
+        shortages: list[tuple[Claim, OutOfSharedMemory]] = []
+        outcomes: list[Loaded | Exception]
+        if batch.attempts >= self._settings.max_attempts:
+            # While the device is at fault it is not given up, but makes way for the next one.
+            outcomes = [JobError(CRASHED, "every worker that tried this job died on it")]
+        else:
+            asks_device = self._network.staging is not None  # which may hang
+            reading = self._readers.each(
+                self._loader, [(claim,) for claim in claims], waits_for_device=asks_device
             )
-        return result.result()
+            outcomes = await (self.device.in_time(reading, claims) if asks_device else reading)
+        self.sight.note(claims, outcomes)
+        for claim, outcome in zip(claims, outcomes, strict=True):
+            if isinstance(outcome, OutOfSharedMemory):
+                shortages.append((claim, outcome))
+            elif isinstance(outcome, Exception):
+                await self._failures.add(claim, batch.attempts, outcome)
+            else:
+                transitions.taken(claim, outcome.job)
+                jobs.append((claim, outcome))
+        return jobs, shortages

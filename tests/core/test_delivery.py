@@ -13,7 +13,7 @@ import pytest
 from core.claims import Claim, Outcome
 from core.config import load_settings
 from core.contract import Job
-from core.flow.delivery import Deliverer, Stored
+from core.flow.delivery import Deliverer, Results, Stored
 from core.identity import current_identity
 from core.keys import Kind
 from core.pixels import shm
@@ -74,15 +74,11 @@ def there(job: Job) -> bool:
     return all(Pipeline.exists(segment.name) for segment in (job.image, job.mask))
 
 
-async def store(deliver: Deliverer, *jobs: tuple[Claim, Loaded]) -> list[Stored]:
-    stored: list[Stored] = []
-
-    async def hand_on(some: Sequence[Stored]) -> None:
-        stored.extend(some)
-
+async def store(deliver: Deliverer, *jobs: tuple[Claim, Loaded]) -> Results:
     pictures = [np.zeros_like(one.image) for _, one in jobs]
-    assert await deliver.store(jobs, pictures, 0, hand_on) == []
-    return stored
+    results = await deliver.store(jobs, pictures, 0)
+    assert len(results.stored) == len(jobs)
+    return results
 
 
 def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
@@ -101,16 +97,20 @@ def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
 
     async def run() -> None:
         deliver = deliverer(queues)
-        assert await deliver.commit(await store(deliver, first)) == 1
+        committed = await store(deliver, first)
+        await deliver.commit(committed)
+        assert committed.delivered == 1
         await asyncio.to_thread(unlinking.wait, 30)
         # The second one is stored and announced, and waits only with its own inputs.
-        committing = asyncio.create_task(deliver.commit(await store(deliver, second)))
+        results = await store(deliver, second)
+        committing = asyncio.create_task(deliver.commit(results))
         while ("commit", second[0].payload) not in queues.told:
             await asyncio.sleep(0.005)
         assert ("cleaned", first[0].payload) not in queues.told
         assert there(first[1].job)
         go_on.set()
-        assert await committing == 1
+        await committing
+        assert results.delivered == 1
         await deliver.cleaned()
 
     try:
@@ -136,6 +136,10 @@ def test_the_results_of_a_batch_are_written_side_by_side(
 
     monkeypatch.setattr(shm, "write", together)
     jobs = loaded(pipeline, 1, 2)
-    stored = asyncio.run(asyncio.wait_for(store(deliverer(queues), *jobs), 30))
+
+    async def run() -> list[Stored]:
+        return (await store(deliverer(queues), *jobs)).stored
+
+    stored = asyncio.run(asyncio.wait_for(run(), 30))
     assert [one.claim for one in stored] == [claim for claim, _ in jobs]
     assert len({one.segment.name for one in stored}) == 2

@@ -1,0 +1,211 @@
+"""A GPU as its host sees it, without one: a time line.
+
+Batches and copies take time on three streams, and no core. Everything else is the worker's own: it
+reads into pinned blocks, uploads, launches, downloads, collects and finishes. A CUDA call holds the
+GIL for some microseconds and lets it go once; a launch takes its time without the GIL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from core.config import Settings
+from core.contract import CANVAS
+from core.pixels.handover import Filled, Loaded, Network, Restored, is_pending
+from lama.engine.transfers import Staged, Transfers
+from lama.staged import BLOCKS
+
+#: Environment variable with the options as a JSON object.
+VARIABLE: Final = "BENCHMARK_DEVICE"
+
+#: CUDA calls through torch, counted in lama.engine: for each picture before a batch, for a batch,
+#: and for each picture after it.
+CALLS_BEFORE, CALLS_BATCH, CALLS_AFTER = 3, 8, 3
+
+#: Seconds that a copy takes before its first byte, and a picture's last steps on the device.
+START_S: Final = 8e-6
+
+#: Batches between two lines of the log.
+LOGGED: Final = 25
+
+#: What the threads are called that copy pixels.
+COPYING: Final = ("load", "store", "unlink")
+
+
+@dataclass(frozen=True)
+class Options:
+    """`ms`: of a picture. `gb_s`: of the bus. `call_us`: of a CUDA call. `launch_us`: of a graph.
+
+    `is_ahead`: whether a batch is launched before the last one is done. `log`: a file for `Span`s.
+    """
+
+    ms: float = 3.15
+    gb_s: float = 40.0
+    call_us: float = 5.0
+    launch_us: float = 120.0
+    is_ahead: bool = True
+    log: str = ""
+
+
+@dataclass
+class Stream:
+    """Until when a stream has something to do, by time.perf_counter()."""
+
+    free_at: float = 0.0
+
+
+class TimeLine:
+    """`lama.engine.transfers.Streams` on which nothing is copied."""
+
+    def __init__(self, options: Options) -> None:
+        self.compute = Stream()
+        self._bytes_per_s = options.gb_s * 1e9
+        self._call_s = options.call_us * 1e-6
+
+    def call(self, count: int = 1) -> None:
+        """Make CUDA calls."""
+        for _ in range(count):
+            end = time.perf_counter() + self._call_s
+            while time.perf_counter() < end:
+                pass
+            time.sleep(0)  # lets the GIL go
+
+    def stream(self) -> Stream:
+        return Stream()
+
+    def empty(self, shape: Sequence[int], stream: Stream) -> torch.Tensor:
+        self.call()
+        return torch.empty(tuple(shape), dtype=torch.uint8, device="meta")
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
+        self.call()
+        began = max(stream.free_at, time.perf_counter())
+        stream.free_at = began + START_S + source.numel() / self._bytes_per_s
+
+    def mark(self, stream: Stream | None) -> float:
+        self.call()
+        return (stream or self.compute).free_at
+
+    def wait(self, stream: Stream | None, mark: float) -> None:
+        self.call()
+        which = stream or self.compute
+        which.free_at = max(which.free_at, mark)
+
+    def reached(self, mark: float) -> bool:
+        return time.perf_counter() >= mark
+
+    def join(self, mark: float) -> None:
+        """Sleep: a blocking event takes no core."""
+        while (remaining_s := mark - time.perf_counter()) > 0:
+            time.sleep(remaining_s)
+
+    def used(self, tensor: torch.Tensor, stream: Stream | None) -> None:
+        self.call()
+
+    def pinned(self, size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.uint8)
+
+
+@dataclass
+class Span:
+    """What the log has of some batches: when the device computed, and the process' CPU time."""
+
+    batches: list[tuple[float, float]] = field(default_factory=list)
+    cpu_s: float = 0.0
+    copying_s: float = 0.0
+
+
+class TimeLineDevice(Network):
+    """A network that gives every picture back after a while."""
+
+    def __init__(self, options: Options, most: int) -> None:
+        """`most`: pictures in a batch."""
+        self._options = options
+        self._streams = TimeLine(options)
+        pixels = max(height * width for height, width in CANVAS.values())
+        self._transfers = Transfers(self._streams, BLOCKS * most, 3 * pixels)
+        self._batches: list[tuple[float, float]] = []
+        self.staging = self
+
+    def describe(self) -> str:
+        return f"a time line, {self._options.ms:g} ms a picture"
+
+    # -- Staging ------------------------------------------------------------------------------
+
+    def place(self, shape: Sequence[int]) -> Any:
+        return self._transfers.place(shape)
+
+    def stage(self, picture: Any, mask: Any, original_size: Sequence[int]) -> Staged | None:
+        return self._transfers.upload(picture, mask) if (mask > 0).any() else None
+
+    # -- Network ------------------------------------------------------------------------------
+
+    def __call__(self, batch: Sequence[Loaded]) -> list[Filled]:
+        streams, compute = self._streams, self._streams.compute
+        for loaded in batch:
+            streams.call(CALLS_BEFORE)
+            streams.wait(None, loaded.staged.arrived)
+        streams.call(CALLS_BATCH)
+        time.sleep(self._options.launch_us * 1e-6)
+        began = max(time.perf_counter(), compute.free_at)
+        compute.free_at = began + self._options.ms * len(batch) / 1000
+        self._note(began, compute.free_at)
+        if not self._options.is_ahead:
+            streams.join(compute.free_at)
+        pictures: list[Filled] = []
+        for loaded in batch:
+            streams.call(CALLS_AFTER)
+            compute.free_at = max(time.perf_counter(), compute.free_at) + START_S
+            pictures.append(self._transfers.download(loaded.staged.picture))
+        return pictures
+
+    def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
+        return [
+            Restored(picture.result()) if is_pending(picture) else picture for picture in pictures
+        ]
+
+    def _note(self, began: float, ended: float) -> None:
+        self._batches.append((began, ended))
+        if self._options.log and len(self._batches) >= LOGGED:
+            copying_s = sum(
+                _cpu_s(thread.native_id)
+                for thread in threading.enumerate()
+                if thread.name.startswith(COPYING)
+            )
+            span = Span(self._batches, time.process_time(), copying_s)
+            with Path(self._options.log).open("a") as log:
+                log.write(json.dumps(vars(span)) + "\n")
+            self._batches = []
+
+
+def network(settings: Settings) -> Network:
+    """The device that the environment asks for."""
+    options = Options(**json.loads(os.environ[VARIABLE]))
+    most = max(settings.inpainting_batch_size_long, settings.inpainting_batch_size_short)
+    return TimeLineDevice(options, most)
+
+
+def read_log(path: Path) -> list[Span]:
+    """What a device has written, in order; a worker that is killed may leave half a line."""
+    spans = []
+    for line in path.read_text().splitlines():
+        try:
+            spans.append(Span(**json.loads(line)))
+        except ValueError:
+            break
+    return spans
+
+
+def _cpu_s(thread: int | None) -> float:
+    """Seconds of processor time that a thread of this process has taken."""
+    fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
