@@ -6,8 +6,8 @@ window of each size costs more than the next. `pictures/s` is of the whole run w
 is loaded, but for Ray's, which has its start and its actors' in it; `steady` is without the first
 third of the pictures. Up to two dozen pictures are in flight by then, which favours the ways that
 work in batches, so that it takes hundreds of pages for a meaningful figure. `memory` takes pictures
-that all have different sizes, and says how much memory the process holds on the way. `strip` is one page of 20,000
-rows, and the most memory that the command holds for it, with Python and the network.
+that all have different sizes, and says how much memory the process holds on the way. `strip` is one
+page of 20,000 rows, and the most memory that the command holds for it, with Python and the network.
 """
 
 from __future__ import annotations
