@@ -4,10 +4,10 @@
 decoded already, through the network in a loop. Each way has a process of its own, since the first
 window of each size costs more than the next. `pictures/s` is of the whole run with a network that
 is loaded, but for Ray's, which has its start and its actors' in it; `steady` is without the first
-third of the pictures, in every way; up to some two dozen are on their way by then, which flatters
-whatever batches, so that it takes hundreds of pages to mean much. `memory` takes pictures that all
-have different sizes, and says what the process holds on the way. `strip` is one page of 20,000
-rows, and the most memory that the command holds for it, with Python and the network.
+third of the pictures. Up to two dozen pictures are in flight by then, which favours the ways that
+work in batches, so that it takes hundreds of pages for a meaningful figure. `memory` takes pictures
+that all have different sizes, and says how much memory the process holds on the way. `strip` is one
+page of 20,000 rows, and the most memory that the command holds for it, with Python and the network.
 """
 
 from __future__ import annotations

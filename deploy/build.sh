@@ -1,19 +1,19 @@
 #!/bin/sh
-# Builds the image where no Docker engine runs: needs buildah, and root.
+# Builds the image without a Docker engine. Needs buildah and root.
 #   deploy/build.sh [IMAGE]               the worker; IMAGE is inpainting-worker if left out
-#   deploy/build.sh debian-base [IMAGE]   a base for it out of Debian's packages, with python3 and
+#   deploy/build.sh debian-base [IMAGE]   a base image made of Debian's packages, with python3 and
 #                                         pip: IMAGE is localhost/debian-python if left out. Needs
-#                                         debootstrap, and no registry of images
+#                                         debootstrap, but no image registry
 # Environment:
-#   BASE_IMAGE, TORCH_INDEX_URL   as in the Dockerfile; buildah may want the registry in the name
+#   BASE_IMAGE, TORCH_INDEX_URL   as in the Dockerfile; buildah may need the registry in the name
 #   BUILD_VOLUMES     mounted during the build only, HOST:CONTAINER[:ro] separated by spaces: a
 #                     company's certificates (/etc/ssl/certs), a folder with a pip.conf
 #                     (/etc/xdg/pip), wheels. A folder that the base lacks stays in the image, empty
-#   STORE             the folder for images; buildah's own if left out
-#   STORAGE_DRIVER    overlay, or vfs where overlay doesn't work; vfs copies the whole tree for each
-#                     step that is kept, so that only the last one is: no build is then resumed
-#   DEBIAN_SUITE, DEBIAN_MIRROR   for debian-base: bookworm, and debootstrap's own mirror
-# Without a registry at all:
+#   STORE             the folder for images; buildah's default if left out
+#   STORAGE_DRIVER    overlay, or vfs where overlay doesn't work. vfs copies the whole tree for each
+#                     cached step, so that only the last step is cached: builds are not resumed
+#   DEBIAN_SUITE, DEBIAN_MIRROR   for debian-base; default bookworm and debootstrap's mirror
+# Without any registry:
 #   deploy/build.sh debian-base && BASE_IMAGE=localhost/debian-python deploy/build.sh
 # To run the result, with the host's shared memory and network:
 #   worker=$(buildah from inpainting-worker)
@@ -38,7 +38,7 @@ build_worker() {
     for volume in ${BUILD_VOLUMES:-}; do
         set -- "$@" --volume "$volume"
     done
-    # chroot: without an engine there are no namespaces for the steps, so they share the network.
+    # chroot: without an engine the steps have no namespaces, so that they share the host's network.
     store bud --isolation chroot --format docker "$@" .
 }
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs while the image is built: installs what the worker needs into the base image's Python.
+# Installs the worker's dependencies into the base image's Python while the image is built.
 #   install-dependencies.sh base_requirements.txt
-# A torch that the base brings is kept: it fits the base's CUDA. A base without one gets the pinned
-# torch, from the package index TORCH_INDEX_URL if that is set.
+# If the base image has torch, it is kept, since it matches the CUDA of the base. Otherwise the pinned
+# torch is installed, from the package index TORCH_INDEX_URL if that is set.
 set -eu
 requirements=$1
 oldest_python="3, 11"
@@ -13,7 +13,7 @@ fail() {
     exit 1
 }
 
-# `python` is what containers are started with; Debian's is called python3 only.
+# Containers are started with `python`; Debian has only python3.
 if ! command -v python > /dev/null && command -v python3 > /dev/null; then
     ln -s "$(command -v python3)" /usr/local/bin/python
 fi
@@ -30,7 +30,7 @@ python -c "import sys; sys.exit(sys.version_info < ($oldest_python))" ||
     fail "the base image has Python $found; 3.11 or later is needed: choose another BASE_IMAGE"
 
 export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# Debian's and Ubuntu's Pythons refuse otherwise (PEP 668); in an image they serve nobody else.
+# pip refuses otherwise on Debian and Ubuntu (PEP 668); in an image nothing else uses this Python.
 export PIP_BREAK_SYSTEM_PACKAGES=1
 
 if python -c 'import torch' 2> /dev/null; then
@@ -48,7 +48,7 @@ python -W ignore -c "import sys, torch; sys.exit(
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 grep -v '^torch==' "$requirements" > "$scratch/requirements.txt"
-# PyPI's torch calls itself 2.13.0 where the module says 2.13.0+cu130: pip knows the former.
+# The metadata of PyPI's torch says 2.13.0, the module 2.13.0+cu130. pip needs the former.
 python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
     > "$scratch/constraints.txt"
 python -m pip install -c "$scratch/constraints.txt" -r "$scratch/requirements.txt"

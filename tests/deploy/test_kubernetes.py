@@ -126,7 +126,7 @@ def test_probes_ask_what_the_worker_answers(
         assert asked["port"] == port["name"]
         assert admin.ask(asked["path"], Host="10.1.2.3:9090").status == 200
         paths[probe] = asked["path"]
-    # An outage of Redis makes a worker unready; a new process would not mend it.
+    # An outage of Redis makes a worker unready; a new process would not fix it.
     assert paths == {
         "startupProbe": "/livez",
         "livenessProbe": "/livez",

@@ -15,7 +15,7 @@ from harness.workers import ROOT
 
 DEPLOY = ROOT / "deploy"
 
-#: Where a tool comes from, for whoever misses it.
+#: Where a missing tool can be found.
 ORIGINS = {
     "promtool": "Debian's package prometheus has it",
     "kubectl": "it renders what kustomize is made of",
