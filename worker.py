@@ -1,4 +1,6 @@
-"""The front door: python worker.py [run | status | dead | submit | bulk | health | doctor | demo].
+"""The front door: python worker.py [COMMAND].
+
+Commands are run (the default), status, dead, submit, bulk, settings, health, doctor and demo.
 
 Usually found beside `core/` and `lama/`, but it only needs them to be importable: deployments
 mount this file elsewhere and set PYTHONPATH.

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from core.commands import bulk, dead, demo, doctor, health, run, status, submit
+from core.commands import bulk, dead, demo, doctor, health, run, settings, status, submit
 from core.errors import WorkerError
 from core.telemetry.logs import printable
 
@@ -36,11 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="worker.py",
         description="Erases text from pictures: takes jobs from Redis, fills the holes with LaMa.",
-        epilog="Settings are environment variables, also read from .env; the README lists them. "
+        epilog="Settings are environment variables, also read from .env: `settings` lists them. "
         "COMMAND --help has examples.",
     )
     parser.set_defaults(command=run.command)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, status, dead, submit, bulk, health, doctor, demo):
+    for module in (run, status, dead, submit, bulk, settings, health, doctor, demo):
         module.add(commands)
     return parser
