@@ -1,4 +1,6 @@
-"""The front door: python worker.py [run | status | dead | submit | bulk | health | doctor | demo].
+"""The front door: python worker.py [COMMAND].
+
+Commands are run (the default), status, dead, submit, bulk, settings, health, doctor and demo.
 
 Usually found beside `core/` and `lama/`, but it only needs them to be importable: deployments
 mount this file elsewhere and set PYTHONPATH.
@@ -24,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     if foreign := _foreign_core():
         return _complain(foreign)
     try:
-        from core.commands import dead, doctor, health, run, status, submit
+        from core.commands import dead, doctor, health, run, settings, status, submit
         from core.commands import main as run_command
     except ImportError as error:
         return _complain(f"core/ and what is installed do not go together: {error}")
-    commands = [run, status, dead, submit, health, doctor]
+    commands = [run, status, dead, submit, settings, health, doctor]
     for name in OPTIONAL_COMMANDS:
         with contextlib.suppress(ModuleNotFoundError):
             commands.append(importlib.import_module(name))

@@ -120,43 +120,51 @@ class Settings(BaseSettings):
     # Where jobs come from and results go.
     redis_url: RedisUrl = Field(
         "redis://localhost:6379",
-        description="Redis server: redis://, rediss:// (TLS), unix:// or redis+sentinel://",
+        description="URL of the Redis server: redis://, rediss:// (TLS), unix:// or "
+        "redis+sentinel://",
     )
     lama_inference_long_tasks_queue: QueueName = Field(
         "lama_inference:longtasks",
-        description="list of jobs with long pictures; {host} in it stands for the host's name",
+        description="Redis list with the jobs for long pictures; {host} is replaced by the "
+        "host's name",
     )
     lama_inference_short_tasks_queue: QueueName = Field(
         "lama_inference:shorttasks",
-        description="list of jobs with short pictures; {host} in it stands for the host's name",
+        description="Redis list with the jobs for short pictures; {host} is replaced by the "
+        "host's name",
     )
     delivery: Delivery = Field(
         Delivery.AT_LEAST_ONCE,
-        description="at_least_once, or at_most_once: plain BLPOP, a crash loses what is computed "
-        "and read ahead",
+        description="at_least_once, or at_most_once: a plain BLPOP, so that a crash loses the "
+        "jobs that are computed or read ahead",
     )
 
     # Batches.
     inpainting_batch_size_long: int = Field(
-        4, ge=1, le=64, description="largest batch of long pictures"
+        4, ge=1, le=64, description="maximum number of long pictures in a batch"
     )
     inpainting_batch_size_short: int = Field(
-        4, ge=1, le=64, description="largest batch of short pictures"
+        4, ge=1, le=64, description="maximum number of short pictures in a batch"
     )
     batch_max_wait_ms: Number = Field(
-        10, ge=0, le=60_000, description="milliseconds that a started batch waits for more jobs"
+        10,
+        ge=0,
+        le=60_000,
+        description="maximum time in milliseconds that a batch waits for more jobs",
     )
 
     # The network.
     lama_config_path: Path = Field(
-        PROJECT_ROOT / "lama-fourier/config.yaml", description="the checkpoint's training config"
+        PROJECT_ROOT / "lama-fourier/config.yaml",
+        description="training config that was published with the checkpoint",
     )
     lama_checkpoint_path: Path = Field(
-        PROJECT_ROOT / "lama-fourier/models/best.ckpt", description="the weights"
+        PROJECT_ROOT / "lama-fourier/models/best.ckpt",
+        description="checkpoint with the weights of the network",
     )
     use_cuda: bool = Field(True, description="use the GPU if there is one")
     use_fp16: bool = Field(
-        True, description="half precision where faster: fp16 on a GPU, bf16 on some CPUs"
+        True, description="use half precision where it is faster: fp16 on a GPU, bf16 on some CPUs"
     )
     inference_timeout_s: Number = Field(
         120, gt=0, description="seconds after which a batch counts as hung and the process exits"
@@ -164,13 +172,13 @@ class Settings(BaseSettings):
 
     inpaint_region: Literal["full", "content", "mask"] = Field(
         "full",
-        description="what the network is shown: full canvas, content without its padding, or mask: "
-        "windows about the holes",
+        description="part of the canvas that goes through the network: full (all of it), "
+        "content (without the padding) or mask (windows around the holes)",
     )
 
     refine: bool = Field(
         False,
-        description="refine holes that a circle of 96 pixels fits into, at several scales: "
+        description="refine holes that can contain a circle of 96 pixels, at several scales; "
         "many times slower",
     )
 
@@ -179,48 +187,62 @@ class Settings(BaseSettings):
         0, ge=0, le=254, description="mask value (0 to 255) above which a pixel is a hole"
     )
     composite_original: bool = Field(
-        True, description="keep the pixels of original_shm_info outside the hole, if it is given"
+        True,
+        description="take the pixels outside the hole from original_shm_info, if the message "
+        "has it",
     )
     max_image_pixels: int = Field(
-        16_777_216, ge=1, le=2**30, description="pixels (height × width) that a picture may have"
+        16_777_216,
+        ge=1,
+        le=2**30,
+        description="maximum number of pixels (height × width) of a picture",
     )
 
     # Shared memory.
     shm_name_prefix: NamePrefix = Field(
-        "img_shm_", description="what the names of result segments begin with"
+        "img_shm_", description="prefix of the names of result segments"
     )
     shm_input_prefixes: NamePrefixes = Field(
         ("img_shm_", "mask_shm_", "psm_"),
         min_length=1,
-        description="what the names of input segments may begin with, separated by commas",
+        description="allowed prefixes of the names of input segments, separated by commas",
     )
     shm_file_mode: FileMode = Field(
-        0o600, ge=0o400, le=0o777, description="file mode of result segments, octal"
+        0o600, ge=0o400, le=0o777, description="file mode of result segments, in octal"
     )
     shm_allowed_uids: Uids = Field(
-        (), description="further owners of input segments, separated by commas (own uid: always)"
+        (),
+        description="other uids whose input segments are accepted, separated by commas; the "
+        "worker's own uid always is",
     )
 
     # Failures.
     max_attempts: int = Field(
-        3, ge=1, le=100, description="tries after which a job that fails goes to the dead list"
+        3,
+        ge=1,
+        le=100,
+        description="number of attempts after which a failing job goes to the dead-letter list",
     )
     retry_delay_s: Number = Field(
-        1, ge=0, le=3600, description="seconds before the second try; doubles with each further one"
+        1,
+        ge=0,
+        le=3600,
+        description="seconds before the second attempt; the delay doubles with each further "
+        "attempt",
     )
     retry_delay_max_s: Number = Field(
-        60, ge=0, le=3600, description="longest delay before another try, in seconds"
+        60, ge=0, le=3600, description="maximum delay before another attempt, in seconds"
     )
     max_message_bytes: int = Field(
-        1_048_576, ge=1024, le=LONGEST_MESSAGE, description="bytes that a message may have"
+        1_048_576, ge=1024, le=LONGEST_MESSAGE, description="maximum size of a message in bytes"
     )
     result_ttl_s: Number = Field(
         86_400, gt=0, le=YEAR_S,
-        description="seconds after which a result that nobody fetched is removed",
+        description="seconds after which a result that was not fetched is removed",
     )  # fmt: skip
     dead_ttl_s: Number = Field(
         604_800, gt=0, le=YEAR_S,
-        description="seconds that the inputs of a dead job are kept for a retry",
+        description="seconds for which the inputs of a dead job are kept for a retry",
     )  # fmt: skip
 
     # Life and death of workers.
@@ -229,40 +251,47 @@ class Settings(BaseSettings):
         15, gt=0, description="seconds without a heartbeat after which a worker counts as dead"
     )
     reap_interval_s: Number = Field(
-        10, gt=0, description="seconds between two searches for what dead workers left"
+        10,
+        gt=0,
+        description="seconds between two searches for jobs and segments that dead workers left",
     )
     orphan_after_s: Number = Field(
         600, gt=0,
-        description="seconds without a living worker after which what a namespace left is given "
-        "back",
+        description="seconds without a living worker after which the jobs of a namespace are "
+        "returned to their queues",
     )  # fmt: skip
     shutdown_grace_s: Number = Field(
-        30, ge=0, description="seconds that a stopping worker has to finish the batch in hand"
+        30, ge=0, description="seconds that a stopping worker has to finish the current batch"
     )
 
     # What the worker says of itself.
-    log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    log_level: LogLevel = Field(
+        "INFO", description="lowest level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL"
+    )
     log_format: LogFormat = Field(
-        "text", description="text, or json: one object per line, with the request's id"
+        "text", description="text, or json: one JSON object per line, with the request's id"
     )
     admin_host: str = Field(
         "0.0.0.0",  # noqa: S104 - what changes anything needs the token or loopback
         min_length=1,
-        description="address that the admin port listens on; 127.0.0.1 keeps it to this host",
+        description="address that the admin port listens on; with 127.0.0.1 only this host "
+        "reaches it",
     )
     admin_port: int = Field(
         9090,
         ge=0,
         le=65_535,
-        description="port of metrics, health and status page; if taken, the next free one; 0: none",
+        description="port of the metrics, health checks and status page; if it is taken, the "
+        "next free one is used; 0 turns it off",
     )
     admin_token: str = Field(
         "",
         repr=False,
-        description="password of the status page for what changes anything; unset: nothing can",
+        description="password for changes on the status page; without it, nothing can be "
+        "changed there",
     )
     status_previews: bool = Field(
-        False, description="show the last few pictures, before and after, on the status page"
+        False, description="show the latest pictures, before and after, on the status page"
     )
 
     @model_validator(mode="after")

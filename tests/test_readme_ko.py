@@ -1,7 +1,7 @@
 """README.ko.md is the README in Korean: what a program can compare is the same in both.
 
 A change of one that the other doesn't have fails here, chapter by chapter: code, inline code,
-figures, links and the shape of tables.
+figures, links and the shape of tables. test_readme.py checks where the links of both lead.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Chapter:
 
     @property
     def targets(self) -> list[str]:
-        return re.findall(r"\]\(([^)#]+)\)", self.text)
+        return re.findall(r"\]\(([^)]+)\)", self.text)
 
     @property
     def rows(self) -> list[list[str]]:
@@ -75,8 +75,7 @@ PAIRS = [
 
 def test_both_have_the_same_chapters() -> None:
     assert [one.level for one in TRANSLATED] == [one.level for one in ENGLISH]
-    names = {"Docker", "Redis"}
-    assert {one.title for one in TRANSLATED if not KOREAN.search(one.title)} == names
+    assert all(KOREAN.search(one.title) for one in TRANSLATED)
 
 
 @pytest.mark.parametrize(("english", "korean"), PAIRS)
@@ -111,11 +110,3 @@ def test_everything_is_translated() -> None:
             bare = re.sub(r"`[^`]*`|\]\(.*?\)|\"[^\"]*\"", "", line)
             words = re.findall(r"[A-Za-z]{2,}", bare)
             assert KOREAN.search(line) or len(words) < 4, line
-
-
-def test_references_within_lead_somewhere() -> None:
-    for name, found in (("README.md", ENGLISH), ("README.ko.md", TRANSLATED)):
-        anchors = {re.sub(r"[^\w\- ]", "", one.title.lower()).replace(" ", "-") for one in found}
-        wanted = re.findall(r"\]\(#([^)]+)\)", (ROOT / name).read_text())
-        assert wanted
-        assert set(wanted) <= anchors, name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic_core import PydanticUndefined
@@ -20,9 +19,10 @@ from core.admin.sampler import FRESH_S, Sampler
 from core.broker.dead_job import DeadJob
 from core.broker.dead_list import DeadList
 from core.broker.redis_errors import REDIS_ERRORS
-from core.config import PROJECT_ROOT, Settings
+from core.config import Settings
 from core.recovery.overview import shm_use
 from core.redis_url import without_password
+from core.shown import shown
 from core.telemetry import Watch
 
 #: Entries of the dead list on the page; the command line shows all.
@@ -91,7 +91,7 @@ class Report:
             "phase": watch.phase,
             "started": watch.started_at,
             "model": watch.model,
-            "checkpoint": _short_path(self._settings.lama_checkpoint_path),
+            "checkpoint": shown("lama_checkpoint_path", self._settings.lama_checkpoint_path),
             "redis": without_password(self._settings.redis_url),
             "in_flight": watch.in_flight(),
             "half_fallbacks": watch.half_fallbacks(),
@@ -177,31 +177,11 @@ def different_settings(settings: Settings) -> list[dict[str, str]]:
         different.append(
             {
                 "name": name.upper(),
-                "value": _shown(name, value),
-                "default": _shown(name, field.default),
+                "value": shown(name, value),
+                "default": shown(name, field.default),
             }
         )
     return different
-
-
-def _shown(name: str, value: Any) -> str:
-    if name == "admin_token":
-        return "(set)" if value else "none"
-    if name == "shm_file_mode":
-        return f"{value:04o}"
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Path):
-        return _short_path(value)
-    return without_password(str(value))
-
-
-def _short_path(path: Path) -> str:
-    return str(path).removeprefix(f"{PROJECT_ROOT}/")
 
 
 def _cut(value: Any) -> Any:

@@ -45,7 +45,7 @@ def _parser(modules: Sequence[Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="worker.py",
         description="Erases text from pictures: takes jobs from Redis, fills the holes with LaMa.",
-        epilog="Settings are environment variables, also read from .env; the README lists them. "
+        epilog="Settings are environment variables, also read from .env: `settings` lists them. "
         "COMMAND --help has examples.",
     )
     parser.set_defaults(command=run.command)

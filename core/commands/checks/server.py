@@ -43,8 +43,8 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield problem(
             "redis",
             f"{where} refuses this user: {error}",
-            "put user and password into REDIS_URL (redis://user:password@host); the README has "
-            "the rights that are needed",
+            "put user and password into REDIS_URL (redis://user:password@host); "
+            "docs/redis-and-security.md has the rights that are needed",
         )
     except REDIS_ERRORS as error:
         yield problem(

@@ -113,6 +113,6 @@ def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Fin
         yield warning(
             "shm",
             f"{', '.join(others)} take jobs from the same queues but see another shared memory",
-            f"{SHARE}; workers of several hosts need queues of their own, see {{host}} in the "
-            "README",
+            f"{SHARE}; workers of several hosts need queues of their own, see {{host}} in "
+            "docs/deployment.md",
         )
