@@ -1,4 +1,4 @@
-"""The worker on a device that is a time line (see timeline.py): its rate, and when it stands still."""
+"""The worker on a device that is a time line (see timeline.py): its rate and its gaps."""
 
 from __future__ import annotations
 
