@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.commands import main
+from worker import main
 from core.config import Settings
 
 SECRET = "s3cret-passw0rd"
