@@ -1,7 +1,7 @@
 """Places where a worker can be made to die, so that tests can look at what it leaves behind.
 
 FAULT_POINT=segment-written:3 kills the process (SIGKILL) the third time that it gets there; the
-count may be left out. Without that variable `reach` does nothing.
+count may be left out. Without that variable `fault_point` does nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ if _value := os.environ.get(VARIABLE):
         sys.exit(f"{error}")
     _lock = threading.Lock()
 
-    def reach(fault: Fault) -> None:
+    def fault_point(fault: Fault) -> None:
         """Die here, if that is wanted and it is time."""
         global _visits_left
         if fault is not _fatal:
@@ -82,5 +82,5 @@ if _value := os.environ.get(VARIABLE):
 
 else:
 
-    def reach(fault: Fault) -> None:
+    def fault_point(fault: Fault) -> None:
         """Nothing."""

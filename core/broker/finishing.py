@@ -118,7 +118,7 @@ class Finishing:
             lambda _: self._scripts["retire"]([key], [member, score])
         )
 
-    async def cleaned(self, claim: Claim, member: str = "") -> None:
+    async def drop_cleanup_entry(self, claim: Claim, member: str = "") -> None:
         """Drop a job whose inputs have been unlinked; `member` is `{segment} {request_id}`."""
         cleanup = keys.cleanup(self.identity.worker)
         segments = keys.segments(self.identity.namespace)

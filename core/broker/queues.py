@@ -31,7 +31,7 @@ from core.claims import Claim, Standing
 from core.config import Settings
 from core.contract import request_of, too_long
 from core.errors import RedisUnsuitable
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.identity import Identity, crew_name
 from core.keys import Kind
 from core.telemetry import transitions
@@ -116,7 +116,7 @@ class Queues(Finishing):
             ],
             [worker, namespace, crew_name(self.settings, namespace), ttl_ms],
         ):
-            reach(Fault.STRUCK_OFF)
+            fault_point(Fault.STRUCK_OFF)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -16,9 +16,9 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Standing
 from core.config import Settings
 from core.contract import request_of
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.keys import Kind
-from core.telemetry import about, watch
+from core.telemetry import log_extra, watch
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +79,11 @@ class BatchSource:
     async def _next_batch(self) -> Batch | None:
         backoff = Backoff()
         while not self._stopping:
-            watch.turned()
+            watch.claim_loop_alive()
             try:
                 batch = await self._fill()
             except REDIS_ERRORS as error:
-                self.suspect()
+                self.request_reconcile()
                 self._queues.link.down("claim", error)
                 await backoff.wait()
             else:
@@ -93,7 +93,7 @@ class BatchSource:
                     return batch
         return None
 
-    def suspect(self) -> None:
+    def request_reconcile(self) -> None:
         """Have the processing lists compared with what this worker knows before the next claim."""
         self._reconcile_at = 0.0
 
@@ -113,7 +113,7 @@ class BatchSource:
                 requests = [one[0] for claim in found if (one := request_of(claim.payload))]
                 log.warning(
                     "took up %d jobs that were claimed without a reply: %s",
-                    len(found), ", ".join(requests), extra=about(*requests),
+                    len(found), ", ".join(requests), extra=log_extra(*requests),
                 )  # fmt: skip
                 self._claimed += found
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
@@ -122,7 +122,7 @@ class BatchSource:
         if not self._claimed:
             return None
         standings = await self._queues.enter(self._claimed)
-        reach(Fault.CLAIMED)
+        fault_point(Fault.CLAIMED)
         entered = list(zip(self._claimed, standings, strict=True))
         kind = self._claimed[0].kind
         entered.sort(key=lambda one: one[0].kind is not kind)
@@ -174,7 +174,7 @@ class BatchSource:
         """Sleep in short pieces: the loop shows that it lives, and a stop ends the wait."""
         end = time.monotonic() + wait_s
         while not self._stopping and (left_s := end - time.monotonic()) > 0:
-            watch.turned()
+            watch.claim_loop_alive()
             await asyncio.sleep(min(left_s, LONGEST_SLEEP_S))
 
     def _size(self, kind: Kind) -> int:

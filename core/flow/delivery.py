@@ -18,7 +18,7 @@ from core.claims import Claim, Outcome
 from core.config import Settings
 from core.contract import Job, Segment, result_fields, result_name_start
 from core.errors import OutOfSharedMemory, TransientFailure
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.failures import Failures
 from core.identity import Identity
 from core.pixels import shm
@@ -116,7 +116,7 @@ class Deliverer:
         name = f"{start}{next(self._counter)}"
         result = self._finisher(loaded, picture)
         shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
-        reach(Fault.SEGMENT_WRITTEN)
+        fault_point(Fault.SEGMENT_WRITTEN)
         watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
         segment = Segment(name, result.shape, np.dtype(np.uint8))
         return Stored(claim, loaded.job, segment, loaded.began_at)
@@ -131,13 +131,13 @@ class Deliverer:
         self._queues.mark_work([one.claim for one in stored], working=False)
         with watch.stage("commit"):
             outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
-        reach(Fault.COMMITTED)
+        fault_point(Fault.COMMITTED)
         # What is announced may be cleaned up after while the next batch is committed.
-        await self.cleaned()
+        await self.wait_for_cleanup()
         self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
         return sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
 
-    async def cleaned(self) -> None:
+    async def wait_for_cleanup(self) -> None:
         """Returns once the inputs of all that was delivered are gone."""
         if self._cleaning is not None:
             await self._cleaning
@@ -161,20 +161,22 @@ class Deliverer:
                 transitions.lost(one.claim, one.job)
         if replaced:
             await self._unlink(*(name for _, name in replaced))
-            reach(Fault.REPLACED_UNLINKED)
+            fault_point(Fault.REPLACED_UNLINKED)
             await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
         inputs = [name for one in done for name in (one.job.image.name, one.job.mask.name)]
         await self._unlink(*useless, *inputs)
         if done:
-            reach(Fault.INPUTS_UNLINKED)
+            fault_point(Fault.INPUTS_UNLINKED)
         await asyncio.gather(
             *(
-                self._queues.cleaned(one.claim, f"{one.segment.name} {one.job.request_id}")
+                self._queues.drop_cleanup_entry(
+                    one.claim, f"{one.segment.name} {one.job.request_id}"
+                )
                 for one in done
             )
         )
         for one in done:
-            reach(Fault.CLEANED)
+            fault_point(Fault.CLEANED)
             transitions.done(one.job, one.segment.name)
 
     async def _commit(self, one: Stored) -> tuple[Outcome, str]:

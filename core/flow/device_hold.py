@@ -69,7 +69,7 @@ class DeviceHold:
         if not self._has_asked:
             await self._ask()
         while self.is_active and not self._stop.is_set():
-            watch.turned()
+            watch.claim_loop_alive()
             await self._end_if_over()
             left_s = self._next_try_at - time.monotonic()
             if not self.is_active or left_s <= 0:

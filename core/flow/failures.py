@@ -9,20 +9,22 @@ from core.claims import Claim, Outcome
 from core.config import Settings
 from core.contract import input_names, request_of
 from core.errors import JobError, OutOfSharedMemory, TransientFailure
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.device_hold import DeviceHold, may_be_the_devices
 from core.pixels import shm
-from core.recovery.sight import Sight
+from core.recovery.visibility import ShmVisibility
 from core.telemetry import transitions
 
 
 class Failures:
     """Puts jobs that were not done where they belong."""
 
-    def __init__(self, settings: Settings, queues: Queues, sight: Sight, hold: DeviceHold) -> None:
+    def __init__(
+        self, settings: Settings, queues: Queues, visibility: ShmVisibility, hold: DeviceHold
+    ) -> None:
         self._settings = settings
         self._queues = queues
-        self._sight = sight
+        self._sight = visibility
         self._hold = hold
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
@@ -52,20 +54,20 @@ class Failures:
         transitions.superseded(claim)
         names = input_names(claim.payload, self._settings)
         await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
-        await self._queues.cleaned(claim)
+        await self._queues.drop_cleanup_entry(claim)
 
     async def _try_again(
         self, claim: Claim, error: TransientFailure, attempts: int, tried: int
     ) -> None:
         delay_s = self._delay_s(attempts)
         transitions.failed(claim, error, tried, self._settings.max_attempts, delay_s)
-        reach(Fault.DELAYED)
+        fault_point(Fault.DELAYED)
         is_excused = self._hold.is_active and may_be_the_devices(error)
         await self._queues.retry(claim, counted=not is_excused, delay_s=delay_s)
-        reach(Fault.RETRIED)
+        fault_point(Fault.RETRIED)
 
     async def _give_up(self, claim: Claim, error: JobError, tried: int) -> None:
-        reach(Fault.FAILING)
+        fault_point(Fault.FAILING)
         outcome = await self._queues.fail(
             claim, error, tried, request_of(claim.payload), device=may_be_the_devices(error)
         )
@@ -77,7 +79,7 @@ class Failures:
             self._hold.begin(error)
             transitions.given_back(claim, error)
             await self._queues.retry(claim, counted=False, delay_s=self._delay_s(0))
-        reach(Fault.FAILED)
+        fault_point(Fault.FAILED)
 
     def _delay_s(self, attempts: int) -> float:
         """Seconds until the next try of a job that had failed `attempts` times before."""

@@ -24,7 +24,7 @@ from core.claims import Claim, Outcome
 from core.config import Settings
 from core.contract import Job
 from core.errors import DeviceFault, HungInference, JobError, OutOfSharedMemory
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.batches import Batch, BatchSource
 from core.flow.delivery import Deliverer, Stored
 from core.flow.device_hold import CRASHED, DeviceHold
@@ -33,7 +33,7 @@ from core.identity import Identity
 from core.pixels.copying import Copiers
 from core.pixels.handover import Filled, Loaded, Network, is_pending
 from core.pixels.stages import Loader
-from core.recovery.sight import Sight
+from core.recovery.visibility import ShmVisibility
 from core.telemetry import transitions, watch
 
 Result = TypeVar("Result")
@@ -74,9 +74,9 @@ class BatchPipeline:
         self._network = network
         self._stop = stop
         self._loader = Loader(settings, lambda: network.staging)
-        self.sight = Sight(settings, queues, stop)
+        self.visibility = ShmVisibility(settings, queues, stop)
         self._hold = DeviceHold(queues, stop)
-        self._failures = Failures(settings, queues, self.sight, self._hold)
+        self._failures = Failures(settings, queues, self.visibility, self._hold)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
         self._source = BatchSource(settings, queues)
         self._room = asyncio.Semaphore(1)
@@ -109,7 +109,7 @@ class BatchPipeline:
 
     async def put_back(self) -> None:
         """Return what run() has claimed and not started to the queues."""
-        reach(Fault.STOPPED)
+        fault_point(Fault.STOPPED)
         unheard: list[Claim] = []
         unstarted = self._unstarted + self._source.unstarted()
         with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
@@ -117,7 +117,7 @@ class BatchPipeline:
             if unstarted or unheard:
                 await self._queues.enter(unstarted + unheard)  # their order is kept
         await self._queues.release(unstarted + unheard)
-        reach(Fault.RELEASED)
+        fault_point(Fault.RELEASED)
 
     async def give_back_unfinished(self) -> None:
         """End claiming, and put back what this process ends without finishing.
@@ -136,18 +136,18 @@ class BatchPipeline:
         if not self._queues.fenced:
             await self._queues.release(self._queues.held())
 
-    def suspect(self) -> None:
+    def request_reconcile(self) -> None:
         """Have the processing lists compared with what is in hand before the next claim."""
-        self._source.suspect()
+        self._source.request_reconcile()
 
     # -- the four loops -----------------------------------------------------------------------
 
     async def _claim_loop(self) -> None:
         while True:
             await self._room.acquire()
-            await self.sight.wait()
+            await self.visibility.wait()
             await self._hold.wait()
-            is_careful = self.sight.is_blind or self._hold.is_active
+            is_careful = self.visibility.is_blind or self._hold.is_active
             batch = await self._source.next_batch(1 if is_careful else None)
             if batch is None:
                 break
@@ -158,7 +158,7 @@ class BatchPipeline:
             if batch.attempts:
                 await self._let_others_finish(batch)
             work = await self._load(batch)
-            reach(Fault.LOADED)
+            fault_point(Fault.LOADED)
             if not work.jobs:
                 self._room.release()
                 continue
@@ -193,7 +193,7 @@ class BatchPipeline:
             self._is_computing = True
             await self._infer(work)
             self._is_computing = False
-            reach(Fault.INFERRED)
+            fault_point(Fault.INFERRED)
             await self._to_store.put(work)
         await self._to_store.put(None)
 
@@ -225,7 +225,7 @@ class BatchPipeline:
                 load_s=work.load_s, infer_s=work.infer_s, store_s=now - work.store_began_at,
                 total_s=now - work.claimed_at,
             )  # fmt: skip
-        await self._deliver.cleaned()
+        await self._deliver.wait_for_cleanup()
 
     # -- one batch, one job -------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class BatchPipeline:
             )
             with self._at(claims):
                 loaded = await (self._in_time(loading, len(claims)) if asks_device else loading)
-        self.sight.note(claims, loaded)
+        self.visibility.note(claims, loaded)
         for claim, outcome in zip(claims, loaded, strict=True):
             if isinstance(outcome, OutOfSharedMemory):
                 shortages.append((claim, outcome))

@@ -20,9 +20,9 @@ from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Delivery, Settings
 from core.errors import RedisRefusal, RedisUnsuitable, WorkerError
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.pipeline import BatchPipeline
-from core.flow.waiting import put_back_in_time
+from core.flow.waiting import promote_due_jobs
 from core.identity import Identity, current_identity
 from core.memory import settle_memory
 from core.pixels import shm
@@ -60,7 +60,7 @@ class Service:
         )
         self._hurry = asyncio.Event()
         self._second_signal = 0
-        self._recovery = Recovery(settings, identity, queues.link, self._pipeline.sight)
+        self._recovery = Recovery(settings, identity, queues.link, self._pipeline.visibility)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit status.
@@ -76,16 +76,16 @@ class Service:
         heartbeat = Heartbeat(
             self._settings,
             self._identity,
-            on_revival=lambda: _soon(loop, self._pipeline.suspect),
+            on_revival=lambda: _soon(loop, self._pipeline.request_reconcile),
         )
         heartbeat.start()
-        reach(Fault.REGISTERED)
+        fault_point(Fault.REGISTERED)
         watch.serving(self._identity.worker, self._queues.in_flight)
         with contextlib.suppress(*REDIS_ERRORS):
-            await self._recovery.look_around()
+            await self._recovery.recover_other_crews()
         background = [
             asyncio.create_task(task)
-            for task in (self._recovery.run(), put_back_in_time(self._queues), _pulse())
+            for task in (self._recovery.run(), promote_due_jobs(self._queues), _pulse())
         ]
         status = EXIT_UNCLEAN
         try:
@@ -248,7 +248,7 @@ def _reported() -> Iterator[None]:
 async def _pulse() -> None:
     """Show that the loop comes round."""
     while True:
-        watch.looped()
+        watch.event_loop_alive()
         await asyncio.sleep(1)
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
 
 
-async def put_back_in_time(queues: Queues) -> None:
+async def promote_due_jobs(queues: Queues) -> None:
     """Move jobs that have waited long enough to the tails of their queues, until cancelled.
 
     Every worker of a queue does so: it costs a call a second, and no job depends on one worker.

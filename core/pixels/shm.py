@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +88,9 @@ def write(
         os.fchmod(descriptor, mode)  # the umask has had its say in open()
         if owned_by is not None and os.geteuid() == 0:
             os.fchown(descriptor, owned_by, -1)
-        reach(Fault.SEGMENT_CREATED)
+        fault_point(Fault.SEGMENT_CREATED)
         os.posix_fallocate(descriptor, 0, array.nbytes)
-        reach(Fault.SEGMENT_RESERVED)
+        fault_point(Fault.SEGMENT_RESERVED)
         _write_fully(descriptor, np.ascontiguousarray(array).data.cast("B"))
     except BaseException as error:
         os.unlink(_path(name))
@@ -111,7 +111,7 @@ def unlink(name: str, allowed_uids: Collection[int]) -> bool:
         status = os.lstat(_path(name))
         if stat.S_ISREG(status.st_mode) and status.st_uid in allowed_uids:
             os.unlink(_path(name))
-            reach(Fault.UNLINKED)
+            fault_point(Fault.UNLINKED)
             return True
     return False
 

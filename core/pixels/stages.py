@@ -22,7 +22,7 @@ from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, JobError
 from core.pixels import shm
 from core.pixels.handover import Loaded, Picture, Restored, Staging
-from core.telemetry import about
+from core.telemetry import log_extra
 from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Loader:
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",
-                job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
+                job.request_id, job.is_long, claim.kind, extra=log_extra(job.request_id),
             )  # fmt: skip
         _require_room(job)
         staging = self._staging()
@@ -95,7 +95,7 @@ class Loader:
         except JobError as error:
             log.warning(
                 "request %s is done without its original: %s",
-                job.request_id, error, extra=about(job.request_id),
+                job.request_id, error, extra=log_extra(job.request_id),
             )  # fmt: skip
             return None
 

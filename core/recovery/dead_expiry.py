@@ -20,8 +20,8 @@ from core.broker.dead_job import (
 )
 from core.config import Settings
 from core.contract import allowed_inputs
-from core.faults import Fault, reach
-from core.telemetry import about
+from core.faults import Fault, fault_point
+from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class DeadExpiry:
         await self._unlink(
             [name for job in due for name in allowed_inputs(job.inputs, self._settings)]
         )
-        reach(Fault.DEAD_EXPIRED)
+        fault_point(Fault.DEAD_EXPIRED)
         # The last first: none of them has an index that changes before its turn.
         async with self._redis.pipeline(transaction=False) as pipeline:
             for job in reversed(due):
@@ -105,5 +105,7 @@ class DeadExpiry:
         ]
         for job in dropped:
             request_id = job.request_id or "unknown"
-            log.info("the dead job of request %s is dropped", request_id, extra=about(request_id))
+            log.info(
+                "the dead job of request %s is dropped", request_id, extra=log_extra(request_id)
+            )
         return len(dropped) == len(due)

@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from core import keys
 from core.claims import condemned_until
 from core.config import Settings
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.identity import crew_name
-from core.telemetry import about
+from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +75,12 @@ class ResultExpiry:
             [self._segments, keys.result(request_id)], [member, segment, now]
         ):
             return
-        reach(Fault.EXPIRED)
+        fault_point(Fault.EXPIRED)
         await self._unlink([segment])
         await self._scripts["retire"]([self._segments], [member, condemned_until(self._settings)])
         log.info(
             "segment %s of request %s: nobody fetched it",
-            segment, request_id, extra=about(request_id),
+            segment, request_id, extra=log_extra(request_id),
         )  # fmt: skip
 
     async def sweep_whole(self) -> None:

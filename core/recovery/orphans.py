@@ -42,7 +42,7 @@ class KnownCrew:
 
     crew: Crew
     seen: float
-    is_sighted: bool
+    has_seen_segments: bool
     members: tuple[str, ...] = ()
     is_alive: bool = False
 
@@ -90,9 +90,9 @@ class Orphans:
         #: sha1s of jobs whose segments are certainly gone.
         self.certain: set[str] = set()
 
-    async def run(self, *, is_sighted: bool) -> None:
+    async def run(self, *, has_seen_segments: bool) -> None:
         """One pass: note that my crew lives, and dissolve those whose time is over."""
-        if is_sighted:
+        if has_seen_segments:
             await self._scripts["note"]([keys.CREWS], [self._crew.name, "sighted", "1"])
         now = float((await self._redis.time())[0])
         crews = [await self._looked_at(one) for one in await self.known()]
@@ -134,7 +134,7 @@ class Orphans:
         members = await self._reaper(known.crew).members()
         beats = [keys.heartbeat(member) for member in members]
         is_alive = bool(beats and await self._redis.exists(*beats))
-        return KnownCrew(known.crew, known.seen, known.is_sighted, tuple(members), is_alive)
+        return KnownCrew(known.crew, known.seen, known.has_seen_segments, tuple(members), is_alive)
 
     def _is_here(self, crew: Crew) -> bool:
         """Whether a crew sees the shared memory that this worker sees."""
@@ -154,7 +154,7 @@ class Orphans:
         given_back: list[str] = []
         for worker in known.members:
             given_back += await reaper.reap(worker, counted=False)
-        if known.is_sighted and not is_here:
+        if known.has_seen_segments and not is_here:
             self.certain.update(given_back[:MOST_CERTAIN])
         if left := await reaper.members():
             log.debug("%s still has %s", crew.name, ", ".join(left))

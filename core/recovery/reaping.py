@@ -21,10 +21,10 @@ from core.broker.queues import LOOK_BYTES
 from core.claims import condemned_until
 from core.config import LONGEST_MESSAGE, Settings
 from core.contract import input_names, request_of, result_name_start
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.keys import Kind
 from core.pixels import shm
-from core.telemetry import about, watch
+from core.telemetry import log_extra, watch
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Reaper:
         should its worker live, it must not commit what is gone.
         """
         if await self.condemn(name, request_id):
-            reach(Fault.BARRED)
+            fault_point(Fault.BARRED)
             await self._unlink([name])
 
     async def _fence(self, owner: str, ghost: str) -> bool:
@@ -131,7 +131,7 @@ class Reaper:
             [ghost],
         )
         if moved > 0:
-            reach(Fault.FENCED)
+            fault_point(Fault.FENCED)
         return bool(moved >= 0)
 
     async def _give_back(self, owner: str, ghost: str, kind: Kind, counted: bool) -> list[str]:
@@ -167,13 +167,13 @@ class Reaper:
             ],
             [int(counted), f"{self._crew.namespace} fault", *told],
         )
-        reach(Fault.REQUEUED)
+        fault_point(Fault.REQUEUED)
         watch.jobs_recovered(kind, count)
         requests = [request[0] for _, request, _ in jobs if request]
         log.warning(
             "recovered %d %s jobs of the %s worker %s: %s",
             count, kind, "dead" if counted else "ended",
-            owner, ", ".join(requests), extra=about(*requests),
+            owner, ", ".join(requests), extra=log_extra(*requests),
         )  # fmt: skip
         return [sha1 for sha1, _, _ in jobs]
 
@@ -194,12 +194,12 @@ class Reaper:
         while found := [payload async for _, payload in self._payloads(key, LONGEST_MESSAGE)]:
             for payload in found:
                 await self._unlink(input_names(payload, self._settings))
-                reach(Fault.CLEANUP_UNLINKED)
+                fault_point(Fault.CLEANUP_UNLINKED)
                 await self._redis.lrem(key, 1, payload)
                 request = request_of(payload) or ("unknown", "")
                 log.info(
                     "cleaned up after the dead worker %s: request %s",
-                    worker, request[0], extra=about(request[0]),
+                    worker, request[0], extra=log_extra(request[0]),
                 )  # fmt: skip
 
     async def _unlink(self, names: Collection[str]) -> None:

@@ -30,7 +30,7 @@ from core.recovery.dead_expiry import DeadExpiry
 from core.recovery.expiry import ResultExpiry, Unlink
 from core.recovery.orphans import KnownCrew, Orphans
 from core.recovery.reaping import Crew, Reaper, start_of
-from core.recovery.sight import Sight
+from core.recovery.visibility import ShmVisibility
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,16 @@ class Recovery:
     """Looks after one namespace, every REAP_INTERVAL_S, one worker at a time."""
 
     def __init__(
-        self, settings: Settings, identity: Identity, link: Link, sight: Sight | None = None
+        self,
+        settings: Settings,
+        identity: Identity,
+        link: Link,
+        visibility: ShmVisibility | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._link = link
-        self._sight = sight
+        self._sight = visibility
         self._redis = async_client(settings)
         self._scripts = load_scripts(self._redis)
         self._turn = keys.reaper(identity.namespace)
@@ -108,7 +112,7 @@ class Recovery:
                 await self._reaper.reap(member)
         await self._remove_late_results()
         await self._results.run(now)
-        await self.look_around()
+        await self.recover_other_crews()
         await self._dead.run(self._is_due_here, now)
 
     async def give_back_own(self) -> None:
@@ -194,12 +198,12 @@ class Recovery:
             if not await self._redis.exists(keys.heartbeat(worker)):
                 await self._reaper.remove_uncommitted(name, starts[start])
 
-    async def look_around(self) -> None:
+    async def recover_other_crews(self) -> None:
         """Look after other crews, and learn whether one elsewhere serves the same queues."""
-        sight = self._sight
-        await self._orphans.run(is_sighted=sight is not None and sight.is_proven)
-        if sight is not None:
-            sight.learn(has_rivals=self._orphans.has_rivals, certain=self._orphans.certain)
+        visibility = self._sight
+        await self._orphans.run(has_seen_segments=visibility is not None and visibility.is_proven)
+        if visibility is not None:
+            visibility.learn(has_rivals=self._orphans.has_rivals, certain=self._orphans.certain)
 
     async def _drop_dead_of(self, known: KnownCrew) -> bool:
         """Drop the dead jobs of a crew; whether the list was looked at up to its end.
@@ -207,7 +211,7 @@ class Recovery:
         Their inputs may be here unless the crew has seen segments in a shared memory of its own.
         """
         crew = known.crew
-        may_be_here = crew.namespace == self._identity.namespace or not known.is_sighted
+        may_be_here = crew.namespace == self._identity.namespace or not known.has_seen_segments
         expiry = self._nearby_dead if may_be_here else self._orphaned_dead
         return await expiry.run(
             lambda job: job.namespace == crew.namespace and job.queue in crew.queues.values(),

@@ -25,7 +25,7 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-def about(*request_ids: str) -> Mapping[str, Any]:
+def log_extra(*request_ids: str) -> Mapping[str, Any]:
     """The `extra` of a log line about jobs: as JSON it names them in a field of their own."""
     return {"request_ids": request_ids}
 

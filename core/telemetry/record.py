@@ -109,17 +109,17 @@ class Watch:
     def serving(self, worker: str, in_flight: Callable[[], int]) -> None:
         """The worker takes jobs from now on; `in_flight` tells how many it has in hand."""
         self.worker, self.in_flight = worker, in_flight
-        self.turned()
-        self.looped()
+        self.claim_loop_alive()
+        self.event_loop_alive()
         self.phase = Phase.SERVING
 
     # -- signs of life --------------------------------------------------------------------------
 
-    def turned(self) -> None:
+    def claim_loop_alive(self) -> None:
         """The claiming loop has turned over."""
         self._claimed_at = time.monotonic()
 
-    def looped(self) -> None:
+    def event_loop_alive(self) -> None:
         """The event loop has come round."""
         self._looped_at = time.monotonic()
 

@@ -10,7 +10,7 @@ from core.claims import Claim
 from core.contract import Job, request_of
 from core.errors import JobError
 from core.keys import Kind
-from core.telemetry import about, tracing, watch
+from core.telemetry import log_extra, tracing, watch
 
 log = logging.getLogger(__name__)
 
@@ -18,26 +18,28 @@ log = logging.getLogger(__name__)
 def taken(claim: Claim, job: Job) -> None:
     """A job was claimed and loaded."""
     request_id = job.request_id
-    log.debug("request %s taken from the %s queue", request_id, claim.kind, extra=about(request_id))
+    log.debug(
+        "request %s taken from the %s queue", request_id, claim.kind, extra=log_extra(request_id)
+    )
 
 
 def waits(job: Job, error: Exception) -> None:
     """A finished job cannot be stored at present."""
-    log.warning("request %s waits: %s", job.request_id, error, extra=about(job.request_id))
+    log.warning("request %s waits: %s", job.request_id, error, extra=log_extra(job.request_id))
 
 
 def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
     """A job makes way for those behind it."""
     log.warning(
         "%s is put behind the others of its queue in %g s: %s",
-        _name(claim), delay_s, error, extra=_about(claim),
+        _name(claim), delay_s, error, extra=_log_extra(claim),
     )  # fmt: skip
 
 
 def given_back(claim: Claim, error: Exception) -> None:
     """A job is put back for a fault that is not its own."""
     watch.job_given_back(claim.kind)
-    log.debug("%s is given back: %s", _name(claim), error, extra=_about(claim))
+    log.debug("%s is given back: %s", _name(claim), error, extra=_log_extra(claim))
 
 
 def refused(kind: Kind, error: JobError) -> None:
@@ -51,7 +53,7 @@ def superseded(claim: Claim) -> None:
     watch.job_superseded(claim.kind)
     log.warning(
         "%s is superseded: the result of a newer submission is out, its inputs are removed",
-        _name(claim), extra=_about(claim),
+        _name(claim), extra=_log_extra(claim),
     )  # fmt: skip
 
 
@@ -61,13 +63,13 @@ def lost(claim: Claim, job: Job) -> None:
     request_id = job.request_id
     log.warning(
         "request %s is no longer this worker's: its result is discarded",
-        request_id, extra=about(request_id),
+        request_id, extra=log_extra(request_id),
     )  # fmt: skip
 
 
 def done(job: Job, segment: str) -> None:
     """A job's result is out and its inputs are gone."""
-    log.debug("request %s done: %s", job.request_id, segment, extra=about(job.request_id))
+    log.debug("request %s done: %s", job.request_id, segment, extra=log_extra(job.request_id))
 
 
 def batch_done(
@@ -85,7 +87,7 @@ def batch_done(
     log.info(
         "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, post-processing %.3f s: %s",
         len(jobs), kind, delivered, total_s, infer_s, store_s,
-        ", ".join(requests), extra=about(*requests),
+        ", ".join(requests), extra=log_extra(*requests),
     )  # fmt: skip
     watch.batch_done(
         kind, requests, delivered, load_s=load_s, infer_s=infer_s, store_s=store_s, total_s=total_s
@@ -95,7 +97,7 @@ def batch_done(
 def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
     """A try has failed: the job is tried again after a delay or, without one, dead."""
     request = request_of(claim.payload)
-    extra = _about(claim)
+    extra = _log_extra(claim)
     if delay_s is None:
         log.error(
             "%s is dead (%s, try %d): %s",
@@ -112,12 +114,12 @@ def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: flo
 
 def failed_unexpectedly(claim: Claim, error: Exception) -> None:
     """Something failed that no line of the program expects."""
-    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_about(claim))
+    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_log_extra(claim))
 
 
-def _about(claim: Claim) -> Mapping[str, Any] | None:
+def _log_extra(claim: Claim) -> Mapping[str, Any] | None:
     request = request_of(claim.payload)
-    return about(request[0]) if request else None
+    return log_extra(request[0]) if request else None
 
 
 def _name(claim: Claim) -> str:

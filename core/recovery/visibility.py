@@ -41,7 +41,7 @@ FIX: Final = (
 )
 
 
-class Sight:
+class ShmVisibility:
     """What this worker has seen of its jobs' segments since it was started."""
 
     def __init__(self, settings: Settings, queues: Queues, stop: asyncio.Event) -> None:
@@ -93,7 +93,7 @@ class Sight:
     async def wait(self) -> None:
         """While blind, wait until it is time to look at a job again."""
         while self.is_blind and not self._stop.is_set():
-            watch.turned()
+            watch.claim_loop_alive()
             left_s = self._next_look_at - time.monotonic()
             if left_s > 0:
                 await pause(min(left_s, 1.0), unless=self._stop)
