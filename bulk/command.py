@@ -37,20 +37,28 @@ def add(commands: Any) -> None:
         "--masks", default="", help="masks of the pictures' names, or one file for all of them"
     )
     holes.add_argument(
-        "--boxes", default="", metavar="FILE",
+        "--boxes",
+        default="",
+        metavar="FILE",
         help='lines of {"image": NAME, "boxes": [[[x, y], …], …]}',
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--format", choices=FORMATS, help="the results' format; each picture's own by default"
     )
     parser.add_argument(
-        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
         help="run on Ray: of this machine, or the cluster at ADDRESS (auto: the one running here)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N",
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
         help="networks on Ray; one per GPU or core by default",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--refine", action="store_true", help="refine large holes, as REFINE=1 does; slower"
     )
@@ -97,7 +105,11 @@ def command(options: argparse.Namespace) -> int:
     counts = run(request, settings)
     if options.json:
         print_json(
-            {"done": counts.done, "there": counts.there, "failed": counts.failed,
-             "reasons": counts.reasons}
-        )  # fmt: skip
+            {
+                "done": counts.done,
+                "there": counts.there,
+                "failed": counts.failed,
+                "reasons": counts.reasons,
+            }
+        )
     return 1 if counts.failed else 0

@@ -19,9 +19,9 @@ Hole = npt.NDArray[np.bool_]
 #: Pillow's names of what a mask may be. Formats that start other programs are not among them.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")
 SUFFIXES: Final = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga",
-)  # fmt: skip
+    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga"),
+)
 
 #: Pixels by which a quadrilateral is grown on all sides.
 GROWN: Final = 1

@@ -215,13 +215,17 @@ class Settings(BaseSettings):
         1_048_576, ge=1024, le=LONGEST_MESSAGE, description="bytes that a message may have"
     )
     result_ttl_s: Number = Field(
-        86_400, gt=0, le=YEAR_S,
+        86_400,
+        gt=0,
+        le=YEAR_S,
         description="seconds after which a result that nobody fetched is removed",
-    )  # fmt: skip
+    )
     dead_ttl_s: Number = Field(
-        604_800, gt=0, le=YEAR_S,
+        604_800,
+        gt=0,
+        le=YEAR_S,
         description="seconds that the inputs of a dead job are kept for a retry",
-    )  # fmt: skip
+    )
 
     # Life and death of workers.
     heartbeat_interval_s: Number = Field(5, gt=0, description="seconds between two heartbeats")
@@ -232,10 +236,11 @@ class Settings(BaseSettings):
         10, gt=0, description="seconds between two searches for what dead workers left"
     )
     orphan_after_s: Number = Field(
-        600, gt=0,
+        600,
+        gt=0,
         description="seconds without a living worker after which what a namespace left is given "
         "back",
-    )  # fmt: skip
+    )
     shutdown_grace_s: Number = Field(
         30, ge=0, description="seconds that a stopping worker has to finish the batch in hand"
     )

@@ -98,9 +98,10 @@ class AdminServer:
         asked = self._settings.admin_port
         log.info(
             "metrics, health and status page on http://%s:%d/%s",
-            _reachable_as(self._settings.admin_host), port,
+            _reachable_as(self._settings.admin_host),
+            port,
             "" if port == asked else f" (ADMIN_PORT={asked} is taken)",
-        )  # fmt: skip
+        )
 
     def stop(self) -> None:
         """Take no more requests."""

@@ -89,9 +89,13 @@ def async_client(
         kind = AsyncSentinelManagedSSLConnection if where.tls else AsyncSentinelManagedConnection
         sentinels: Any = AsyncSentinels(where, options, login)
         client: AsyncRedis = sentinels.master_for(
-            where.service, db=where.db, connection_class=leaves_replicas(kind),
-            **extra, **options, **login,
-        )  # fmt: skip
+            where.service,
+            db=where.db,
+            connection_class=leaves_replicas(kind),
+            **extra,
+            **options,
+            **login,
+        )
         return client
     given = dict(redis.asyncio.connection.parse_url(url))
     base = given.pop("connection_class", AsyncConnection)
@@ -114,9 +118,12 @@ def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> 
         kind = SentinelManagedSSLConnection if where.tls else SentinelManagedConnection
         sentinels: Any = Sentinels(where, options, login)
         client: redis.Redis = sentinels.master_for(
-            where.service, db=where.db, connection_class=leaves_replicas_blocking(kind),
-            **options, **login,
-        )  # fmt: skip
+            where.service,
+            db=where.db,
+            connection_class=leaves_replicas_blocking(kind),
+            **options,
+            **login,
+        )
         return client
     given = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
     base = given.pop("connection_class", redis.Connection)

@@ -77,8 +77,9 @@ class Queues(Finishing):
         if (policy := eviction_policy(info)) != KEEPS_ALL:
             log.warning(
                 "redis may evict jobs and results: its maxmemory-policy is %s, set %s",
-                policy, KEEPS_ALL,
-            )  # fmt: skip
+                policy,
+                KEEPS_ALL,
+            )
         if wrong := await self._wrong_type():
             raise RedisUnsuitable(wrong)
         await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
@@ -314,8 +315,9 @@ class Queues(Finishing):
             self._complain_at[kind] = time.monotonic() + NO_LIST_REMINDER_S
             log.error(
                 "no %s jobs are taken: %r in redis is not a list; rename or delete that key",
-                kind, self.settings.queue(kind),
-            )  # fmt: skip
+                kind,
+                self.settings.queue(kind),
+            )
         await asyncio.sleep(pause_s)
         return None
 

@@ -42,11 +42,13 @@ def add(commands: Any) -> None:
     below = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     listing = add_command(
-        below, "list", "list dead jobs, the oldest first",
+        below,
+        "list",
+        "list dead jobs, the oldest first",
         "dead list\ndead list --reason segment_missing --newer-than 1h\n"
         "dead list --text banner.jpg --json",
         _list,
-    )  # fmt: skip
+    )
     _add_filters(listing)
     listing.add_argument("--limit", type=int, default=0, metavar="N", help="the last N only")
 
@@ -56,20 +58,24 @@ def add(commands: Any) -> None:
     show.add_argument("ids", nargs="+", metavar="ID", help="start of an id, or a request's id")
 
     retry = add_command(
-        below, "retry", "put dead jobs back to the tail of their queues, with all their tries",
+        below,
+        "retry",
+        "put dead jobs back to the tail of their queues, with all their tries",
         "dead retry 3f2a9c01d4e5\ndead retry --reason crashed --newer-than 1d\ndead retry --all",
         _retry,
-    )  # fmt: skip
+    )
     _add_filters(retry)
     retry.add_argument("--all", action="store_true", help="every dead job")
     retry.add_argument("--force", action="store_true", help="also those whose inputs are gone")
     retry.add_argument("--dry-run", action="store_true", help="only say which")
 
     discard = add_command(
-        below, "discard", "drop dead jobs for good, with their inputs in shared memory",
+        below,
+        "discard",
+        "drop dead jobs for good, with their inputs in shared memory",
         "dead discard 3f2a9c01d4e5\ndead discard --reason bad_json\ndead discard --older-than 2d",
         _discard,
-    )  # fmt: skip
+    )
     _add_filters(discard)
     discard.add_argument("--all", action="store_true", help="every dead job")
     discard.add_argument("--dry-run", action="store_true", help="only say which")

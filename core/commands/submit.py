@@ -23,9 +23,12 @@ def add(commands: Any) -> None:
     parser.add_argument("image", type=Path, help="the picture")
     parser.add_argument("mask", type=Path, help="its mask: of the same size, not black = hole")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("inpainted.png"),
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("inpainted.png"),
         help="where the result goes (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--kind",
         choices=("long", "short", "auto"),
@@ -33,9 +36,12 @@ def add(commands: Any) -> None:
         help="the queue; auto takes the one whose canvas shrinks the picture least",
     )
     parser.add_argument(
-        "--timeout", type=float, default=120, metavar="SECONDS",
+        "--timeout",
+        type=float,
+        default=120,
+        metavar="SECONDS",
         help="how long to wait for the result (%(default)s)",
-    )  # fmt: skip
+    )
 
 
 def command(options: argparse.Namespace) -> int:

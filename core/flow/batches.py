@@ -113,8 +113,10 @@ class BatchSource:
                 requests = [one[0] for claim in found if (one := request_of(claim.payload))]
                 log.warning(
                     "took up %d jobs that were claimed without a reply: %s",
-                    len(found), ", ".join(requests), extra=log_extra(*requests),
-                )  # fmt: skip
+                    len(found),
+                    ", ".join(requests),
+                    extra=log_extra(*requests),
+                )
                 self._claimed += found
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
         if not self._claimed:

@@ -221,10 +221,14 @@ class BatchPipeline:
             self._to_infer.task_done()  # only now is a batch done with
             now = time.monotonic()
             transitions.batch_done(
-                work.batch.kind, work.handled, work.delivered,
-                load_s=work.load_s, infer_s=work.infer_s, store_s=now - work.store_began_at,
+                work.batch.kind,
+                work.handled,
+                work.delivered,
+                load_s=work.load_s,
+                infer_s=work.infer_s,
+                store_s=now - work.store_began_at,
                 total_s=now - work.claimed_at,
-            )  # fmt: skip
+            )
         await self._deliver.wait_for_cleanup()
 
     # -- one batch, one job -------------------------------------------------------------------

@@ -142,8 +142,10 @@ class Service:
             log.warning(
                 "SHM_ALLOWED_UIDS: this worker (uid %d) can't unlink segments of uid %s in %s, so "
                 "that the inputs of their jobs stay: run both under one uid, or the worker as root",
-                os.geteuid(), ", ".join(map(str, uids)), shm.SHM_FOLDER,
-            )  # fmt: skip
+                os.geteuid(),
+                ", ".join(map(str, uids)),
+                shm.SHM_FOLDER,
+            )
         log.info(
             "worker %s takes jobs from %s and %s",
             self._identity.worker,

@@ -49,8 +49,11 @@ class Loader:
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",
-                job.request_id, job.is_long, claim.kind, extra=log_extra(job.request_id),
-            )  # fmt: skip
+                job.request_id,
+                job.is_long,
+                claim.kind,
+                extra=log_extra(job.request_id),
+            )
         _require_room(job)
         staging = self._staging()
         image, owner = self._read(job.image, staging)
@@ -95,8 +98,10 @@ class Loader:
         except JobError as error:
             log.warning(
                 "request %s is done without its original: %s",
-                job.request_id, error, extra=log_extra(job.request_id),
-            )  # fmt: skip
+                job.request_id,
+                error,
+                extra=log_extra(job.request_id),
+            )
             return None
 
 

@@ -80,8 +80,10 @@ class ResultExpiry:
         await self._scripts["retire"]([self._segments], [member, condemned_until(self._settings)])
         log.info(
             "segment %s of request %s: nobody fetched it",
-            segment, request_id, extra=log_extra(request_id),
-        )  # fmt: skip
+            segment,
+            request_id,
+            extra=log_extra(request_id),
+        )
 
     async def sweep_whole(self) -> None:
         """Drop all entries of fetched results, unless there are very many."""

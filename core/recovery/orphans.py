@@ -180,8 +180,11 @@ class Orphans:
     def _say(self, crew: Crew, count: int) -> None:
         log.warning(
             "dissolved the workers of %s on %s, none of which is alive: %d jobs are back in %s",
-            crew.namespace, crew.host, count, " and ".join(crew.queues.values()),
-        )  # fmt: skip
+            crew.namespace,
+            crew.host,
+            count,
+            " and ".join(crew.queues.values()),
+        )
 
     def _serves_same(self, crew: Crew) -> bool:
         return {*crew.queues.values()} == {*self._crew.queues.values()}

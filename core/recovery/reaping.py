@@ -172,9 +172,13 @@ class Reaper:
         requests = [request[0] for _, request, _ in jobs if request]
         log.warning(
             "recovered %d %s jobs of the %s worker %s: %s",
-            count, kind, "dead" if counted else "ended",
-            owner, ", ".join(requests), extra=log_extra(*requests),
-        )  # fmt: skip
+            count,
+            kind,
+            "dead" if counted else "ended",
+            owner,
+            ", ".join(requests),
+            extra=log_extra(*requests),
+        )
         return [sha1 for sha1, _, _ in jobs]
 
     async def _payloads(self, place: str, longest: int) -> Any:
@@ -199,8 +203,10 @@ class Reaper:
                 request = request_of(payload) or ("unknown", "")
                 log.info(
                     "cleaned up after the dead worker %s: request %s",
-                    worker, request[0], extra=log_extra(request[0]),
-                )  # fmt: skip
+                    worker,
+                    request[0],
+                    extra=log_extra(request[0]),
+                )
 
     async def _unlink(self, names: Collection[str]) -> None:
         await asyncio.to_thread(shm.unlink_all, names, self._uids)

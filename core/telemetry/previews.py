@@ -64,9 +64,13 @@ class Previews:
             self._next_at = time.monotonic() + PAUSE_S
         try:
             preview = Preview(
-                next(self._numbers), time.time(), job.request_id, job.image_id,
-                _jpeg(before()), _jpeg(after),
-            )  # fmt: skip
+                next(self._numbers),
+                time.time(),
+                job.request_id,
+                job.image_id,
+                _jpeg(before()),
+                _jpeg(after),
+            )
         except Exception:
             log.exception("no preview of request %s", job.request_id)
             return

@@ -222,9 +222,16 @@ class Watch:
         """A batch has been stored; `delivered` of its jobs have a result now."""
         size = len(request_ids)
         note = BatchNote(
-            time.time(), kind, size, delivered, load_s, infer_s, store_s, total_s,
+            time.time(),
+            kind,
+            size,
+            delivered,
+            load_s,
+            infer_s,
+            store_s,
+            total_s,
             tuple(request_ids),
-        )  # fmt: skip
+        )
         now = self._claimed_at = time.monotonic()  # from here on the claiming loop has to show
         with self.lock:
             self._batches_in_hand -= 1
@@ -239,9 +246,15 @@ class Watch:
                 self.latest.add(now, total_s)
 
     def job_failed(
-        self, kind: str, request: tuple[str, str] | None, reason: str, error: str,
-        attempts: int, *, dead: bool,
-    ) -> None:  # fmt: skip
+        self,
+        kind: str,
+        request: tuple[str, str] | None,
+        reason: str,
+        error: str,
+        attempts: int,
+        *,
+        dead: bool,
+    ) -> None:
         """A try of a job has failed: it is tried again, or dead."""
         request_id, image_id = request or ("", "")
         note = FailureNote(time.time(), kind, request_id, image_id, reason, error, attempts, dead)

@@ -32,8 +32,11 @@ def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
     """A job makes way for those behind it."""
     log.warning(
         "%s is put behind the others of its queue in %g s: %s",
-        _name(claim), delay_s, error, extra=_log_extra(claim),
-    )  # fmt: skip
+        _name(claim),
+        delay_s,
+        error,
+        extra=_log_extra(claim),
+    )
 
 
 def given_back(claim: Claim, error: Exception) -> None:
@@ -53,8 +56,9 @@ def superseded(claim: Claim) -> None:
     watch.job_superseded(claim.kind)
     log.warning(
         "%s is superseded: the result of a newer submission is out, its inputs are removed",
-        _name(claim), extra=_log_extra(claim),
-    )  # fmt: skip
+        _name(claim),
+        extra=_log_extra(claim),
+    )
 
 
 def lost(claim: Claim, job: Job) -> None:
@@ -63,8 +67,9 @@ def lost(claim: Claim, job: Job) -> None:
     request_id = job.request_id
     log.warning(
         "request %s is no longer this worker's: its result is discarded",
-        request_id, extra=log_extra(request_id),
-    )  # fmt: skip
+        request_id,
+        extra=log_extra(request_id),
+    )
 
 
 def done(job: Job, segment: str) -> None:
@@ -86,9 +91,15 @@ def batch_done(
     requests = [job.request_id for job in jobs]
     log.info(
         "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, post-processing %.3f s: %s",
-        len(jobs), kind, delivered, total_s, infer_s, store_s,
-        ", ".join(requests), extra=log_extra(*requests),
-    )  # fmt: skip
+        len(jobs),
+        kind,
+        delivered,
+        total_s,
+        infer_s,
+        store_s,
+        ", ".join(requests),
+        extra=log_extra(*requests),
+    )
     watch.batch_done(
         kind, requests, delivered, load_s=load_s, infer_s=infer_s, store_s=store_s, total_s=total_s
     )
@@ -101,13 +112,22 @@ def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: flo
     if delay_s is None:
         log.error(
             "%s is dead (%s, try %d): %s",
-            _name(claim), error.reason, tried, error, extra=extra,
-        )  # fmt: skip
+            _name(claim),
+            error.reason,
+            tried,
+            error,
+            extra=extra,
+        )
     else:
         log.warning(
             "%s failed and is tried again in %g s (try %d of %d): %s",
-            _name(claim), delay_s, tried, allowed, error, extra=extra,
-        )  # fmt: skip
+            _name(claim),
+            delay_s,
+            tried,
+            allowed,
+            error,
+            extra=extra,
+        )
     watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=delay_s is None)
     tracing.failed(claim.payload, error.reason, str(error), tried)
 

@@ -84,17 +84,19 @@ def _picture(network: Any) -> Finding:
         (filled,) = network.fill([picture], [mask])
     except Exception as error:
         return problem(
-            "model", f"a picture of 128×128 cannot be filled: {error}",
+            "model",
+            f"a picture of 128×128 cannot be filled: {error}",
             "if it says half precision or memory: USE_FP16=0, or another device",
-        )  # fmt: skip
+        )
     took_s = time.perf_counter() - began
     kept = np.array_equal(filled[mask == 0], picture[mask == 0])
     changed = not np.array_equal(filled[mask > 0], picture[mask > 0])
     if not (kept and changed):
         return problem(
-            "model", "a picture came back unchanged in its hole, or changed outside it",
+            "model",
+            "a picture came back unchanged in its hole, or changed outside it",
             "these weights are not LaMa's, or the device computes wrongly: try USE_CUDA=0",
-        )  # fmt: skip
+        )
     return ok("model", f"a picture of 128×128 was filled in {took_s:.3f} s")
 
 

@@ -59,14 +59,16 @@ def _reached(settings: Settings, client: redis.Redis, where: str) -> Iterator[Fi
     yield _version(settings, info, where)
     if is_cluster(info):
         yield problem(
-            "redis", "it is a cluster: the worker's keys do not share a slot",
+            "redis",
+            "it is a cluster: the worker's keys do not share a slot",
             "point REDIS_URL at a server that is not in cluster mode",
-        )  # fmt: skip
+        )
     if info.get("role", "master") != "master":
         yield problem(
-            "redis", "it is a replica, which takes no writes",
+            "redis",
+            "it is a replica, which takes no writes",
             "point REDIS_URL at the master, or use redis+sentinel://",
-        )  # fmt: skip
+        )
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
@@ -93,14 +95,16 @@ def _policy(info: dict[str, Any]) -> Finding:
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if policy != KEEPS_ALL:
         return warning(
-            "redis", f"its maxmemory-policy is {policy}: jobs may be evicted",
+            "redis",
+            f"its maxmemory-policy is {policy}: jobs may be evicted",
             f"CONFIG SET maxmemory-policy {KEEPS_ALL}",
-        )  # fmt: skip
+        )
     if most and used > 0.9 * most:
         return warning(
-            "redis", f"{size(used)} of {size(most)} are in use: it will refuse jobs when full",
+            "redis",
+            f"{size(used)} of {size(most)} are in use: it will refuse jobs when full",
             "raise maxmemory",
-        )  # fmt: skip
+        )
     return ok("redis", f"evicts nothing; {size(used)} in use")
 
 
@@ -108,14 +112,16 @@ def _persistence(info: dict[str, Any]) -> Finding:
     if int(info.get("aof_enabled", 0)):
         if info.get("aof_last_write_status", "ok") != "ok":
             return problem(
-                "redis", "it cannot write its append-only file",
+                "redis",
+                "it cannot write its append-only file",
                 "make room on its disk, and look at its log",
-            )  # fmt: skip
+            )
         return ok("redis", "writes an append-only file: jobs survive its restart")
     return warning(
-        "redis", "writes no append-only file: jobs since its last snapshot die with it",
+        "redis",
+        "writes no append-only file: jobs since its last snapshot die with it",
         "start it with --appendonly yes",
-    )  # fmt: skip
+    )
 
 
 def _latency(client: redis.Redis) -> Finding:
@@ -152,9 +158,10 @@ def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
         if found not in ("none", wanted):
             good = False
             yield problem(
-                "redis", f"the key {key} is a {found}, a {wanted} is needed",
+                "redis",
+                f"the key {key} is a {found}, a {wanted} is needed",
                 "something else uses this key: name another one, or another database in REDIS_URL",
-            )  # fmt: skip
+            )
     if good:
         lengths = ", ".join(f"{client.llen(settings.queue(kind))} {kind}" for kind in Kind)
         yield ok("redis", f"jobs waiting: {lengths}; dead: {client.llen(keys.DEAD)}")
