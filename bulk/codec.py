@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
 from bulk.errors import PictureError
-
-Array = npt.NDArray[np.uint8]
+from core.pixels.arrays import Hole
+from core.pixels.arrays import Picture as Array  # here, a Picture is what a file holds
 
 #: Pillow's names of the formats that pictures may have, with the suffixes of their files.
 SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",), "WEBP": (".webp",)}
@@ -90,7 +89,7 @@ def decode(
     return Picture(rgb, rest, plain.mode, form, orientation, options, common)
 
 
-def encode(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_], form: str = "") -> bytes:
+def encode(picture: Picture, filled: Array, hole: Hole, form: str = "") -> bytes:
     """The file of a picture with `filled` (H×W×3 RGB) for its colours; in `form`, else its own.
 
     `hole`, bool H×W, is where `filled` differs. Raises PictureError where `form` cannot hold it.
@@ -220,7 +219,7 @@ def _image(array: Array, mode: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _together(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_]) -> Array:
+def _together(picture: Picture, filled: Array, hole: Hole) -> Array:
     """The inverse of `_apart`; where nothing was filled, exactly."""
     if picture.mode == "RGB":
         return filled

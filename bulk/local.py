@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from bulk.errors import PictureError
 from bulk.stages import Decoder, Encoder, Filler, Item
 from bulk.tasks import Task
+from core.pixels.arrays import Picture
 
 #: Told of each picture by its name, and why it was not done; once for each.
 Note = Callable[[str, PictureError | None], None]
@@ -116,7 +114,7 @@ class Line:
             decoded.error = error
         return decoded
 
-    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, npt.NDArray[np.uint8]]]:
+    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, Picture]]:
         """Those of a batch that were filled; of the others it is noted why not."""
         good = [one for one in batch if one.item is not None]
         results = self._filler([one.item for one in good if one.item is not None])
@@ -130,7 +128,7 @@ class Line:
                 self._budget.give_back(decoded.pixels)
                 self._note(decoded.task.name, decoded.error)
 
-    def _encode(self, decoded: _Decoded, filled: npt.NDArray[np.uint8]) -> _Decoded:
+    def _encode(self, decoded: _Decoded, filled: Picture) -> _Decoded:
         assert decoded.item is not None
         try:
             self._encoder(decoded.item, filled)

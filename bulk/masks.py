@@ -13,8 +13,7 @@ from PIL import Image, ImageOps
 
 from bulk.codec import load, open_checked
 from bulk.errors import PictureError
-
-Hole = npt.NDArray[np.bool_]
+from core.pixels.arrays import Hole as Hole  # for those who get theirs from here
 
 #: Pillow's names of what a mask may be. Formats that start other programs are not among them.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")

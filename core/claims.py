@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from core import keys
 from core.config import Settings
+from core.contract import request_of
 from core.keys import Kind
 
 
@@ -24,11 +26,11 @@ class Outcome(StrEnum):
     LOST = "lost"  # it was no longer this worker's
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
     """A payload that this worker has claimed, byte for byte as it was received.
 
-    `number` tells the worker's claims apart, and is 0 where it has none.
+    `number` identifies the claim within this worker; 0 if it has none.
     """
 
     kind: Kind
@@ -38,6 +40,16 @@ class Claim:
     @property
     def sha1(self) -> str:
         return keys.sha1(self.payload)
+
+    @cached_property
+    def request(self) -> tuple[str, str] | None:
+        """Request and image id, as `request_of`; the payload may be large and is parsed once."""
+        return request_of(self.payload)
+
+    @property
+    def request_id(self) -> str:
+        """Empty where the message has none."""
+        return self.request[0] if self.request else ""
 
 
 @dataclass(frozen=True, slots=True)

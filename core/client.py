@@ -19,7 +19,6 @@ from typing import Any, Final, cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import redis
 
 from core import keys
@@ -30,8 +29,7 @@ from core.contract import CANVAS, Segment
 from core.errors import JobError, WorkerError
 from core.keys import Kind
 from core.pixels import shm
-
-Picture = npt.NDArray[np.uint8]
+from core.pixels.arrays import Picture
 
 POLL_S: Final = 0.02
 

@@ -13,12 +13,12 @@ from typing import Any, Final, NoReturn
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from core.admin.http import HttpError, Request, Response, json_response
 from core.client import Client, SubmitError, suitable_kind
 from core.config import Settings
 from core.keys import Kind
+from core.pixels.arrays import Picture
 from core.telemetry import Watch
 
 TIMEOUT_S: Final = 120.0
@@ -103,7 +103,7 @@ def _fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _kind(fields: dict[str, Any], image: npt.NDArray[np.uint8]) -> Kind:
+def _kind(fields: dict[str, Any], image: Picture) -> Kind:
     wanted = fields.get("kind") or "auto"
     if wanted == "auto":
         return suitable_kind(*image.shape[:2])
@@ -112,9 +112,7 @@ def _kind(fields: dict[str, Any], image: npt.NDArray[np.uint8]) -> Kind:
     return Kind(wanted)
 
 
-def _decoded(
-    fields: dict[str, Any], name: str, flags: int, most_pixels: int
-) -> npt.NDArray[np.uint8]:
+def _decoded(fields: dict[str, Any], name: str, flags: int, most_pixels: int) -> Picture:
     """A picture of the request. Its head says how large it is: that is looked at first."""
     try:
         data = base64.b64decode(str(fields.get(name, "")), validate=True)

@@ -1,7 +1,4 @@
-"""The queues for DELIVERY=at_most_once; and which ones the settings ask for.
-
-A crash loses what is computed and what is read ahead.
-"""
+"""The queues for DELIVERY=at_most_once: a crash loses what is computed and what is read ahead."""
 
 from __future__ import annotations
 
@@ -15,9 +12,7 @@ from core.broker.queues import NO_LIST_PAUSE_S, Queues
 from core.broker.redis_connections import Oversized
 from core.broker.waiter import SHORT_BLOCK_S
 from core.claims import Claim
-from core.config import Delivery, Settings
 from core.contract import too_long
-from core.identity import Identity
 from core.keys import Kind
 from core.telemetry import transitions
 
@@ -66,10 +61,3 @@ class AtMostOnceQueues(Queues):
         # It is nowhere else: an entry too many, if the reply is lost, does less harm than none.
         await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
         transitions.refused(kind, error)
-
-
-def open_queues(settings: Settings, identity: Identity) -> Queues:
-    """The queues with the configured delivery."""
-    if settings.delivery is Delivery.AT_MOST_ONCE:
-        return AtMostOnceQueues(settings, identity)
-    return Queues(settings, identity)

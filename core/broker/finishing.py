@@ -22,7 +22,7 @@ from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Outcome, Standing, condemned_until
 from core.config import Settings
-from core.contract import request_of, result_name_start
+from core.contract import result_name_start
 from core.errors import JobError
 from core.identity import Identity
 
@@ -193,8 +193,7 @@ class Finishing:
         """Run a script that ends a claim, which is dropped unless the reply is in `keep`."""
         worker, queue = self.identity.worker, self.settings.queue(claim.kind)
         if request_id is None:
-            request = request_of(claim.payload)
-            request_id = request[0] if request else ""
+            request_id = claim.request_id
         start = result_name_start(self.settings, worker, claim.payload)
         epoch = self._epochs.get(claim.number)
         reply = await self._run(

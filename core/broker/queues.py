@@ -29,7 +29,7 @@ from core.broker.requirements import KEEPS_ALL, eviction_policy, require_suitabl
 from core.broker.waiter import SHORT_BLOCK_S, Waiter
 from core.claims import Claim, Standing
 from core.config import Settings
-from core.contract import request_of, too_long
+from core.contract import too_long
 from core.errors import RedisUnsuitable
 from core.faults import Fault, fault_point
 from core.identity import Identity, crew_name
@@ -197,9 +197,13 @@ class Queues(Finishing):
     async def _enter(self, claims: Sequence[Claim]) -> None:
         arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
         for claim in claims:
-            request = request_of(claim.payload)
             place = PROCESSING_KEY[claim.kind] if self.fenced else ""
-            arguments += [claim.number, claim.payload, request[0] if request else "", place]
+            arguments += [
+                claim.number,
+                claim.payload,
+                claim.request_id,
+                place,
+            ]
         epoch, attempts, superseded = await self._scripts["enter"](
             [
                 keys.workers(self.identity.namespace),

@@ -15,7 +15,6 @@ from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Standing
 from core.config import Settings
-from core.contract import request_of
 from core.faults import Fault, fault_point
 from core.keys import Kind
 from core.telemetry import log_extra, watch
@@ -28,6 +27,9 @@ QUIET_PART = 0.2
 
 #: Seconds of such a wait within which a stop is noticed.
 LONGEST_SLEEP_S = 0.1
+
+#: Seconds between two attempts to end a blocking claim at a stop.
+UNBLOCK_INTERVAL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,12 @@ class BatchSource:
         self._reconcile_at = 0.0
 
     async def stop(self) -> None:
-        """Have next_batch() return soon. To be repeated until it has: another wait may begin."""
+        """Have next_batch() return None from now on; returns once no claim is in flight."""
         self._stopping = True
-        await self._queues.unblock()
+        while self.is_claiming:
+            # Repeated: a blocking command that is still on its way to Redis cannot be unblocked.
+            await self._queues.unblock()
+            await asyncio.sleep(UNBLOCK_INTERVAL_S)
 
     def unstarted(self) -> list[Claim]:
         """The jobs that were claimed and not handed out, in the order of their claims."""
@@ -110,7 +115,7 @@ class BatchSource:
         if time.monotonic() >= self._reconcile_at:
             found = await self._queues.reconcile()
             if found:
-                requests = [one[0] for claim in found if (one := request_of(claim.payload))]
+                requests = [claim.request_id for claim in found if claim.request]
                 log.warning(
                     "took up %d jobs that were claimed without a reply: %s",
                     len(found),

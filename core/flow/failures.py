@@ -7,7 +7,7 @@ import asyncio
 from core.broker.queues import Queues
 from core.claims import Claim, Outcome
 from core.config import Settings
-from core.contract import input_names, request_of
+from core.contract import input_names
 from core.errors import JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, fault_point
 from core.flow.device_hold import DeviceHold, may_be_the_devices
@@ -69,7 +69,7 @@ class Failures:
     async def _give_up(self, claim: Claim, error: JobError, tried: int) -> None:
         fault_point(Fault.FAILING)
         outcome = await self._queues.fail(
-            claim, error, tried, request_of(claim.payload), device=may_be_the_devices(error)
+            claim, error, tried, claim.request, device=may_be_the_devices(error)
         )
         if outcome is Outcome.FAILED:
             transitions.failed(claim, error, tried, self._settings.max_attempts, None)

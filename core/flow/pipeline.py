@@ -104,7 +104,7 @@ class BatchPipeline:
         )
 
     async def stop_claiming(self) -> None:
-        """End the wait for a batch. To be repeated until run() returns: another wait may begin."""
+        """Claim nothing from now on; returns once no claim is in flight."""
         await self._source.stop()
 
     async def put_back(self) -> None:
@@ -127,9 +127,7 @@ class BatchPipeline:
         first. With at-least-once delivery the rest stays in the processing lists, for
         Recovery.give_back_own().
         """
-        while self._source.is_claiming:  # what is given back must not be claimed here again
-            await self._source.stop()
-            await asyncio.sleep(0.005)
+        await self._source.stop()  # what is given back must not be claimed here again
         for claim in self.failed_at:
             delay_s = min(self._settings.retry_delay_s, self._settings.retry_delay_max_s)
             await self._queues.retry(claim, counted=self.has_hung, delay_s=delay_s)

@@ -14,8 +14,8 @@ from typing import Any, Final, NoReturn
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from core.admin import start_admin
-from core.broker.at_most_once import open_queues
 from core.broker.heartbeat import Heartbeat
+from core.broker.open import open_queues
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Delivery, Settings
@@ -176,10 +176,10 @@ class Service:
         return 128 + self._second_signal if self._second_signal else EXIT_UNCLEAN
 
     async def _finish(self, working: asyncio.Future[Any]) -> None:
-        while not working.done():
-            await self._pipeline.stop_claiming()
-            await asyncio.wait({working}, timeout=0.02)
+        stopping = asyncio.create_task(self._pipeline.stop_claiming())
+        await asyncio.wait({working})  # unlike `await working`, this does not pass a cancel on
         working.result()
+        await stopping
         await self._pipeline.put_back()
 
     def _on_signal(self, number: int) -> None:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from core.contract import Job
 from core.errors import TransientFailure
-
-Picture = npt.NDArray[np.uint8]
+from core.pixels.arrays import Picture as Picture  # with the rest of the handover
 
 
 @dataclass(frozen=True, slots=True)

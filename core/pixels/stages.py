@@ -21,7 +21,8 @@ from core.config import Settings
 from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, JobError
 from core.pixels import shm
-from core.pixels.handover import Loaded, Picture, Restored, Staging
+from core.pixels.arrays import Picture
+from core.pixels.handover import Loaded, Restored, Staging
 from core.telemetry import log_extra
 from lama.padding import without_padding
 

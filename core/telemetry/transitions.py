@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.claims import Claim
-from core.contract import Job, request_of
+from core.contract import Job
 from core.errors import JobError
 from core.keys import Kind
 from core.telemetry import log_extra, tracing, watch
@@ -107,7 +107,6 @@ def batch_done(
 
 def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
     """A try has failed: the job is tried again after a delay or, without one, dead."""
-    request = request_of(claim.payload)
     extra = _log_extra(claim)
     if delay_s is None:
         log.error(
@@ -128,7 +127,9 @@ def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: flo
             error,
             extra=extra,
         )
-    watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=delay_s is None)
+    watch.job_failed(
+        claim.kind, claim.request, error.reason, str(error), tried, dead=delay_s is None
+    )
     tracing.failed(claim.payload, error.reason, str(error), tried)
 
 
@@ -138,10 +139,10 @@ def failed_unexpectedly(claim: Claim, error: Exception) -> None:
 
 
 def _log_extra(claim: Claim) -> Mapping[str, Any] | None:
-    request = request_of(claim.payload)
-    return log_extra(request[0]) if request else None
+    return log_extra(claim.request_id) if claim.request else None
 
 
 def _name(claim: Claim) -> str:
-    request = request_of(claim.payload)
-    return f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
+    if claim.request is None:
+        return f"a message on the {claim.kind} queue"
+    return f"request {claim.request_id}"

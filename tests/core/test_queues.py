@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from core import keys
-from core.broker.at_most_once import open_queues
+from core.broker.open import open_queues
 from core.broker.queues import Queues
 from core.claims import Claim, Outcome, Standing
 from core.config import Settings

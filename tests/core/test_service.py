@@ -230,7 +230,7 @@ def test_a_worker_says_that_it_cannot_unlink_what_it_may_read(
     program.write_text(
         STUB_WORKER.read_text().replace(
             "    serve(settings, StubNetwork)",
-            "    from core import shm\n"
+            "    from core.pixels import shm\n"
             "    shm.not_unlinkable = lambda uids: sorted(set(uids) - {os.geteuid()})\n"
             "    serve(settings, StubNetwork)",
         )
