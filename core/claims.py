@@ -1,4 +1,4 @@
-"""What a worker knows of its claims: payloads that it has taken and not finished."""
+"""Claims: payloads that a worker has taken from a queue and not finished."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from core.keys import Kind
 
 
 class Outcome(StrEnum):
-    """What came of the end of a claim."""
+    """How the attempt to end a claim ended."""
 
     COMMITTED = "committed"
     FAILED = "failed"
     WAITS = "waits"
     RELEASED = "released"
-    LANDED = "landed"  # an earlier call did it and lost its reply
-    SUPERSEDED = "superseded"  # a newer result of its request is out
-    HELD = "held"  # not given up: the device is at fault
+    LANDED = "landed"  # an earlier call did it, and its reply was lost
+    SUPERSEDED = "superseded"  # its request has a newer result
+    HELD = "held"  # not ended: the device is at fault
     LOST = "lost"  # it was no longer this worker's
 
 
@@ -54,15 +54,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the books say of a claimed job: failed tries so far, and whether it comes too late."""
+    """What Redis knows of a claimed job: failed tries so far, and whether it is superseded."""
 
     attempts: int
     superseded: bool = False
 
 
 def condemned_until(settings: Settings) -> int:
-    """The score, in the set of segments, of one that must not be committed any more.
+    """The score, in the set of segments, of a segment that must not be committed any more.
 
-    At the time that it stands for, no worker that might still commit it is left.
+    Its absolute value is a time by which no worker can still try to commit it.
     """
     return -int(time.time() + settings.result_ttl_s)

@@ -86,7 +86,7 @@ class AdminServer:
             MOST_TRIED, f"{MOST_TRIED} pictures are tried already: wait until one is done"
         )
         self._http = self._listen()
-        watch.previews.wanted = settings.status_previews
+        watch.previews.enabled = settings.status_previews
 
     def start(self) -> None:
         """Serve, in threads that end with the process."""

@@ -1,4 +1,4 @@
-"""The way out: results into shared memory, announced in Redis, and then the inputs unlinked."""
+"""Delivery: write results to shared memory, commit them in Redis, then unlink the inputs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from core.pixels.handover import Filled, Loaded, Restored
 from core.pixels.stages import Finisher
 from core.telemetry import tracing, transitions, watch
 
-#: Seconds that finished results wait for room in shared memory. The next batch waits behind them,
-#: and it may be its inputs that take the room, or those of jobs that are still in the queue.
+#: Seconds that finished results wait for room in shared memory. The wait holds up the next batch,
+#: whose inputs, or those of jobs in the queue, may be what fills the memory.
 ROOM_PATIENCE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A job whose result is in shared memory and not committed. It needs no pixels any more."""
+    """A job whose result is in shared memory and not yet committed. Its pixels are released."""
 
     claim: Claim
     job: Job
@@ -43,7 +43,7 @@ class Stored:
 
 
 class Deliverer:
-    """Stores the results of one batch after another, and commits them beside the next one's."""
+    """Stores and commits the results of batches; a batch is committed while the next is stored."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Deliverer:
         self._uids = settings.uids
         self._finisher = Finisher(settings)
         self._counter = itertools.count()
-        #: Where results are finished and written.
+        #: The threads that finish and write results.
         self.copiers = Copiers("store")
         self._unlink_thread = ThreadPoolExecutor(1, "unlink")
         self._cleaning: asyncio.Task[None] | None = None
@@ -73,19 +73,20 @@ class Deliverer:
         attempts: int,
         hand_on: Callable[[Sequence[Stored]], Awaitable[None]],
     ) -> list[Claim]:
-        """Store the results of a batch with `attempts` failed tries behind it; `hand_on` what is.
+        """Store the results of a batch, and pass those that are stored to `hand_on`.
 
-        Returns those jobs whose results a stop has found without room in shared memory. Without a
-        stop, such jobs are put off after a while.
+        `attempts` is the number of failed tries of its jobs. Results that find no room in shared
+        memory wait; after ROOM_PATIENCE_S their jobs are postponed. If a stop comes first, their
+        jobs are returned.
         """
         backoff = Backoff()
         give_up_at = time.monotonic() + ROOM_PATIENCE_S
-        left = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
-        while left:
-            outcomes = await self.copiers.each(self._store, left)
+        remaining = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
+        while remaining:
+            outcomes = await self.copiers.each(self._store, remaining)
             stored: list[Stored] = []
             waiting: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
-            for (claim, loaded, picture), outcome in zip(left, outcomes, strict=True):
+            for (claim, loaded, picture), outcome in zip(remaining, outcomes, strict=True):
                 if isinstance(outcome, Stored):
                     stored.append(outcome)
                 elif isinstance(outcome, OutOfSharedMemory):
@@ -93,20 +94,20 @@ class Deliverer:
                     waiting.append(((claim, loaded, picture), outcome))
                 else:
                     await self._failures.add(claim, attempts, outcome)
-            # What is stored doesn't wait with the rest: its consumer may be who makes room.
+            # Stored results do not wait for the rest: their consumers free memory.
             if stored:
                 await hand_on(stored)
-            left = [job for job, _ in waiting]
-            if not left or self._stop.is_set():
+            remaining = [job for job, _ in waiting]
+            if not remaining or self._stop.is_set():
                 break
             if time.monotonic() >= give_up_at:
                 for (claim, _, _), shortage in waiting:
                     await self._failures.postpone(claim, shortage)
                 return []
-            # Computed and waiting: if this process dies meanwhile, not on them.
-            self._queues.mark_work([claim for claim, _, _ in left], working=False)
+            # They only wait: if this process dies meanwhile, they are not to blame.
+            self._queues.mark_work([claim for claim, _, _ in remaining], working=False)
             await backoff.wait(unless=self._stop)
-        return [claim for claim, _, _ in left]
+        return [claim for claim, _, _ in remaining]
 
     def _store(self, claim: Claim, loaded: Loaded, picture: Filled) -> Stored:
         if isinstance(picture, TransientFailure):
@@ -122,23 +123,22 @@ class Deliverer:
         return Stored(claim, loaded.job, segment, loaded.began_at)
 
     async def commit(self, stored: Sequence[Stored]) -> int:
-        """Commit jobs and begin to clean up after them; how many were still this worker's.
+        """Commit jobs and start to clean up after them; returns how many were committed.
 
-        Together: their commands go to Redis in one go, and their segments in one. To be called for
-        one batch after another.
+        Their commands go to Redis in one pipeline. Must not be called again before it returns.
         """
-        # Redis may take its time: if this process dies meanwhile, not on them.
-        self._queues.mark_work([one.claim for one in stored], working=False)
+        # They only wait for Redis: if this process dies meanwhile, they are not to blame.
+        self._queues.mark_work([result.claim for result in stored], working=False)
         with watch.stage("commit"):
-            outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
+            outcomes = await asyncio.gather(*(self._commit(result) for result in stored))
         fault_point(Fault.COMMITTED)
-        # What is announced may be cleaned up after while the next batch is committed.
+        # The cleanup of this batch runs while the next one is committed.
         await self.wait_for_cleanup()
         self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
         return sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
 
     async def wait_for_cleanup(self) -> None:
-        """Returns once the inputs of all that was delivered are gone."""
+        """Wait until the inputs of everything delivered are unlinked."""
         if self._cleaning is not None:
             await self._cleaning
             self._cleaning = None
@@ -146,44 +146,44 @@ class Deliverer:
     async def _clean(
         self, stored: Sequence[Stored], outcomes: Sequence[tuple[Outcome, str]]
     ) -> None:
-        """Removes what nobody needs any more: inputs, older results, results that came too late."""
+        """Remove what is no longer needed: inputs, replaced results, uncommitted results."""
         replaced, useless, done = [], [], []
-        for one, (outcome, old) in zip(stored, outcomes, strict=True):
+        for result, (outcome, old) in zip(stored, outcomes, strict=True):
             if outcome is Outcome.COMMITTED:
-                done.append(one)
-                replaced += [(one.job.request_id, old)] * bool(old)
+                done.append(result)
+                replaced += [(result.job.request_id, old)] * bool(old)
                 continue
-            useless.append(one.segment.name)
+            useless.append(result.segment.name)
             if outcome is Outcome.SUPERSEDED:
-                await self._failures.drop_superseded(one.claim)
-                replaced.append((one.job.request_id, one.segment.name))
+                await self._failures.drop_superseded(result.claim)
+                replaced.append((result.job.request_id, result.segment.name))
             else:
-                transitions.lost(one.claim, one.job)
+                transitions.lost(result.claim, result.job)
         if replaced:
             await self._unlink(*(name for _, name in replaced))
             fault_point(Fault.REPLACED_UNLINKED)
-            await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
-        inputs = [name for one in done for name in (one.job.image.name, one.job.mask.name)]
+            await asyncio.gather(*(self._queues.forget_replaced(*old) for old in replaced))
+        inputs = [name for result in done for name in (result.job.image.name, result.job.mask.name)]
         await self._unlink(*useless, *inputs)
         if done:
             fault_point(Fault.INPUTS_UNLINKED)
         await asyncio.gather(
             *(
                 self._queues.drop_cleanup_entry(
-                    one.claim, f"{one.segment.name} {one.job.request_id}"
+                    result.claim, f"{result.segment.name} {result.job.request_id}"
                 )
-                for one in done
+                for result in done
             )
         )
-        for one in done:
+        for result in done:
             fault_point(Fault.CLEANED)
-            transitions.done(one.job, one.segment.name)
+            transitions.done(result.job, result.segment.name)
 
-    async def _commit(self, one: Stored) -> tuple[Outcome, str]:
-        kind = one.claim.kind
-        fields = result_fields(one.job, one.segment, kind, self._identity.worker)
-        fields |= tracing.done(one.claim.payload, one.began_at, {"inpainting.queue": kind})
-        return await self._queues.commit(one.claim, one.job.request_id, one.segment.name, fields)
+    async def _commit(self, result: Stored) -> tuple[Outcome, str]:
+        claim, job, segment = result.claim, result.job, result.segment
+        fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        fields |= tracing.done(claim.payload, result.began_at, {"inpainting.queue": claim.kind})
+        return await self._queues.commit(claim, job.request_id, segment.name, fields)
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()

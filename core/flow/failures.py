@@ -1,4 +1,4 @@
-"""What happens to a job that was not done: it waits for another try, is given back, or is dead."""
+"""Failed jobs: each is retried later, given back without an attempt, or put on the dead list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.telemetry import transitions
 
 
 class Failures:
-    """Puts jobs that were not done where they belong."""
+    """Decides what happens to failed jobs, and does it."""
 
     def __init__(
         self, settings: Settings, queues: Queues, visibility: ShmVisibility, hold: DeviceHold
@@ -28,7 +28,7 @@ class Failures:
         self._hold = hold
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
-        """Have a job tried again later, or give it up, after `attempts` tries before this one."""
+        """Retry a job later or give it up, after `attempts` failed tries before this one."""
         if not isinstance(error, JobError):
             transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
@@ -44,13 +44,13 @@ class Failures:
             await self._give_up(claim, error, tried)
 
     async def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
-        """Have a job done later, behind the others of its queue, with nothing held against it."""
+        """Put a job behind the others of its queue, without an attempt."""
         delay_s = self._delay_s(0)
         transitions.postponed(claim, error, delay_s)
         await self._queues.retry(claim, counted=False, delay_s=delay_s)
 
     async def drop_superseded(self, claim: Claim) -> None:
-        """Remove the inputs of a job of whose request a newer result is out."""
+        """Unlink the inputs of a superseded job."""
         transitions.superseded(claim)
         names = input_names(claim.payload, self._settings)
         await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
@@ -82,6 +82,6 @@ class Failures:
         fault_point(Fault.FAILED)
 
     def _delay_s(self, attempts: int) -> float:
-        """Seconds until the next try of a job that had failed `attempts` times before."""
+        """Seconds until the next try of a job that has failed `attempts` times before this one."""
         doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
         return min(doubled, float(self._settings.retry_delay_max_s))

@@ -1,9 +1,9 @@
-"""The four loops that a batch passes through: claimed and loaded, inferred, stored, committed.
+"""The pipeline of a batch, in four loops: claim and load, infer, store, commit.
 
-Each loop hands batches on, and has threads for its stage, so that while one batch is computed the
-next one is read and the last one written and announced. `room` is the promise that no more than one
-batch is claimed ahead of the one being computed, so that an idle second worker finds the rest in
-the queue.
+Each loop passes batches to the next one and has threads for its stage. So while one batch is
+computed, the next one is read and the previous one is written and committed. The semaphore `_room`
+ensures that at most one batch is claimed ahead of the one being computed, so that an idle second
+worker finds the rest in the queue.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Work:
     store_began_at: float = 0.0
     handled: list[Job] = field(default_factory=list)
     delivered: int = 0
-    #: Whether Redis has been told that its jobs are worked on.
+    #: Whether its jobs are marked in Redis as worked on.
     is_marked: bool = True
 
 
@@ -82,22 +82,22 @@ class BatchPipeline:
         self._room = asyncio.Semaphore(1)
         self._to_infer: asyncio.Queue[Work | None] = asyncio.Queue(1)
         self._to_store: asyncio.Queue[Work | None] = asyncio.Queue(1)
-        #: Stored results of a batch; an empty part ends the batch.
+        #: Parts of a batch's stored results; an empty part marks the batch's end.
         self._to_commit: asyncio.Queue[tuple[Work, Sequence[Stored]] | None] = asyncio.Queue(1)
         self._unstarted: list[Claim] = []
         self._shortage = Backoff()
         self._readers = Copiers("load")
         self._infer_thread = infer_thread
         self._is_computing = False
-        #: The jobs that the device was given when it failed or hung.
+        #: The jobs that the device had when it failed or hung.
         self.failed_at: list[Claim] = []
         self.has_hung = False
 
     async def run(self) -> None:
-        """Work; returns when the batch in hand at the stop is delivered.
+        """Run until a stop; returns when the batch in hand is delivered.
 
-        Raises HungInference if the network does not return in time, DeviceFault if it never will:
-        then `failed_at` has the jobs that it was given.
+        Raises HungInference if the network does not return in time, DeviceFault if the device is
+        broken; then `failed_at` has the jobs that it was given.
         """
         await asyncio.gather(
             self._claim_loop(), self._infer_loop(), self._store_loop(), self._commit_loop()
@@ -108,26 +108,26 @@ class BatchPipeline:
         await self._source.stop()
 
     async def put_back(self) -> None:
-        """Return what run() has claimed and not started to the queues."""
+        """Return the jobs that run() has claimed and not started to their queues."""
         fault_point(Fault.STOPPED)
-        unheard: list[Claim] = []
+        unknown: list[Claim] = []
         unstarted = self._unstarted + self._source.unstarted()
         with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
-            unheard = await self._queues.reconcile()
-            if unstarted or unheard:
-                await self._queues.enter(unstarted + unheard)  # their order is kept
-        await self._queues.release(unstarted + unheard)
+            unknown = await self._queues.reconcile()
+            if unstarted or unknown:
+                await self._queues.enter(unstarted + unknown)  # their order is kept
+        await self._queues.release(unstarted + unknown)
         fault_point(Fault.RELEASED)
 
     async def give_back_unfinished(self) -> None:
-        """End claiming, and put back what this process ends without finishing.
+        """End claiming, and put back the unfinished jobs of a process that must end.
 
-        The jobs that the device hung at have an attempt more. Those that it failed at do not, but
-        go behind the others: should one of their pictures break the device, the others are done
-        first. With at-least-once delivery the rest stays in the processing lists, for
+        An attempt is added to the jobs that the device hung at. The jobs that it failed at get
+        none, but go behind the others: if one of their pictures breaks the device, the others are
+        done first. With at-least-once delivery the rest stays in the processing lists, for
         Recovery.give_back_own().
         """
-        await self._source.stop()  # what is given back must not be claimed here again
+        await self._source.stop()  # jobs given back must not be claimed here again
         for claim in self.failed_at:
             delay_s = min(self._settings.retry_delay_s, self._settings.retry_delay_max_s)
             await self._queues.retry(claim, counted=self.has_hung, delay_s=delay_s)
@@ -135,7 +135,7 @@ class BatchPipeline:
             await self._queues.release(self._queues.held())
 
     def request_reconcile(self) -> None:
-        """Have the processing lists compared with what is in hand before the next claim."""
+        """Compare the processing lists with the known claims before the next claim."""
         self._source.request_reconcile()
 
     # -- the four loops -----------------------------------------------------------------------
@@ -162,7 +162,7 @@ class BatchPipeline:
                 continue
             if self._hold.is_active:
                 self._hold.tried()
-            if self._is_computing:  # they wait: if this process dies, they are not to blame
+            if self._is_computing:  # they only wait: if this process dies, they are not to blame
                 self._queues.mark_work([claim for claim, _ in work.jobs], working=False)
                 work.is_marked = False
             await self._to_infer.put(work)
@@ -171,9 +171,9 @@ class BatchPipeline:
         await self._to_infer.put(None)
 
     async def _let_others_finish(self, batch: Batch) -> None:
-        """Return once no other batch is in hand: if this one kills the process, it is alone.
+        """Wait until no other batch is in hand, since this batch may kill the process.
 
-        If the process dies meanwhile, it isn't to blame.
+        If the process dies during the wait, this batch is not to blame.
         """
         self._queues.mark_work(batch.claims, working=False)
         await self._to_infer.join()
@@ -203,7 +203,7 @@ class BatchPipeline:
                 work.jobs, work.pictures, work.batch.attempts, partial(self._hand_on, work)
             )
             work.handled = [loaded.job for _, loaded in work.jobs]
-            work.jobs, work.pictures = [], ()  # nobody needs their pixels any more
+            work.jobs, work.pictures = [], ()  # releases their pixels
             await self._hand_on(work, ())
         await self._to_commit.put(None)
 
@@ -216,7 +216,7 @@ class BatchPipeline:
             if stored:
                 work.delivered += await self._deliver.commit(stored)
                 continue
-            self._to_infer.task_done()  # only now is a batch done with
+            self._to_infer.task_done()  # the batch is finished
             now = time.monotonic()
             transitions.batch_done(
                 work.batch.kind,
@@ -237,7 +237,7 @@ class BatchPipeline:
         if work.jobs or not shortages:
             self._shortage.reset()
         if shortages:
-            # A moment may do. While no job at all finds room, the waits grow.
+            # Memory may be freed soon. While no job at all finds room, the waits grow.
             await self._shortage.wait(unless=self._stop)
             shortages = await self._load_into(work, [claim for claim, _ in shortages])
         for shortage in shortages:
@@ -248,15 +248,15 @@ class BatchPipeline:
     async def _load_into(
         self, work: Work, claims: Sequence[Claim]
     ) -> list[tuple[Claim, OutOfSharedMemory]]:
-        """Load jobs of a batch; those for whose results there is no room."""
+        """Load jobs of a batch; returns those whose results would find no room."""
         batch = work.batch
         shortages: list[tuple[Claim, OutOfSharedMemory]] = []
         loaded: list[Loaded | Exception]
         if batch.attempts >= self._settings.max_attempts:
-            # While the device is at fault it is not given up, but makes way for the next one.
+            # If the device is at fault, the job is held instead of given up.
             loaded = [JobError(CRASHED, "every worker that tried this job died on it")]
         else:
-            asks_device = self._network.staging is not None  # which may hang
+            asks_device = self._network.staging is not None  # the device may hang
             loading = self._readers.each(
                 self._loader, [(claim,) for claim in claims], waits_for_device=asks_device
             )
@@ -284,7 +284,7 @@ class BatchPipeline:
         work.infer_s = time.monotonic() - began
 
     async def _collect(self, work: Work) -> None:
-        """Wait for what a device still has of a batch."""
+        """Wait for the pictures of a batch that are still on the device."""
         if any(is_pending(picture) for picture in work.pictures):
             loop = asyncio.get_running_loop()
             collecting = loop.run_in_executor(
@@ -295,7 +295,7 @@ class BatchPipeline:
 
     @contextlib.contextmanager
     def _at(self, claims: Sequence[Claim]) -> Iterator[None]:
-        """Note at which jobs the device fails."""
+        """If the device fails or hangs meanwhile, note at which jobs."""
         try:
             yield
         except (DeviceFault, HungInference) as error:
@@ -309,18 +309,18 @@ class BatchPipeline:
                 await self._failures.drop_superseded(claim)
 
     async def _in_time(self, doing: Awaitable[Result], count: int) -> Result:
-        """The result for a batch of `count`; raises HungInference if its device doesn't come back.
+        """Wait for a device's result for a batch of `count`; raises HungInference on a timeout.
 
-        Only the wait for it ends: what hangs goes on.
+        The call itself goes on; only the wait ends.
         """
         began = time.monotonic()
         result = asyncio.ensure_future(doing)
         timeout_s = self._settings.inference_timeout_s
         while not result.done():
             progressed_at = max(began, self._network.progressed_at)
-            left_s = timeout_s - (time.monotonic() - progressed_at)
-            if left_s > 0:
-                await asyncio.wait({result}, timeout=left_s)
+            remaining_s = timeout_s - (time.monotonic() - progressed_at)
+            if remaining_s > 0:
+                await asyncio.wait({result}, timeout=remaining_s)
                 continue
             raise HungInference(
                 f"a batch of {count} is not done after "

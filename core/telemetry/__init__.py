@@ -1,4 +1,4 @@
-"""What the worker tells about itself: its log, and the record of what it has done."""
+"""Telemetry: logs, traces, and the in-memory record that metrics and the status page read."""
 
 from core.telemetry.logs import configure_logging, log_extra
 from core.telemetry.record import Watch, watch

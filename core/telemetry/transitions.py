@@ -1,4 +1,4 @@
-"""What happens to jobs: a line in the log for each step, and a note in the record."""
+"""Logs and records every job state change."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def taken(claim: Claim, job: Job) -> None:
 
 
 def waits(job: Job, error: Exception) -> None:
-    """A finished job cannot be stored at present."""
+    """A finished job finds no room in shared memory at present."""
     log.warning("request %s waits: %s", job.request_id, error, extra=log_extra(job.request_id))
 
 
 def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
-    """A job makes way for those behind it."""
+    """A job is put behind the others of its queue."""
     log.warning(
         "%s is put behind the others of its queue in %g s: %s",
         _name(claim),
@@ -40,19 +40,19 @@ def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
 
 
 def given_back(claim: Claim, error: Exception) -> None:
-    """A job is put back for a fault that is not its own."""
+    """A job is put back without an attempt, because the failure is not its fault."""
     watch.job_given_back(claim.kind)
     log.debug("%s is given back: %s", _name(claim), error, extra=_log_extra(claim))
 
 
 def refused(kind: Kind, error: JobError) -> None:
-    """A message was too large to be taken."""
+    """A message was too large to be claimed."""
     log.error("a message on the %s queue is dead (%s): %s", kind, error.reason, error)
     watch.job_failed(kind, None, error.reason, str(error), 1, dead=True)
 
 
 def superseded(claim: Claim) -> None:
-    """A job's result would come after that of a newer submission of its request."""
+    """A job is dropped because its request has a newer result."""
     watch.job_superseded(claim.kind)
     log.warning(
         "%s is superseded: the result of a newer submission is out, its inputs are removed",
@@ -62,7 +62,7 @@ def superseded(claim: Claim) -> None:
 
 
 def lost(claim: Claim, job: Job) -> None:
-    """A finished job was another worker's."""
+    """A finished job is no longer this worker's."""
     watch.job_lost(claim.kind)
     request_id = job.request_id
     log.warning(
@@ -73,7 +73,7 @@ def lost(claim: Claim, job: Job) -> None:
 
 
 def done(job: Job, segment: str) -> None:
-    """A job's result is out and its inputs are gone."""
+    """A job's result is committed and its inputs are unlinked."""
     log.debug("request %s done: %s", job.request_id, segment, extra=log_extra(job.request_id))
 
 
@@ -87,7 +87,7 @@ def batch_done(
     store_s: float,
     total_s: float,
 ) -> None:
-    """A batch has gone through all stages; `jobs` are those that could be loaded."""
+    """A batch has passed all stages; `jobs` are those that could be loaded."""
     requests = [job.request_id for job in jobs]
     log.info(
         "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, post-processing %.3f s: %s",
@@ -106,7 +106,7 @@ def batch_done(
 
 
 def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
-    """A try has failed: the job is tried again after a delay or, without one, dead."""
+    """A try has failed: the job is retried after `delay_s`, or dead if that is None."""
     extra = _log_extra(claim)
     if delay_s is None:
         log.error(
@@ -134,7 +134,7 @@ def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: flo
 
 
 def failed_unexpectedly(claim: Claim, error: Exception) -> None:
-    """Something failed that no line of the program expects."""
+    """A try has failed with an exception that is not a JobError."""
     log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_log_extra(claim))
 
 
