@@ -1,4 +1,4 @@
-"""`submit`: a picture of one's own."""
+"""`submit`: sends a picture to a running worker."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from core.commands.common import add_command, every_end_is_an_interrupt, print_json
+from core.commands.common import add_command, print_json, signals_as_interrupts
 from core.config import load_settings
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "submit",
@@ -21,7 +21,9 @@ def add(commands: Any) -> None:
         command,
     )
     parser.add_argument("image", type=Path, help="the picture")
-    parser.add_argument("mask", type=Path, help="its mask: of the same size, not black = hole")
+    parser.add_argument(
+        "mask", type=Path, help="its mask, of the same size; pixels that are not black are the hole"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -33,7 +35,7 @@ def add(commands: Any) -> None:
         "--kind",
         choices=("long", "short", "auto"),
         default="auto",
-        help="the queue; auto takes the one whose canvas shrinks the picture least",
+        help="the queue; auto: the one whose canvas shrinks the picture least",
     )
     parser.add_argument(
         "--timeout",
@@ -49,10 +51,15 @@ def command(options: argparse.Namespace) -> int:
     from core.client import submit_file
     from core.keys import Kind
 
-    asked = None if options.kind == "auto" else Kind(options.kind)
-    with every_end_is_an_interrupt():
+    kind_option = None if options.kind == "auto" else Kind(options.kind)
+    with signals_as_interrupts():
         kind, elapsed_s = submit_file(
-            load_settings(), options.image, options.mask, options.output, asked, options.timeout
+            load_settings(),
+            options.image,
+            options.mask,
+            options.output,
+            kind_option,
+            options.timeout,
         )
     if options.json:
         print_json({"output": str(options.output), "kind": kind, "seconds": round(elapsed_s, 3)})
