@@ -1,7 +1,7 @@
-"""The worker's record as Prometheus metrics, made anew at each scrape.
+"""The worker's record as Prometheus metrics, computed at each scrape.
 
 Conventions: the prefix `inpainting_`, base units (seconds, bytes), counters end in `_total`. The
-label `queue` is the kind of the queue, long or short, whatever the list is called.
+label `queue` is the kind of the queue, long or short, not the name of the list.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUTCOMES: Final = ("done", "retried", "dead", "lost", "given_back", "superseded"
 
 
 class Metrics:
-    """Renders everything for a scrape."""
+    """Renders all metrics for a scrape."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -124,7 +124,7 @@ class _WorkerCollector(Collector):
         watch = self._watch
         yield InfoMetricFamily(
             "inpainting_worker",
-            "Who this is.",
+            "Version, id and device of this worker.",
             {"version": __version__, "worker": watch.worker, "model": watch.model},
         )
         yield GaugeMetricFamily(
@@ -134,12 +134,12 @@ class _WorkerCollector(Collector):
         )
         yield GaugeMetricFamily(
             "inpainting_serving",
-            "1 from the start's end on, 0 before and while it stops.",
+            "1 while the worker serves, 0 while it starts or stops.",
             int(watch.phase is Phase.SERVING),
         )
         yield GaugeMetricFamily(
             "inpainting_ready",
-            "1 while the worker takes jobs, as /readyz.",
+            "1 while the worker takes jobs, like /readyz.",
             int(not self._health.unreadiness()),
         )
 
@@ -149,7 +149,7 @@ class _WorkerCollector(Collector):
             "inpainting_redis_up", "1 if Redis answers.", int(overview is not None)
         )
         if overview is None:
-            return  # no value is better than an old one
+            return  # no value rather than an outdated one
         backlog = GaugeMetricFamily(
             "inpainting_queue_backlog_jobs", "Jobs waiting in a queue.", labels=["queue"]
         )
@@ -160,17 +160,17 @@ class _WorkerCollector(Collector):
             ("inpainting_dead_jobs", "Jobs on the dead list.", overview.dead),
             (
                 "inpainting_attempted_jobs",
-                "Jobs with a failed try behind them, not yet done.",
+                "Unfinished jobs with a failed try.",
                 overview.attempts,
             ),
             (
                 "inpainting_processing_jobs",
-                "Jobs in the hands of all workers of these queues.",
+                "Jobs claimed by all workers of these queues.",
                 overview.processing,
             ),
             (
                 "inpainting_orphaned_jobs",
-                "Jobs in the hands of workers that are gone and that no living worker recovers.",
+                "Jobs claimed by dead workers whose crew has no living worker to recover them.",
                 overview.orphaned,
             ),
             (
@@ -185,10 +185,10 @@ class _WorkerCollector(Collector):
     def _memory(self) -> Iterator[Metric]:
         use = shm_use(self._settings)
         values = [
-            ("inpainting_shm_size_bytes", "Room in /dev/shm in all.", use.size),
-            ("inpainting_shm_free_bytes", "Free room in /dev/shm.", use.free),
+            ("inpainting_shm_size_bytes", "Total size of /dev/shm.", use.size),
+            ("inpainting_shm_free_bytes", "Free space in /dev/shm.", use.free),
             ("inpainting_result_segments", "Results in /dev/shm not yet fetched.", use.results),
-            ("inpainting_result_segments_bytes", "Their size in all.", use.result_bytes),
+            ("inpainting_result_segments_bytes", "Their total size.", use.result_bytes),
         ]
         for name, value in device_memory().items():
             values.append((f"inpainting_device_memory_{name}_bytes", DEVICE_MEMORY[name], value))
