@@ -172,7 +172,7 @@ def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
     client.rpush("lama_inference:longtasks", foreign)
     status, found = findings("shm", REDIS_URL=server.url)
     assert status == 1
-    assert "of 2 input segments of the next waiting jobs 0 are here" in str(found)
+    assert "0 of 2 input segments of the next waiting jobs are here" in str(found)
     assert "ipc: host" in only(found, "problem")["remedy"]
     assert len(segments()) == 2
 

@@ -26,12 +26,12 @@ export async function ask(path, content) {
   return answer;
 }
 
-let told = false;
+let isLasting = false;
 
 /** Shows a message at the top; an empty one removes only messages that are not lasting. */
 export function complain(text, lasting = false) {
-  if (told && !lasting && !text) return;
-  told = lasting && Boolean(text);
+  if (isLasting && !lasting && !text) return;
+  isLasting = lasting && Boolean(text);
   $("notice").textContent = text;
   $("notice").hidden = !text;
 }
