@@ -1,9 +1,9 @@
-"""The front door: python worker.py [COMMAND].
+"""The entry point: python worker.py [COMMAND].
 
 Commands are run (the default), status, dead, submit, bulk, settings, health, doctor and demo.
 
-Usually found beside `core/` and `lama/`, but it only needs them to be importable: deployments
-mount this file elsewhere and set PYTHONPATH.
+`core` and `lama` only need to be importable, not beside this file: some deployments mount it
+elsewhere and set PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import sys
 
-#: Commands of packages that may be absent: an image has no demo.
+#: Commands of packages that may be absent: the image has no demo.
 OPTIONAL_COMMANDS = ("bulk.command", "demo.command")
 
 FOREIGN_CORE = (
@@ -22,7 +22,7 @@ FOREIGN_CORE = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status."""
+    """Run a command; returns the exit status."""
     if foreign := _foreign_core():
         return _complain(foreign)
     try:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _foreign_core() -> str | None:
-    """What is wrong with the package `core` that Python finds, if it is not this project's."""
+    """An error text if the package `core` that Python finds is not this project's, else None."""
     try:
         import core
     except ModuleNotFoundError as error:

@@ -103,7 +103,7 @@ class Committer:
         outcome, _ = await self._queues.commit(claim, job.request_id, segment.name, fields)
         if outcome is not Outcome.COMMITTED:
             raise RuntimeError(f"the job of request {job.request_id} is {outcome}")
-        await self._queues.cleaned(claim, f"{segment.name} {job.request_id}")
+        await self._queues.drop_cleanup_entry(claim, f"{segment.name} {job.request_id}")
         return keys.result(job.request_id)
 
 

@@ -1,5 +1,5 @@
-"""Whole folders of pictures: read, filled and written without a queue and without shared memory.
+"""Inpaints whole folders of pictures, without a queue and without shared memory.
 
-The stages (`stages`) are the same functions whether threads of this process run them (`local`) or
-the tasks and actors of a cluster (`on_ray`).
+The same stages (`stages`) run in threads of this process (`local`) or in tasks and actors of a Ray
+cluster (`on_ray`).
 """

@@ -1,4 +1,4 @@
-"""Files of pictures to arrays and back, with all that a picture has beside its colours."""
+"""Decodes and encodes picture files, and keeps their metadata, alpha and encoding options."""
 
 from __future__ import annotations
 
@@ -10,40 +10,39 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
 from bulk.errors import PictureError
+from core.pixels.arrays import Hole
+from core.pixels.arrays import Picture as Array  # here, a Picture is what a file holds
 
-Array = npt.NDArray[np.uint8]
-
-#: Pillow's names of the formats that pictures may have, with the suffixes of their files.
+#: Supported formats, by Pillow's names, with the suffixes of their files.
 SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",), "WEBP": (".webp",)}
-PICTURE_SUFFIXES: Final = tuple(suffix for some in SUFFIXES.values() for suffix in some)
+PICTURE_SUFFIXES: Final = tuple(suffix for group in SUFFIXES.values() for suffix in group)
 
-#: Of a new JPEG or lossy WebP; a JPEG that stays one keeps its own tables. (A WebP doesn't say
-#: with what quality it was made.)
+#: Quality of a new JPEG or a lossy WebP. A JPEG that stays a JPEG keeps its own tables; a WebP does
+#: not contain the quality it was made with.
 QUALITY: Final = 95
 
-#: What stands for a mode when its picture is taken apart and put together again.
+#: The mode to which an image of each mode is converted before its channels are split.
 _PLAIN: Final = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
 
 _ORIENTATION: Final = 0x0112
 
-#: What EXIF begins with in a JPEG.
+#: Prefix of EXIF data in a JPEG.
 EXIF_MARK: Final = b"Exif\0\0"
 
-# The limit is ours, and is checked before anything is decoded.
+# MAX_IMAGE_PIXELS is checked here instead, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture, as it is stored: an EXIF orientation is not applied.
+    """A decoded picture as it is stored: its EXIF orientation is not applied.
 
-    `rgb` is H×W×3. `rest` is what RGB does not hold: H×W alpha, H×W×4 for CMYK, or None.
-    `orientation` is EXIF's, 1 to 8. `options` are for saving it in its own `format`, `common` for
-    saving it in any.
+    `rgb` is H×W×3. `rest` is what RGB cannot hold: H×W alpha, H×W×4 for CMYK, or None.
+    `orientation` is EXIF's, 1 to 8. `options` are Pillow's for saving it in its own `format`,
+    `common` those for any format.
     """
 
     rgb: Array
@@ -56,7 +55,7 @@ class Picture:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """(height, width) as it is seen."""
+        """(height, width) with the EXIF orientation applied."""
         height, width = self.rgb.shape[:2]
         return (width, height) if self.orientation >= 5 else (height, width)
 
@@ -64,22 +63,22 @@ class Picture:
 def decode(
     content: bytes, limit: int, admit: Callable[[int], None] = lambda pixels: None
 ) -> Picture:
-    """A picture from its file. `admit` is told its pixels before memory is taken for them.
+    """Decode a file. `admit` gets the number of pixels before memory is allocated for them.
 
-    Raises PictureError for what is no JPEG, PNG or WebP, is damaged, has more than `limit` pixels,
-    more than one frame or more than 8 bits a channel.
+    Raises PictureError if the file is not a JPEG, PNG or WebP, is damaged, or has more than `limit`
+    pixels, more than one frame or more than 8 bits per channel.
     """
     image = open_checked(content, limit, tuple(SUFFIXES))
     form = "JPEG" if image.format == "MPO" else str(image.format)
     if form != "JPEG" and getattr(image, "n_frames", 1) > 1:
-        raise PictureError("animated", "it is animated, which is more than one picture")
+        raise PictureError("animated", "it is animated; only single pictures are supported")
     if form == "PNG" and content[24:25] == b"\x10":
-        raise PictureError("not_8_bits", "it has 16 bits a channel: 8 are needed")
+        raise PictureError("not_8_bits", "it has 16 bits per channel, must have 8")
     admit(image.width * image.height)
     load(image)
     info = image.info
     common = {key: info[key] for key in ("icc_profile", "exif", "dpi") if info.get(key)}
-    if "exif" in common:  # a JPEG needs the mark in front, which others do without
+    if "exif" in common:  # a JPEG needs the prefix, other formats do not
         common["exif"] = EXIF_MARK + common["exif"].removeprefix(EXIF_MARK)
     orientation = _orientation(image)
     options = _own_options(image, form, content)
@@ -90,10 +89,10 @@ def decode(
     return Picture(rgb, rest, plain.mode, form, orientation, options, common)
 
 
-def encode(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_], form: str = "") -> bytes:
-    """The file of a picture with `filled` (H×W×3 RGB) for its colours; in `form`, else its own.
+def encode(picture: Picture, filled: Array, hole: Hole, form: str = "") -> bytes:
+    """Encode a picture with the colours of `filled` (H×W×3 RGB), in `form` or in its own format.
 
-    `hole`, bool H×W, is where `filled` differs. Raises PictureError where `form` cannot hold it.
+    `hole`, bool H×W, is where `filled` differs. Raises PictureError if `form` cannot hold it.
     """
     form = form or picture.format
     if form == picture.format:
@@ -116,14 +115,12 @@ def encode(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_], form: s
 
 
 def open_checked(content: bytes, limit: int, formats: tuple[str, ...]) -> Image.Image:
-    """An image of which only the head was read; raises PictureError."""
+    """Open a file and read only its header; raises PictureError."""
     try:
         image = Image.open(io.BytesIO(content), formats=formats)
-    except Exception as error:  # Pillow's readers raise what they like
-        what = "it is not a picture, or its head is damaged"
-        raise PictureError(
-            "undecodable", f"{what}: one of {', '.join(formats)} is needed"
-        ) from error
+    except Exception as error:  # Pillow's readers raise many types
+        text = "it is not a picture, or its header is damaged"
+        raise PictureError("undecodable", f"{text}: must be one of {', '.join(formats)}") from error
     if image.width * image.height > limit:
         raise PictureError(
             "too_large",
@@ -146,7 +143,7 @@ def suffix_of(form: str) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    with contextlib.suppress(Exception):  # EXIF of any kind of damage says nothing
+    with contextlib.suppress(Exception):  # damaged EXIF data is ignored
         value = image.getexif().get(_ORIENTATION, 1)
         if value in range(1, 9):
             return int(value)
@@ -154,7 +151,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _own_options(image: Image.Image, form: str, content: bytes) -> dict[str, Any]:
-    """What makes the saved file like the one that it was read from."""
+    """Pillow's options to save a file like the one that was read."""
     if form == "JPEG":
         options: dict[str, Any] = {
             "qtables": image.quantization,  # type: ignore[attr-defined]
@@ -179,7 +176,7 @@ def _new_options(form: str) -> dict[str, Any]:
 
 
 def _is_lossless(content: bytes) -> bool:
-    """Whether a WebP's picture is a chunk VP8L."""
+    """Whether a WebP has its picture in a VP8L chunk."""
     place = 12
     while place + 8 <= len(content):
         name, size = content[place : place + 4], content[place + 4 : place + 8]
@@ -196,7 +193,9 @@ def _plain(image: Image.Image) -> Image.Image:
         clear = image.mode == "PA" or "transparency" in image.info
         return image.convert("RGBA" if clear else "RGB")
     if image.mode not in _PLAIN:
-        raise PictureError("not_8_bits", f"it has pixels of mode {image.mode}: 8 bits are needed")
+        raise PictureError(
+            "not_8_bits", f"it has pixels of mode {image.mode}, must have 8 bits per channel"
+        )
     return image if _PLAIN[image.mode] == image.mode else image.convert(_PLAIN[image.mode])
 
 
@@ -220,8 +219,8 @@ def _image(array: Array, mode: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _together(picture: Picture, filled: Array, hole: npt.NDArray[np.bool_]) -> Array:
-    """The inverse of `_apart`; where nothing was filled, exactly."""
+def _together(picture: Picture, filled: Array, hole: Hole) -> Array:
+    """The inverse of `_apart`, exact outside the hole."""
     if picture.mode == "RGB":
         return filled
     if picture.mode == "CMYK":

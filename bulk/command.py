@@ -1,4 +1,4 @@
-"""`bulk`: folders of pictures, without a queue."""
+"""`bulk`: inpaints folders of pictures, without a queue."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
 class BulkMissing(WorkerError):
-    """What bulk needs is not installed."""
+    """A package that bulk needs is not installed."""
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "bulk",
@@ -34,31 +34,41 @@ def add(commands: Any) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="folder or URL for the results")
     holes = parser.add_mutually_exclusive_group()
     holes.add_argument(
-        "--masks", default="", help="masks of the pictures' names, or one file for all of them"
+        "--masks", default="", help="masks with the pictures' names, or one file for all pictures"
     )
     holes.add_argument(
-        "--boxes", default="", metavar="FILE",
+        "--boxes",
+        default="",
+        metavar="FILE",
         help='lines of {"image": NAME, "boxes": [[[x, y], …], …]}',
-    )  # fmt: skip
-    parser.add_argument(
-        "--format", choices=FORMATS, help="the results' format; each picture's own by default"
     )
     parser.add_argument(
-        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        "--format", choices=FORMATS, help="format of the results; default: each picture's own"
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
         help="run on Ray: of this machine, or the cluster at ADDRESS (auto: the one running here)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N",
-        help="networks on Ray; one per GPU or core by default",
-    )  # fmt: skip
-    parser.add_argument(
-        "--refine", action="store_true", help="refine large holes, as REFINE=1 does; slower"
     )
-    parser.add_argument("--dry-run", action="store_true", help="count, estimate, write nothing")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of networks on Ray; default: one per GPU or core",
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="refine large holes, like REFINE=1; slower"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="count and estimate, but write nothing"
+    )
 
 
 def command(options: argparse.Namespace) -> int:
-    """0 if every picture is done, 1 if some could not be."""
+    """Run; returns 0 if every picture is done, 1 if some failed."""
     try:
         from bulk.errors import BulkRefused
         from bulk.run import Request, estimate, run
@@ -67,7 +77,7 @@ def command(options: argparse.Namespace) -> int:
             f"bulk needs {error.name}: pip install -r base_requirements.txt"
         ) from error
     if options.workers < 0 or (options.workers and options.ray is None):
-        raise BulkRefused("--workers is a number of networks, from 1 on, and goes with --ray")
+        raise BulkRefused("--workers must be a number ≥ 1, and needs --ray")
     settle_memory()
     request = Request(
         source=options.input,
@@ -82,12 +92,12 @@ def command(options: argparse.Namespace) -> int:
     if options.refine:
         settings = settings.model_copy(update={"refine": True})
     if options.dry_run:
-        found = estimate(request, settings)
+        estimated = estimate(request, settings)
         if options.json:
-            print_json(found)
+            print_json(estimated)
         else:
-            refused = found.pop("refused")
-            for name, value in found.items():
+            refused = estimated.pop("refused")
+            for name, value in estimated.items():
                 shown = f"{value:.2f}" if isinstance(value, float) else value
                 print(f"{name.replace('_', ' '):<22}{shown}")
             for name, why in refused.items():
@@ -97,7 +107,11 @@ def command(options: argparse.Namespace) -> int:
     counts = run(request, settings)
     if options.json:
         print_json(
-            {"done": counts.done, "there": counts.there, "failed": counts.failed,
-             "reasons": counts.reasons}
-        )  # fmt: skip
+            {
+                "done": counts.done,
+                "there": counts.there,
+                "failed": counts.failed,
+                "reasons": counts.reasons,
+            }
+        )
     return 1 if counts.failed else 0

@@ -1,4 +1,4 @@
-"""What can go wrong: with the whole run, or with one picture of it."""
+"""Errors of a whole run, and of one picture."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from core.errors import WorkerError
 
 
 class BulkRefused(WorkerError):
-    """The run cannot begin as it was asked for."""
+    """The run cannot start as requested."""
 
 
 class PictureError(Exception):
     """One picture cannot be done. `reason` is a code for programs, the text is for people."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)  # both, so that it can be pickled
+        super().__init__(reason, message)  # both arguments, so that it can be pickled
         self.reason = reason
 
     def __str__(self) -> str:
@@ -25,7 +25,7 @@ class PictureError(Exception):
 
 @contextmanager
 def named(reason: str) -> Iterator[None]:
-    """Makes a PictureError of whatever else is raised inside: one picture must not end others."""
+    """Turns any other exception into a PictureError, so that one picture cannot end the run."""
     try:
         yield
     except PictureError:

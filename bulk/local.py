@@ -1,4 +1,4 @@
-"""The stages in this process: threads decode and encode while the network computes."""
+"""Runs the stages in this process: threads decode and encode while the network computes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from bulk.errors import PictureError
 from bulk.stages import Decoder, Encoder, Filler, Item
 from bulk.tasks import Task
+from core.pixels.arrays import Picture
 
-#: Told of each picture by its name, and why it was not done; once for each.
+#: Called once for each picture, with its name and the error if it was not done.
 Note = Callable[[str, PictureError | None], None]
 
-#: Pictures that are decoded ahead, and threads that decode, and as many that encode.
+#: Number of pictures that are decoded ahead; threads that decode, and as many that encode.
 AHEAD: Final = 16
 THREADS: Final = 2
 
-#: Pixels in memory at a time, from before a picture is decoded until its result is written; one
-#: picture that is larger than that goes alone. About 12 bytes are needed for each.
+#: Largest number of pixels in memory, counted from before a picture is decoded until its result is
+#: written. A larger picture is processed alone. A pixel takes about 12 bytes.
 MOST_PIXELS: Final = 32 * 1024 * 1024
 
 
 class Budget:
-    """Pixels that may be in memory."""
+    """Limits the pixels in memory."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -38,7 +36,7 @@ class Budget:
         self._closed = False
 
     def take(self, pixels: int) -> None:
-        """Wait until there is room; raises PictureError once the run is given up."""
+        """Wait until there is room; raises PictureError if the run ends first."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not self._used or self._used + pixels <= self._most
@@ -53,7 +51,7 @@ class Budget:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """End all waits."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -61,7 +59,7 @@ class Budget:
 
 @dataclass(slots=True)
 class _Decoded:
-    """What the first stage made of a task, and the pixels that it took."""
+    """The result of the first stage for a task, and the pixels that it uses."""
 
     task: Task
     item: Item | None = None
@@ -70,7 +68,7 @@ class _Decoded:
 
 
 class Line:
-    """Takes pictures through the stages; at most AHEAD of them are before the network."""
+    """Runs pictures through the stages; at most AHEAD of them are before the network."""
 
     def __init__(self, decoder: Decoder, filler: Filler, encoder: Encoder, note: Note) -> None:
         self._decoder, self._filler, self._encoder = decoder, filler, encoder
@@ -78,7 +76,7 @@ class Line:
         self._budget = Budget(MOST_PIXELS)
 
     def run(self, tasks: Iterable[Task]) -> None:
-        """Do all tasks. The network runs in the calling thread; what it raises ends the run."""
+        """Do all tasks. The network runs in the calling thread; an exception in it ends the run."""
         coming = iter(tasks)
         readers = ThreadPoolExecutor(THREADS, "decode")
         writers = ThreadPoolExecutor(THREADS, "encode")
@@ -91,12 +89,12 @@ class Line:
                 if not reading and not writing:
                     return
                 wait(reading | writing, return_when=FIRST_COMPLETED)
-                ready = {one for one in reading if one.done()}
+                ready = {future for future in reading if future.done()}
                 reading -= ready
-                for future in {one for one in writing if one.done()}:
+                for future in [future for future in writing if future.done()]:
                     writing.remove(future)
                     self._note(future.result().task.name, future.result().error)
-                for decoded, filled in self._fill([one.result() for one in ready]):
+                for decoded, filled in self._fill([future.result() for future in ready]):
                     writing.add(writers.submit(self._encode, decoded, filled))
         finally:
             self._budget.close()
@@ -116,11 +114,11 @@ class Line:
             decoded.error = error
         return decoded
 
-    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, npt.NDArray[np.uint8]]]:
-        """Those of a batch that were filled; of the others it is noted why not."""
-        good = [one for one in batch if one.item is not None]
-        results = self._filler([one.item for one in good if one.item is not None])
-        for decoded, result in zip(good, results, strict=True):
+    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, Picture]]:
+        """Fill a batch; yields those that succeed, and notes the errors of the others."""
+        usable = [decoded for decoded in batch if decoded.item is not None]
+        results = self._filler([decoded.item for decoded in usable if decoded.item is not None])
+        for decoded, result in zip(usable, results, strict=True):
             if isinstance(result, PictureError):
                 decoded.error = result
             else:
@@ -130,7 +128,7 @@ class Line:
                 self._budget.give_back(decoded.pixels)
                 self._note(decoded.task.name, decoded.error)
 
-    def _encode(self, decoded: _Decoded, filled: npt.NDArray[np.uint8]) -> _Decoded:
+    def _encode(self, decoded: _Decoded, filled: Picture) -> _Decoded:
         assert decoded.item is not None
         try:
             self._encoder(decoded.item, filled)

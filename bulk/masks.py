@@ -1,4 +1,4 @@
-"""Masks: from files of their own, or made of text quadrilaterals."""
+"""Masks, from files or from text quadrilaterals."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from PIL import Image, ImageOps
 
 from bulk.codec import load, open_checked
 from bulk.errors import PictureError
+from core.pixels.arrays import Hole as Hole  # for those who get theirs from here
 
-Hole = npt.NDArray[np.bool_]
-
-#: Pillow's names of what a mask may be. Formats that start other programs are not among them.
+#: Supported formats of masks, by Pillow's names. None of them starts another program.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")
 SUFFIXES: Final = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga",
-)  # fmt: skip
+    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga"),
+)
 
 #: Pixels by which a quadrilateral is grown on all sides.
 GROWN: Final = 1
 
-#: No coordinate of a real picture is further out.
+#: Largest coordinate that is accepted, in pixels.
 _FURTHEST: Final = 1e6
 
 
 def decode_mask(content: bytes, limit: int, threshold: int) -> Hole:
-    """bool H×W, as the mask is seen: what is above `threshold` of 255; transparent is none.
+    """bool H×W, with the EXIF orientation applied: True above `threshold` (0 to 255).
 
-    Raises PictureError.
+    Transparent pixels are no hole. Raises PictureError.
     """
     try:
         image = open_checked(content, limit, FORMATS)
@@ -41,7 +40,9 @@ def decode_mask(content: bytes, limit: int, threshold: int) -> Hole:
         image = ImageOps.exif_transpose(image)
     except PictureError as error:
         raise PictureError(f"mask_{error.reason}", f"its mask: {error}") from error
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: what is not 0 must not become it
+    if image.mode.startswith(
+        ("I", "F")
+    ):  # 16 bits and more: clipped, so that no value wraps around to 0
         return np.array(np.clip(np.asarray(image), 0, 255) > threshold)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         clear = image.convert("RGBA")
@@ -53,23 +54,23 @@ def decode_mask(content: bytes, limit: int, threshold: int) -> Hole:
 def mask_of_boxes(boxes: Any, size: tuple[int, int]) -> Hole:
     """bool (height, width): polygons filled and grown by GROWN pixels.
 
-    `boxes`: of each its corners [[x, y], …], or as many numbers in a row; pixels. Raises
-    PictureError for anything else.
+    Each box is its corners [[x, y], …], or the same numbers in one list, in pixels. Raises
+    PictureError if it is anything else.
     """
     if not isinstance(boxes, Sequence) or isinstance(boxes, str):
-        raise PictureError("bad_boxes", f"boxes are {_shown(boxes)}: a list is needed")
+        raise PictureError("bad_boxes", f"boxes are {_shown(boxes)}, must be a list")
     mask = np.zeros(size, np.uint8)
     for box in boxes:
-        # Rounded, and one by one: where two overlap, filling both at once would leave a gap.
+        # One by one: fillPoly leaves a gap where two polygons of one call overlap.
         cv2.fillPoly(mask, [np.rint(_corners(box)).astype(np.int32)], 255)
     side = 2 * GROWN + 1
     return np.asarray(cv2.dilate(mask, np.ones((side, side), np.uint8))) > 0
 
 
 def as_stored(hole: Hole, orientation: int, size: tuple[int, int]) -> Hole:
-    """A mask of what is seen, turned like the stored picture, whose (height, width) is `size`.
+    """Turn a mask of the displayed picture to fit the stored picture, of (height, width) `size`.
 
-    A mask that only fits the stored picture is taken for that one's. Raises PictureError.
+    A mask that fits only without turning is used as it is. Raises PictureError if neither fits.
     """
     turns: dict[int, Callable[[Hole], Hole]] = {
         2: np.fliplr,
@@ -98,10 +99,10 @@ def _corners(box: Any) -> npt.NDArray[np.float64]:
         corners = np.empty(0)
     if corners.ndim == 1 and corners.size >= 6 and corners.size % 2 == 0:
         corners = corners.reshape(-1, 2)
-    good = corners.ndim == 2 and corners.shape[0] >= 3 and corners.shape[1] == 2
-    if not good or not math.isfinite(corners.sum()) or np.abs(corners).max() > _FURTHEST:
+    is_polygon = corners.ndim == 2 and corners.shape[0] >= 3 and corners.shape[1] == 2
+    if not is_polygon or not math.isfinite(corners.sum()) or np.abs(corners).max() > _FURTHEST:
         raise PictureError(
-            "bad_boxes", f"a box is {_shown(box)}: corners [[x, y], …] in pixels are needed"
+            "bad_boxes", f"a box is {_shown(box)}, must be corners [[x, y], …] in pixels"
         )
     return corners
 

@@ -1,7 +1,7 @@
-"""The same stages on Ray: decode and encode are tasks, each network is an actor.
+"""Runs the stages on Ray: decode and encode are tasks, each network is an actor.
 
-Ray Data places them, holds decoding back while the networks are busy, and does again what was lost
-with an actor or a node: at most the pictures in flight there. Nothing is scheduled here.
+Ray Data schedules them, throttles decoding while the networks are busy, and retries what was lost
+with an actor or a node: at most the pictures in flight there.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from bulk.stages import Decoder, Encoder, Filler, Item, Work
 from bulk.tasks import Task
 from core.config import Settings
 
-#: Pictures of a task that decodes, and of a call of the network.
+#: Number of pictures per decoding task, and per call of the network.
 BLOCK, BATCH = 4, 8
 
-#: Bytes of decoded pictures that Ray moves as one.
+#: Bytes of decoded pictures per block, the unit that Ray moves.
 BLOCK_BYTES: Final = 16 * 1024 * 1024
 
-#: How often Ray tries a call again whose actor was lost. Not without end: it may have been one of
-#: its pictures. A node that went uses these up within seconds, before Ray knows that it is gone.
+#: How often Ray retries a call whose actor was lost. Limited, because a picture may have killed it.
+#: A lost node uses up these retries within seconds, before Ray knows that it is gone.
 RETRIES: Final = 3
 
-#: What is lost even so is done in rounds of its own, each picture by itself: one that kills its
-#: actor takes no other with it.
+#: Number of rounds. After the first, lost pictures are retried one by one, so that a picture that
+#: kills its actor affects no other.
 ROUNDS: Final = 3
 
-#: Seconds that the head of a cluster has to answer.
+#: Timeout for a connection to the head of a cluster, in seconds.
 CONNECT_S: Final = 10.0
 
-#: Share of a core that a task asks for that decodes or encodes.
+#: Share of a core that a decoding or encoding task requests.
 TASK_CPUS: Final = 0.5
 
-#: The same of a network without a GPU; see `networks`.
+#: Share of a core that a network without a GPU requests; see `networks`.
 NETWORK_CPUS: Final = 0.25
 
-#: Bytes of memory to each network without a GPU.
+#: Bytes of memory for each network without a GPU.
 NETWORK_MEMORY: Final = 2 << 30
 
 Row = dict[str, Any]
 
 
 class _Decode:
-    """A task's picture; a row that could not be done goes on with its error."""
+    """A task: decodes a picture; on failure the row carries the error."""
 
     def __init__(self, work: Work) -> None:
         self._decoder = Decoder(work)
 
     def __call__(self, row: Row) -> Row:
-        task: Task = pickle.loads(row["task"])  # noqa: S301 - our own
+        task: Task = pickle.loads(row["task"])  # noqa: S301 - our own data
         try:
             item, error = self._decoder(task), None
         except PictureError as raised:
@@ -68,7 +68,7 @@ class _Decode:
 
 
 class _Fill:
-    """An actor: it loads the network once."""
+    """An actor: loads the network once and fills pictures."""
 
     def __init__(self, settings: Settings, work: Work, threads: int) -> None:
         from core.memory import settle_memory
@@ -78,19 +78,19 @@ class _Fill:
             import torch
 
             torch.set_num_threads(threads)
-        # Ray calls from another thread than this one, and each thread that computes brings OpenMP
-        # threads of its own. With more of them than cores, OpenMP lets all sleep at every join,
-        # which costs a quarter of the time; those of a thread that has ended don't count.
-        with ThreadPoolExecutor(1) as passing:
-            self._filler = passing.submit(Filler, settings, work.region).result()
+        # Ray calls the actor from another thread, and each thread that computes gets its own OpenMP
+        # threads. With more of them than cores, OpenMP puts all to sleep at every join, which costs
+        # a quarter of the time. So the network is loaded in a thread that ends.
+        with ThreadPoolExecutor(1) as loading:
+            self._filler = loading.submit(Filler, settings, work.region).result()
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        items = [pickle.loads(one) for one in rows["item"]]  # noqa: S301
-        errors = [pickle.loads(one) for one in rows["error"]]  # noqa: S301
-        good = [index for index, item in enumerate(items) if item is not None]
-        results: Sequence[Any] = self._filler([items[index] for index in good])
+        items = [pickle.loads(data) for data in rows["item"]]  # noqa: S301
+        errors = [pickle.loads(data) for data in rows["error"]]  # noqa: S301
+        usable = [index for index, item in enumerate(items) if item is not None]
+        results: Sequence[Any] = self._filler([items[index] for index in usable])
         filled: list[Any] = [None] * len(items)
-        for index, result in zip(good, results, strict=True):
+        for index, result in zip(usable, results, strict=True):
             if isinstance(result, PictureError):
                 items[index], errors[index] = None, result
             else:
@@ -104,7 +104,7 @@ class _Fill:
 
 
 class _Encode:
-    """A task that writes a result; what goes on is the name and the error."""
+    """A task: encodes and writes a result; passes on the name and the error."""
 
     def __init__(self, work: Work) -> None:
         self._encoder = Encoder(work)
@@ -129,13 +129,13 @@ def run(
     workers: int,
     note: Note,
 ) -> None:
-    """Do all tasks on a cluster: the one at `address`, or one of this machine's own for 'local'.
+    """Do all tasks on the cluster at `address`, or on a new one on this machine for 'local'.
 
-    `workers` is the number of networks, 0 for one per GPU or, without, per core. Raises
+    `workers` is the number of networks, 0 for one per GPU or, without GPUs, per core. Raises
     BulkRefused if Ray is missing or there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Of a cluster started here: its processes are not to yield to all others.
+    # For a local cluster: do not lower the priority of its processes.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
@@ -157,10 +157,10 @@ def run(
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse HOST:PORT where nobody listens: Ray would go on asking there, without a word."""
+    """Refuse HOST:PORT where nothing listens: Ray would retry silently."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        return  # 'local', 'auto', or something that Ray refuses itself
+        return  # 'local', 'auto', or an address that Ray refuses itself
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
@@ -175,32 +175,32 @@ def _run(
 ) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray").setLevel(logging.ERROR)  # progress is told by `note`
+    logging.getLogger("ray").setLevel(logging.ERROR)  # `note` reports progress
     context.target_max_block_size = BLOCK_BYTES
-    # A block that cannot be done must not end the others; its pictures are named below.
+    # A failed block must not end the others; its pictures are reported below.
     context.max_errored_blocks = -1
-    left = {task.name: task for task in tasks}
+    remaining = {task.name: task for task in tasks}
     for number in range(ROUNDS):
         alone = number > 0
-        for row in _results(ray, list(left.values()), work, settings, workers, alone):
-            if left.pop(row["name"], None) is not None:
+        for row in _results(ray, list(remaining.values()), work, settings, workers, alone):
+            if remaining.pop(row["name"], None) is not None:
                 note(row["name"], pickle.loads(row["error"]))  # noqa: S301
-        if not left:
+        if not remaining:
             break
-    for name in left:
-        note(name, PictureError("lost", f"whoever had it was lost, in each of {ROUNDS} rounds"))
+    for name in remaining:
+        note(name, PictureError("lost", f"its task or actor was lost in each of {ROUNDS} rounds"))
 
 
 def _results(
     ray: Any, tasks: Sequence[Task], work: Work, settings: Settings, workers: int, alone: bool
 ) -> Iterator[Row]:
-    """Names and errors of what was done, as it is done; what is lost isn't among them."""
-    # What there is now: in a later round it may be less.
+    """Names and errors of finished pictures, as they finish; lost ones are missing."""
+    # The current resources: in a later round there may be fewer.
     size, share = networks(ray.cluster_resources(), settings.use_cuda, workers)
     block, batch = (1, 1) if alone else (BLOCK, BATCH)
     rows = [{"name": task.name, "task": pickle.dumps(task)} for task in tasks]
     with warnings.catch_warnings():
-        # Ray means to rename how restarts are bounded, and has no other name for it yet.
+        # Ray has deprecated max_restarts but offers no replacement yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         results = (
             ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // block)))
@@ -223,13 +223,13 @@ def _results(
 def networks(
     resources: dict[str, float], use_cuda: bool, workers: int
 ) -> tuple[int, dict[str, Any]]:
-    """How many actors, and what one of them asks for: num_gpus or num_cpus, and its threads.
+    """The number of actors, and what each requests: num_gpus or num_cpus, and its threads.
 
-    Without a GPU there is one per core, as far as memory goes: a network of one thread waits for no
-    other when Ray's own processes, or the decoding, want its core.
+    Without a GPU there is one per core, as far as memory allows: a network with one thread does not
+    wait for other threads when Ray's processes or decoding use its core.
 
-    An actor asks for a part of a core only: where nodes go, all actors may come to be on what is
-    left, and decoding must have a place there too.
+    An actor requests only part of a core: if nodes are lost, all actors may move to the remaining
+    ones, where decoding needs a place too.
     """
     gpus = int(resources.get("GPU", 0)) if use_cuda else 0
     if gpus:
@@ -243,8 +243,8 @@ def networks(
 
 
 def _column(values: Any) -> Any:
-    """An array of bytes, which numpy would otherwise cut at trailing zeros."""
-    listed = list(values)
-    column = np.empty(len(listed), object)
-    column[:] = listed
+    """An object array of bytes; a bytes array of numpy would drop trailing zeros."""
+    items = list(values)
+    column = np.empty(len(items), object)
+    column[:] = items
     return column

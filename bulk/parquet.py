@@ -1,8 +1,8 @@
 """Pictures in Parquet files: columns `image`, and `mask` or `boxes`.
 
-An image or mask is binary, or a struct with `bytes` and, perhaps, `path`, as data sets have it.
-The name of a row's picture is its column `name`, else that path, else the file's name and the
-row's number. Needs pyarrow, which is optional.
+An image or mask is binary, or a struct with `bytes` and optionally `path`, as data sets have it.
+The name of a row's picture is its column `name`, else that path, else the file's name and the row's
+number. Needs pyarrow, which is optional.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COLUMNS: Final = ("image", "mask", "boxes")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Where a picture is: file, row group, and its place in there."""
+    """The location of a picture: file, row group, and index in the group."""
 
     file: str
     group: int
@@ -32,16 +32,16 @@ class Row:
 
 
 def is_parquet(name: str) -> bool:
-    """Whether a file is one, by its name."""
+    """Whether a file is a Parquet file, by its name."""
     return name.lower().endswith(SUFFIX)
 
 
 def rows(store: Store, name: str) -> Iterator[tuple[str, Row]]:
-    """Names and places of a file's pictures, which are not read; raises PictureError."""
+    """Names and locations of a file's pictures, without reading them; raises PictureError."""
     file = _open(store, name)
     columns = file.schema_arrow.names
     if "image" not in columns:
-        raise PictureError("undecodable", f"it has no column image, but {', '.join(columns)}")
+        raise PictureError("undecodable", f"it has no column image, only {', '.join(columns)}")
     named = _name_columns(file.schema_arrow)
     stem = PurePosixPath(name).with_suffix("").as_posix()
     number = 0
@@ -54,7 +54,7 @@ def rows(store: Store, name: str) -> Iterator[tuple[str, Row]]:
 
 
 class Reader:
-    """Reads rows; keeps the row group that it read last, since tasks come in order."""
+    """Reads rows, and caches the last row group, because tasks come in order."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -69,20 +69,20 @@ class Reader:
         self.__init__(store)  # type: ignore[misc]
 
     def __call__(self, row: Row) -> dict[str, Any]:
-        """The row's `image` and `mask` as bytes, its `boxes` as lists, as far as it has them."""
+        """The row's `image` and `mask` as bytes and its `boxes` as lists, if it has them."""
         with self._lock:
             if self._at != (row.file, row.group):
-                self._group = None  # before the next one is there too
+                self._group = None  # freed before the next one is read
                 file = _open(self._store, row.file)
-                wanted = [one for one in _COLUMNS if one in file.schema_arrow.names]
-                self._group = file.read_row_group(row.group, columns=wanted)
+                columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
+                self._group = file.read_row_group(row.group, columns=columns)
                 self._at = row.file, row.group
             group = self._group
-        found = {name: group.column(name)[row.index].as_py() for name in group.column_names}
+        values = {name: group.column(name)[row.index].as_py() for name in group.column_names}
         for name in ("image", "mask"):
-            if isinstance(found.get(name), dict):
-                found[name] = found[name].get("bytes")
-        return found
+            if isinstance(values.get(name), dict):
+                values[name] = values[name].get("bytes")
+        return values
 
 
 def _open(store: Store, name: str) -> Any:
@@ -96,7 +96,7 @@ def _open(store: Store, name: str) -> Any:
             return pyarrow.parquet.ParquetFile(store.root / name, memory_map=True)
         return pyarrow.parquet.ParquetFile(io.BytesIO(store.read(name)))
     except (OSError, pyarrow.ArrowException) as error:
-        raise PictureError("undecodable", f"it is no Parquet file: {error}") from error
+        raise PictureError("undecodable", f"it is not a Parquet file: {error}") from error
 
 
 def _name_columns(schema: Any) -> list[str]:

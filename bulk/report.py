@@ -1,4 +1,4 @@
-"""What becomes of the pictures of a run: on the terminal, and in failures.jsonl."""
+"""Reports the progress and the failures of a run: on the terminal, and in failures.jsonl."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lama.clock import clock
 
 FAILURES: Final = "failures.jsonl"
 
-#: Seconds between two lines of progress: on a terminal, and in a file.
+#: Seconds between two lines of progress, on a terminal and in a file.
 _SHOWN_EVERY, _LOGGED_EVERY = 0.2, 10.0
 
 
 @dataclass(slots=True)
 class Counts:
-    """Pictures: how many there are to do, done, failed, and done by earlier runs."""
+    """Numbers of pictures: to do, done by earlier runs (`there`), done, failed."""
 
     todo: int
     there: int
@@ -31,10 +31,10 @@ class Counts:
 
 
 class Failures:
-    """OUTPUT/failures.jsonl: a line for each picture that could not be done in this run."""
+    """OUTPUT/failures.jsonl: a line for each picture that failed in this run."""
 
     def __init__(self, output: Store) -> None:
-        """Begin an empty one; raises BulkRefused where OUTPUT cannot be written to."""
+        """Create an empty file; raises BulkRefused if OUTPUT cannot be written to."""
         self._output = output
         self._lines: list[str] = []
         self._file: IO[str] | None = None
@@ -47,7 +47,7 @@ class Failures:
             raise BulkRefused(f"OUTPUT cannot be written to: {error}") from error
 
     def add(self, name: str, error: PictureError) -> None:
-        """Note why a picture was not done; raises OSError."""
+        """Add a failed picture; raises OSError."""
         line = json.dumps({"image": name, "reason": error.reason, "error": str(error)}) + "\n"
         if self._file is None:
             self._lines.append(line)
@@ -56,7 +56,7 @@ class Failures:
             self._file.flush()
 
     def close(self) -> None:
-        """Write what is left to be written; raises OSError."""
+        """Write remaining lines; raises OSError."""
         if self._file is not None:
             self._file.close()
         elif self._lines:
@@ -64,17 +64,17 @@ class Failures:
 
 
 class Progress:
-    """Counts what is done and says so on standard error."""
+    """Counts pictures and reports progress on standard error."""
 
     def __init__(self, counts: Counts, failures: Failures) -> None:
         self.counts = counts
         self._failures = failures
         self._began = time.monotonic()
-        self._said = self._began
+        self._reported_at = self._began
         self._live = sys.stderr.isatty()
 
     def __call__(self, name: str, error: PictureError | None) -> None:
-        """A picture is done, or is not because of an error."""
+        """A picture is done, or has failed with an error."""
         counts = self.counts
         if error is None:
             counts.done += 1
@@ -83,11 +83,11 @@ class Progress:
             counts.reasons[error.reason] = counts.reasons.get(error.reason, 0) + 1
             try:
                 self._failures.add(name, error)
-            except OSError as problem:  # a full disk: this is where it can still be read
-                self._say(f"{name}: {error} ({FAILURES} cannot be written: {problem})")
+            except OSError as problem:  # a full disk: reported here instead
+                self._print(f"{name}: {error} ({FAILURES} cannot be written: {problem})")
         now = time.monotonic()
-        if now - self._said >= (_SHOWN_EVERY if self._live else _LOGGED_EVERY):
-            self._said = now
+        if now - self._reported_at >= (_SHOWN_EVERY if self._live else _LOGGED_EVERY):
+            self._reported_at = now
             text = self.line()
             print(f"\r{text}\x1b[K" if self._live else text, end="", file=sys.stderr)
             print(end="" if self._live else "\n", file=sys.stderr, flush=True)
@@ -102,23 +102,23 @@ class Progress:
         return (self.counts.done + self.counts.failed) / self.seconds
 
     def line(self) -> str:
-        """How far it is."""
+        """The progress so far."""
         counts = self.counts
         past = counts.done + counts.failed
-        left = (counts.todo - past) / self.rate if past else float("nan")
-        time_left = f"{clock(left)} left" if past else "…"
+        remaining_s = (counts.todo - past) / self.rate if past else float("nan")
+        time_left = f"{clock(remaining_s)} left" if past else "…"
         return (
             f"{past} of {counts.todo} pictures, {self.rate:.2f} a second, {time_left}, "
             f"{counts.failed} failed"
         )
 
     def finish(self) -> None:
-        """Say how it ended, and complete failures.jsonl."""
+        """Report the outcome, and complete failures.jsonl."""
         if self._live:
             print("\r\x1b[K", end="", file=sys.stderr)
         counts = self.counts
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
-        self._say(
+        self._print(
             f"{counts.done} done, {counts.there} there already, {counts.failed} failed"
             f"{f' ({why}; see {FAILURES})' if why else ''}, "
             f"{self.seconds:.1f} s, {self.rate:.2f} pictures a second"
@@ -126,7 +126,7 @@ class Progress:
         try:
             self._failures.close()
         except OSError as problem:
-            self._say(f"{FAILURES} cannot be written: {problem}")
+            self._print(f"{FAILURES} cannot be written: {problem}")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)

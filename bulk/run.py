@@ -1,4 +1,4 @@
-"""One run: what is asked for is checked, found, done and reported."""
+"""One run: checks the request, finds the pictures, processes and reports them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from bulk.tasks import MaskNames, Plan, Task, find, read_boxes
 from core.config import Settings
 from lama.clock import clock
 
-#: Pixels that a picture may have where MAX_IMAGE_PIXELS doesn't say: a page may be a long strip.
+#: Default of MAX_IMAGE_PIXELS here, larger than the worker's because a page may be a long strip.
 MOST_PIXELS: Final = 64 * 1024 * 1024
 
-#: Pictures from which --dry-run estimates.
+#: Number of pictures from which --dry-run estimates.
 SAMPLE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for. Places are paths or URLs, '' where there is none.
+    """The options of the command line. Places are paths or URLs, '' if not given.
 
     `form` is Pillow's name of the results' format, '' for the pictures' own. `ray` is None without
-    Ray, 'local' for one of this machine's own, else a cluster's address.
+    Ray, 'local' for a new cluster on this machine, else a cluster's address.
     """
 
     source: str
@@ -46,49 +46,49 @@ class Request:
 
 
 def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
-    """What is to be done; raises BulkRefused."""
+    """Check a request and find its pictures; raises BulkRefused."""
     _check_apart(request)
     source, single = open_store(request.source, "INPUT")
     names = [single] if single else list(source.names())
     if not (request.masks or request.boxes or any(map(is_parquet, names))):
         raise BulkRefused(
-            "--masks or --boxes is needed: only Parquet files may have a mask or boxes in them"
+            "--masks or --boxes is needed: only Parquet files may contain masks or boxes"
         )
     if request.boxes and not is_url(request.source) and not is_url(request.boxes):
         names = [name for name in names if not _is_same(source, name, request.boxes)]
     mask_store: Store | None = None
     masks: MaskNames | str | None = None
     if request.masks:
-        mask_store, one = open_store(request.masks, "--masks")
-        masks = one or MaskNames(mask_store.names())
+        mask_store, single_mask = open_store(request.masks, "--masks")
+        masks = single_mask or MaskNames(mask_store.names())
     boxes = None
     if request.boxes:
         box_store, file = open_store(request.boxes, "--boxes")
         if file is None:
-            raise BulkRefused(f"--boxes: {request.boxes} is a folder, a file is needed")
+            raise BulkRefused(f"--boxes: {request.boxes} is a folder, must be a file")
         try:
             boxes = read_boxes(box_store.read(file), request.boxes)
         except OSError as error:
             raise BulkRefused(f"--boxes: {request.boxes} cannot be read: {error}") from error
     output = _output(request.output)
-    given = settings.model_fields_set
+    configured = settings.model_fields_set
     work = Work(
         source=source,
         masks=mask_store,
         output=output,
         form=request.form,
-        most_pixels=settings.max_image_pixels if "max_image_pixels" in given else MOST_PIXELS,
+        most_pixels=settings.max_image_pixels if "max_image_pixels" in configured else MOST_PIXELS,
         threshold=settings.mask_threshold,
-        region=settings.inpaint_region if "inpaint_region" in given else "mask",
+        region=settings.inpaint_region if "inpaint_region" in configured else "mask",
     )
     there = set(output.names()) if output.exists() else set()
     return work, find(source, names, there, request.form, masks, boxes)
 
 
 def run(request: Request, settings: Settings) -> Counts:
-    """Do what is missing; how many pictures were done and how many were not."""
+    """Process the pictures that have no result yet; returns the counts."""
     work, plan = prepare(request, settings)
-    with _alone(work.output):  # only then Failures, which empties the file of another run
+    with _alone(work.output):  # before Failures, which truncates the file
         counts = Counts(len(plan.tasks) + len(plan.refused), plan.there)
         progress = Progress(counts, Failures(work.output))
         try:
@@ -104,9 +104,9 @@ def run(request: Request, settings: Settings) -> Counts:
 
 
 def estimate(request: Request, settings: Settings) -> dict[str, Any]:
-    """Counts and, from a few pictures that are done and thrown away, time and size of the rest."""
+    """Counts, and estimates of time and size from a few pictures whose results are discarded."""
     work, plan = prepare(request, settings)
-    found: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "todo": len(plan.tasks),
         "there": plan.there,
         "refused": {name: str(error) for name, error in plan.refused},
@@ -114,7 +114,7 @@ def estimate(request: Request, settings: Settings) -> dict[str, Any]:
     step = max(1, len(plan.tasks) // SAMPLE)
     sample = plan.tasks[::step][:SAMPLE]
     if not sample:
-        return found
+        return counts
     decoder, encoder = Decoder(work), Encoder(work)
     filler = Filler(settings, work.region)
     written, failed = 0, 0
@@ -129,7 +129,7 @@ def estimate(request: Request, settings: Settings) -> dict[str, Any]:
         except PictureError:
             failed += 1
     seconds = (time.perf_counter() - began) / len(sample)
-    return found | {
+    return counts | {
         "sample": len(sample),
         "sample_failed": failed,
         "seconds_a_picture": seconds,
@@ -150,15 +150,15 @@ def _do(
 
 
 def _check_apart(request: Request) -> None:
-    """Refuse places within each other: results would be taken for pictures, or for masks."""
+    """Refuse nested places: results or masks would be taken for pictures."""
     places = {"INPUT": request.source, "OUTPUT": request.output, "--masks": request.masks}
     paths = [(name, local_path(at)) for name, at in places.items() if at and not is_url(at)]
     for name, path in paths:
         for other, around in paths:
             if name != other and path.is_relative_to(around):
                 raise BulkRefused(
-                    f"{name} ({path}) lies in {other} ({around}): what is written or used as a "
-                    "mask would be taken for a picture; use folders beside each other"
+                    f"{name} ({path}) is inside {other} ({around}): results or masks would be "
+                    "taken for pictures; use separate folders"
                 )
 
 
@@ -171,15 +171,15 @@ def _output(where: str) -> Store:
         return Remote(where)
     path = local_path(where)
     if path.exists() and not path.is_dir():
-        raise BulkRefused(f"OUTPUT: {where} is a file, a folder is needed")
+        raise BulkRefused(f"OUTPUT: {where} is a file, must be a folder")
     return Folder(path)
 
 
 @contextlib.contextmanager
 def _alone(output: Store) -> Iterator[None]:
-    """Make a folder, keep other runs off it, and remove what one that was killed has left there.
+    """Create a folder, lock it against other runs, and remove partial files of killed runs.
 
-    Raises BulkRefused where another run has it, or it cannot be made.
+    Raises BulkRefused if another run has the lock or the folder cannot be created.
     """
     if not isinstance(output, Folder):
         yield

@@ -1,4 +1,4 @@
-"""Where files are: a folder of this machine (or a shared one), or a URL that fsspec knows."""
+"""Stores of files: a local or mounted folder, or a URL of fsspec."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any, Protocol
 
 from bulk.errors import BulkRefused
 
-#: What the names of files begin with that are being written; hidden, so that none is a picture.
+#: Prefix of files that are being written; it hides them, so that none is taken for a picture.
 PART = ".bulk-part-"
 
-#: What systems leave in folders of pictures.
+#: Files that operating systems leave in folders of pictures.
 LITTER = frozenset({"thumbs.db", "desktop.ini"})
 
 
 class Store(Protocol):
-    """Files by their names: relative paths with '/' between the parts."""
+    """Files by name: relative paths with '/' between the parts."""
 
     def exists(self) -> bool:
-        """Whether there is such a place; `write` makes it."""
+        """Whether the place exists; `write` creates it."""
 
     def names(self) -> Iterator[str]:
-        """All files but hidden ones."""
+        """The names of all files except hidden ones."""
 
     def read(self, name: str) -> bytes:
         """A file's content; raises OSError."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Make or replace a file, which is never seen half-written; raises OSError."""
+        """Create or replace a file atomically; raises OSError."""
 
 
 class Folder:
@@ -54,7 +54,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         path = self.root / name
-        # A pipe would be waited for, and a device has no end.
+        # Reading a pipe would block, and a device may be endless.
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError("it is not a regular file")
         return path.read_bytes()
@@ -68,7 +68,7 @@ class Folder:
             with open(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(descriptor)  # else the name may outlive a power cut, and the content not
+                os.fsync(descriptor)  # else a power cut may keep the name without the content
             part.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ class Folder:
             raise
 
     def remove_parts(self) -> None:
-        """Remove what a run that was killed was writing."""
+        """Remove the partial files of a killed run."""
         for folder, _, files in os.walk(self.root):
             for name in files:
                 if name.startswith(PART):
@@ -85,7 +85,7 @@ class Folder:
 
 
 class Remote:
-    """What fsspec reaches, such as s3://bucket/prefix. Object stores write as a whole."""
+    """A place of fsspec, such as s3://bucket/prefix. Object stores write atomically."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -101,14 +101,14 @@ class Remote:
 
     def names(self) -> Iterator[str]:
         try:
-            found = sorted(self._fs.find(self.root))
+            paths = sorted(self._fs.find(self.root))
         except OSError as error:
             raise BulkRefused(f"{self.root} cannot be listed: {error}") from None
-        for path in found:
+        for path in paths:
             name = path.removeprefix(self.root).lstrip("/")
             parts = name.split("/")
-            hidden = any(part.startswith(".") for part in parts)
-            if name and not hidden and parts[-1].lower() not in LITTER:
+            is_hidden = any(part.startswith(".") for part in parts)
+            if name and not is_hidden and parts[-1].lower() not in LITTER:
                 yield name
 
     def read(self, name: str) -> bytes:
@@ -127,19 +127,19 @@ class Remote:
 
 
 def is_url(where: str) -> bool:
-    """Whether it is fsspec's business."""
+    """Whether fsspec handles this place."""
     return "://" in where and not where.startswith("file://")
 
 
 def local_path(where: str) -> Path:
-    """The path of what is no URL, without links, so that places can be compared."""
+    """The resolved path of a local place, so that places can be compared."""
     return Path(where.removeprefix("file://")).expanduser().resolve()
 
 
 def open_store(where: str, what: str) -> tuple[Store, str | None]:
-    """The store of a folder; of a file that of its folder, and its name.
+    """The store of a folder and None, or the store of a file's folder and the file's name.
 
-    Raises BulkRefused if there is neither; `what` is what it is for.
+    Raises BulkRefused if there is neither; `what` is the option's name.
     """
     if is_url(where):
         remote = Remote(where)

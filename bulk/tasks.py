@@ -1,4 +1,4 @@
-"""What there is to do: a task per picture, found before anything is decoded."""
+"""Finds the tasks of a run, one per picture, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bulk.storage import Store
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A picture to be done.
+    """A picture to process.
 
-    `name` is what it is called, `target` the name of its result; without a suffix where that
-    follows from the picture's format. `row` is where it is in a Parquet file, else it is a file.
-    `mask` is the name of its mask's file, `boxes` are its text quadrilaterals; where there is
-    neither, the row has one of them.
+    `name` is its name, `target` the name of its result, without a suffix if that depends on the
+    picture's format. `row` is its location in a Parquet file; None if it is a file. `mask` is the
+    name of its mask's file, `boxes` are its text quadrilaterals. If both are missing, the row has
+    one of them.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Task:
 
 @dataclass(slots=True)
 class Plan:
-    """The tasks, how many are done already, and what cannot be done at all: name to why."""
+    """The tasks, how many are done already, and the names and errors of unusable pictures."""
 
     tasks: list[Task] = field(default_factory=list)
     there: int = 0
@@ -44,7 +44,7 @@ class Plan:
 
 
 class MaskNames:
-    """Finds the mask of a picture among the names of masks."""
+    """Finds a picture's mask by name."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = set()
@@ -55,35 +55,35 @@ class MaskNames:
                 self._stems[_stem(name)].append(name)
 
     def of(self, name: str) -> str:
-        """The mask of the same name, whatever its suffix; raises PictureError."""
+        """The mask of the same name, with any suffix; raises PictureError."""
         if name in self._names:
             return name
         # a.jpg: a.jpg.png first, then a.png
-        found = self._stems.get(name) or self._stems.get(_stem(name))
-        if not found:
-            raise PictureError("no_mask", "there is no mask of its name")
-        if len(found) > 1:
-            raise PictureError("no_mask", f"it has several masks: {', '.join(found)}")
-        return found[0]
+        candidates = self._stems.get(name) or self._stems.get(_stem(name))
+        if not candidates:
+            raise PictureError("no_mask", "there is no mask with its name")
+        if len(candidates) > 1:
+            raise PictureError("no_mask", f"it has several masks: {', '.join(candidates)}")
+        return candidates[0]
 
 
 def read_boxes(content: bytes, where: str) -> dict[str, Any]:
-    """Boxes by the names of pictures; of a name that comes twice all. Raises BulkRefused."""
+    """Boxes by picture name; those of repeated names are combined. Raises BulkRefused."""
     boxes: dict[str, Any] = {}
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            name, found = entry["image"], entry["boxes"]
+            name, quads = entry["image"], entry["boxes"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            entry = name = found = None
-        if not isinstance(name, str) or not isinstance(found, list):
+            entry = name = quads = None
+        if not isinstance(name, str) or not isinstance(quads, list):
             raise BulkRefused(
-                f'{where}, line {number}: {{"image": NAME, "boxes": [[[x, y], …], …]}} is needed'
+                f'{where}, line {number} must be {{"image": NAME, "boxes": [[[x, y], …], …]}}'
             )
         name = PurePosixPath(name).as_posix()
-        boxes[name] = boxes.get(name, []) + found
+        boxes[name] = boxes.get(name, []) + quads
     return boxes
 
 
@@ -95,10 +95,10 @@ def find(
     masks: MaskNames | str | None,
     boxes: dict[str, Any] | None,
 ) -> Plan:
-    """The tasks of the files `names`, but for results that are `there`.
+    """The tasks of the files `names`, without those whose results are `there`.
 
-    `form` is the format of the results, '' for each picture's own. `masks` is one mask's name for
-    all of them, or finds each one's.
+    `form` is the format of the results, '' for each picture's own. `masks` is the name of one mask
+    for all pictures, or finds the mask of each.
     """
     plan = Plan()
     taken: dict[str, str] = {}
@@ -112,14 +112,14 @@ def find(
                 plan.there += 1
                 continue
             if row is None and masks is None and boxes is None:
-                raise PictureError("no_mask", "a file of its own needs --masks or --boxes")
+                raise PictureError("no_mask", "a picture file needs --masks or --boxes")
             mask = masks.of(name) if isinstance(masks, MaskNames) else masks or ""
-            own = None
+            quads = None
             if boxes is not None:
-                own = boxes.get(name)
-                if own is None:
+                quads = boxes.get(name)
+                if quads is None:
                     raise PictureError("no_mask", "there are no boxes for it")
-            plan.tasks.append(Task(name, target, row, mask, own))
+            plan.tasks.append(Task(name, target, row, mask, quads))
         except PictureError as error:
             plan.refused.append((name, error))
     return plan
@@ -136,20 +136,20 @@ def _pictures(store: Store, names: Iterable[str], plan: Plan) -> Iterator[tuple[
             yield name, None
         else:
             plan.refused.append(
-                (name, PictureError("not_a_picture", "it is no JPEG, PNG, WebP or Parquet file"))
+                (name, PictureError("not_a_picture", "it is not a JPEG, PNG, WebP or Parquet file"))
             )
 
 
 def _target(name: str, form: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or path.name.startswith(".") or "\0" in name:
-        raise PictureError("bad_name", "its name would lead out of OUTPUT, or be hidden there")
+        raise PictureError("bad_name", "its name would lead outside OUTPUT, or be hidden there")
     suffix = path.suffix.lower()
     if not form or suffix in SUFFIXES[form]:
         return path.as_posix()
     if suffix in PICTURE_SUFFIXES:
         return path.with_suffix(suffix_of(form)).as_posix()
-    return path.as_posix()  # a row's, whose suffix follows
+    return path.as_posix()  # a row of a Parquet file; its suffix is added later
 
 
 def _is_there(target: str, there: set[str]) -> bool:

@@ -1,6 +1,6 @@
-"""The worker: queues, shared memory, batches and their stages. It knows nothing about networks."""
+"""The worker: queues, shared memory, batches and their stages."""
 
-#: Lets `worker.py` tell this package from another one of the same name mounted over it.
+#: By this, `worker.py` recognises the package: another `core` may be mounted over it.
 PROJECT = "inpainting-worker"
 
 __version__ = "0.1.0"

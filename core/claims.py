@@ -1,34 +1,36 @@
-"""What a worker knows of its claims: payloads that it has taken and not finished."""
+"""Claims: payloads that a worker has taken from a queue and not finished."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from core import keys
 from core.config import Settings
+from core.contract import request_of
 from core.keys import Kind
 
 
 class Outcome(StrEnum):
-    """What came of the end of a claim."""
+    """How the attempt to end a claim ended."""
 
     COMMITTED = "committed"
     FAILED = "failed"
     WAITS = "waits"
     RELEASED = "released"
-    LANDED = "landed"  # an earlier call did it and lost its reply
-    SUPERSEDED = "superseded"  # a newer result of its request is out
-    HELD = "held"  # not given up: the device is at fault
+    LANDED = "landed"  # an earlier call did it, and its reply was lost
+    SUPERSEDED = "superseded"  # its request has a newer result
+    HELD = "held"  # not ended: the device is at fault
     LOST = "lost"  # it was no longer this worker's
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
     """A payload that this worker has claimed, byte for byte as it was received.
 
-    `number` tells the worker's claims apart, and is 0 where it has none.
+    `number` identifies the claim within this worker; 0 if it has none.
     """
 
     kind: Kind
@@ -39,18 +41,28 @@ class Claim:
     def sha1(self) -> str:
         return keys.sha1(self.payload)
 
+    @cached_property
+    def request(self) -> tuple[str, str] | None:
+        """Request and image id, as `request_of`; the payload may be large and is parsed once."""
+        return request_of(self.payload)
+
+    @property
+    def request_id(self) -> str:
+        """Empty where the message has none."""
+        return self.request[0] if self.request else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the books say of a claimed job: failed tries so far, and whether it comes too late."""
+    """What Redis knows of a claimed job: failed tries so far, and whether it is superseded."""
 
     attempts: int
     superseded: bool = False
 
 
 def condemned_until(settings: Settings) -> int:
-    """The score, in the set of segments, of one that must not be committed any more.
+    """The score, in the set of segments, of a segment that must not be committed any more.
 
-    At the time that it stands for, no worker that might still commit it is left.
+    Its absolute value is a time by which no worker can still try to commit it.
     """
     return -int(time.time() + settings.result_ttl_s)

@@ -1,7 +1,7 @@
-"""The other side of the contract: preparing a picture, submitting it and fetching the result.
+"""The client side of the contract: prepare a picture, submit it and fetch the result.
 
-For `python worker.py submit`, the demo and benchmarks. It knows the wire and nothing of the
-worker's insides, and uses a worker as the pipeline's own programs do.
+Used by `python worker.py submit`, the demo and the benchmarks. It uses a worker as the pipeline's
+own programs do, through the wire contract only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any, Final, cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import redis
 
 from core import keys
@@ -30,22 +29,21 @@ from core.contract import CANVAS, Segment
 from core.errors import JobError, WorkerError
 from core.keys import Kind
 from core.pixels import shm
-
-Picture = npt.NDArray[np.uint8]
+from core.pixels.arrays import Picture
 
 POLL_S: Final = 0.02
 
 
 class SubmitError(WorkerError):
-    """A picture could not be submitted, or the worker could not do it."""
+    """A picture could not be submitted, or no result was returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A picture and its mask on the canvas, as the preprocessing stage sends them.
 
-    `image` is RGB, `mask` grey, both of the canvas' size; `padding` is (top, right, bottom, left)
-    and `original_size` (height, width).
+    `image` is RGB, `mask` grey, both of the canvas' size. `padding` is (top, right, bottom, left),
+    `original_size` (height, width).
     """
 
     image: Picture
@@ -58,8 +56,7 @@ class Prepared:
 class Submission:
     """A submitted job.
 
-    `segments` are the names that are this program's to unlink if it fails, `original` the one of
-    them that is so in any case.
+    This program unlinks `segments` if the job fails, and `original`, one of them, in any case.
     """
 
     request_id: str
@@ -72,8 +69,8 @@ class Submission:
 def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
     """Letterbox a BGR picture (H×W×3) and its mask (H×W) into the canvas of a kind.
 
-    Shrunk by area averaging if larger than the canvas, never enlarged, then padded on all four
-    sides by reflection without repeating the edge.
+    Shrinks by area averaging if the picture is larger than the canvas, never enlarges, and pads all
+    four sides by reflection without repeating the edge.
     """
     height, width = image.shape[:2]
     canvas_height, canvas_width = CANVAS[kind]
@@ -92,7 +89,7 @@ def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
 class Client:
     """Submits pictures and waits for their results.
 
-    Use as a context manager: on the way out it takes back the jobs that nobody has waited for.
+    Use as a context manager: on exit it takes back the jobs whose results were not waited for.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -111,9 +108,9 @@ class Client:
     def submit(self, image: Picture, mask: Picture, kind: Kind, image_id: str) -> Submission:
         """Put a BGR picture and its mask into shared memory and a job on the queue.
 
-        The picture itself goes along as the original, so that the result keeps its pixels
-        outside the hole. Raises SubmitError if Redis or /dev/shm cannot take it. Nothing is left
-        behind after an error or an interrupt.
+        The picture itself is sent as the original, so that the result keeps its pixels outside the
+        hole. Raises SubmitError if Redis or /dev/shm cannot take it. After an error or an interrupt
+        nothing is left behind.
         """
         prepared = prepare(image, mask, kind)
         arrays = {
@@ -126,7 +123,7 @@ class Client:
             for field, array in arrays.items()
         }
         submission = _submission(prepared, segments, kind, image_id)
-        # Known before there is anything to remove, so that an interrupt at any point finds it.
+        # Before anything is created, so that an interrupt at any point cleans up.
         self._open[submission.request_id] = submission
         try:
             for field, segment in segments.items():
@@ -145,7 +142,7 @@ class Client:
         """The result as a BGR picture; its segment and its hash are removed.
 
         Raises SubmitError if the worker refuses the job, if Redis or the result cannot be read,
-        or if nobody has done the job in time or before `given_up` is set. After an error or an
+        or if there is no result in time or before `given_up` is set. After an error or an
         interrupt the job is taken back, unless a worker has it, and nothing else is left behind.
         """
         done = False
@@ -164,7 +161,7 @@ class Client:
     def _result(
         self, submission: Submission, timeout_s: float, given_up: threading.Event | None
     ) -> dict[bytes, bytes]:
-        """The result's hash, as soon as there is one."""
+        """Wait for the result's hash."""
         deadline = time.monotonic() + timeout_s
         key = keys.result(submission.request_id)
         while not (fields := cast("dict[bytes, bytes]", self._redis.hgetall(key))):
@@ -188,14 +185,14 @@ class Client:
         name, shape, dtype = info["shm_name"], tuple(info["shape"]), np.dtype(info["dtype"])
         try:
             self._redis.delete(key)
-            picture, _ = shm.read(name, shape, dtype, {shm.owner(name)})  # maybe another user's
+            picture, _ = shm.read(name, shape, dtype, {shm.owner(name)})  # any owner is allowed
         finally:
-            _unlink([name])  # without the hash no worker would remove it
+            _unlink([name])  # without its hash, no worker removes it
         return picture.astype(np.uint8, copy=False)
 
     def _take_back(self, submission: Submission) -> None:
-        """Remove a job that still waits, and what is this program's to unlink."""
-        # Where a worker has the job, or Redis does not say, the inputs are a worker's to unlink.
+        """Remove a job that still waits, and unlink this program's segments."""
+        # If a worker has the job, or Redis does not answer, a worker unlinks the inputs.
         names: tuple[str, ...] = (submission.original,)
         try:
             if self._withdraw(submission):
@@ -204,14 +201,14 @@ class Client:
             self._close(submission, names)
 
     def _discard(self, submission: Submission) -> None:
-        """Remove a job of which it is not known whether it was sent, and all its segments."""
+        """Remove a job that may or may not have been sent, and all its segments."""
         try:
             self._withdraw(submission)
         finally:
             self._close(submission, submission.segments)
 
     def _withdraw(self, submission: Submission) -> bool:
-        """Take a job out of its queue, or out of those that wait for another try."""
+        """Remove a job from its queue or from the delayed set; False if it is in neither."""
         queue = self._settings.queue(submission.kind)
         payload: Any = submission.payload
         with contextlib.suppress(*REDIS_ERRORS), self._redis.pipeline(transaction=True) as both:
@@ -256,12 +253,12 @@ def submit_file(
     kind: Kind | None,
     timeout_s: float,
 ) -> tuple[Kind, float]:
-    """Have a picture on disk inpainted by a running worker; its queue, and the seconds it took.
+    """Have a running worker inpaint a picture on disk; returns its queue and the seconds it took.
 
     Without a kind, it goes to the queue whose canvas shrinks it least. Raises SubmitError, which
     names the file and what is wrong with it.
     """
-    _require_writable(output)  # before a worker has done it for nothing
+    _require_writable(output)  # first, so that no worker computes in vain
     image = _imread(image_path, cv2.IMREAD_COLOR)
     mask = _imread(mask_path, cv2.IMREAD_GRAYSCALE)
     if image.shape[:2] != mask.shape:
@@ -297,11 +294,11 @@ def suitable_kind(height: int, width: int) -> Kind:
 def _require_writable(output: Path) -> None:
     if not cv2.haveImageWriter(output.name):
         raise SubmitError(
-            f"{output}: OpenCV writes no pictures of that suffix; end it in .png, .jpg or .webp"
+            f"{output}: OpenCV cannot write this format; use the suffix .png, .jpg or .webp"
         )
     if not os.access(output.parent, os.W_OK):
         raise SubmitError(
-            f"{output} cannot be written: {output.parent} is no folder that this user may write to"
+            f"{output} cannot be written: {output.parent} is not a folder or not writable"
         )
 
 

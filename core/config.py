@@ -1,7 +1,7 @@
 """Every setting of the worker: name, default, unit and meaning.
 
-Settings are environment variables, also read from a file `.env` in the current folder. Booleans
-are `1` or `0` (`true` and `false` work too). An empty value counts as unset.
+Settings are environment variables. They are also read from a file `.env` in the current folder.
+Booleans are `1` or `0` (`true` and `false` work too). An empty value counts as unset.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from core.redis_url import check_redis_url, without_password
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
-#: Read if it is a file: a folder of this name may be a virtual environment.
+#: Read only if it is a file; a folder of this name may be a virtual environment.
 DOTENV = Path(".env")
 
-#: What a segment's name may look like; a longer one would not fit into a file name with a prefix.
+#: Pattern of a segment's name; with a prefix, a longer one would not fit into a file name.
 SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 
 
 #: Longest time to live, in seconds: Redis refuses a PEXPIRE that overflows 64 bits.
 YEAR_S = 366 * 86_400
 
-#: What MAX_MESSAGE_BYTES may be at most: a dead entry is up to twice as long, and Redis takes no
-#: string of more than 512 MB.
+#: Upper limit of MAX_MESSAGE_BYTES: a dead entry is up to twice as long, and Redis limits a string
+#: to 512 MB.
 LONGEST_MESSAGE = 64 << 20
 
 
@@ -54,15 +54,17 @@ def _redis_url(value: str) -> str:
         check_redis_url(value)
     except ValueError as error:
         raise ValueError(
-            "a URL like redis://host:6379, rediss://…, unix:///path or "
-            f"redis+sentinel://host:26379,host:26379/service is needed ({error})"
+            "it must be a URL like redis://host:6379, rediss://…, unix:///path or "
+            f"redis+sentinel://host:26379,host:26379/service ({error})"
         ) from None
     return value
 
 
 def _name_prefix(value: str) -> str:
     if not SEGMENT_NAME.fullmatch(value) or len(value) > 40:
-        raise ValueError("1 to 40 letters, digits, '_', '.' or '-' are allowed, a letter first")
+        raise ValueError(
+            "it must be 1 to 40 letters, digits, '_', '.' or '-', and begin with a letter or digit"
+        )
     return value
 
 
@@ -77,7 +79,7 @@ def _commas(value: Any) -> Any:
 def _octal(value: Any) -> Any:
     if isinstance(value, str):
         if not re.fullmatch(r"(0o)?[0-7]{3,4}", value):
-            raise ValueError("an octal file mode such as 0600 is needed")
+            raise ValueError("it must be an octal file mode such as 0600")
         return int(value, 8)
     return value
 
@@ -85,13 +87,13 @@ def _octal(value: Any) -> Any:
 def _level(value: str) -> str:
     levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     if value.upper() not in levels:
-        raise ValueError(f"one of {', '.join(levels)} is needed")
+        raise ValueError(f"it must be one of {', '.join(levels)}")
     return value.upper()
 
 
 def _log_format(value: str) -> str:
     if value.lower() not in ("text", "json"):
-        raise ValueError("text or json is needed")
+        raise ValueError("it must be text or json")
     return value.lower()
 
 
@@ -111,13 +113,13 @@ Number = Annotated[float, AllowInfNan(False)]
 
 
 class Settings(BaseSettings):
-    """The settings, checked. Field names are the environment variables' in lower case."""
+    """The validated settings. A field is the environment variable of its name in upper case."""
 
     model_config = SettingsConfigDict(
         env_file=DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    # Where jobs come from and results go.
+    # Redis: where jobs come from and results go.
     redis_url: RedisUrl = Field(
         "redis://localhost:6379",
         description="URL of the Redis server: redis://, rediss:// (TLS), unix:// or "
@@ -182,7 +184,7 @@ class Settings(BaseSettings):
         "many times slower",
     )
 
-    # What a hole is, and which pixels the rest has.
+    # Holes, and the pixels outside them.
     mask_threshold: int = Field(
         0, ge=0, le=254, description="mask value (0 to 255) above which a pixel is a hole"
     )
@@ -245,7 +247,7 @@ class Settings(BaseSettings):
         description="seconds for which the inputs of a dead job are kept for a retry",
     )  # fmt: skip
 
-    # Life and death of workers.
+    # Liveness and recovery.
     heartbeat_interval_s: Number = Field(5, gt=0, description="seconds between two heartbeats")
     heartbeat_ttl_s: Number = Field(
         15, gt=0, description="seconds without a heartbeat after which a worker counts as dead"
@@ -264,7 +266,7 @@ class Settings(BaseSettings):
         30, ge=0, description="seconds that a stopping worker has to finish the current batch"
     )
 
-    # What the worker says of itself.
+    # Logs and the admin port.
     log_level: LogLevel = Field(
         "INFO", description="lowest level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )
@@ -272,7 +274,7 @@ class Settings(BaseSettings):
         "text", description="text, or json: one JSON object per line, with the request's id"
     )
     admin_host: str = Field(
-        "0.0.0.0",  # noqa: S104 - what changes anything needs the token or loopback
+        "0.0.0.0",  # noqa: S104 - changes need the token or loopback
         min_length=1,
         description="address that the admin port listens on; with 127.0.0.1 only this host "
         "reaches it",
@@ -299,7 +301,7 @@ class Settings(BaseSettings):
         if self.lama_inference_long_tasks_queue == self.lama_inference_short_tasks_queue:
             raise ValueError(
                 "LAMA_INFERENCE_LONG_TASKS_QUEUE and LAMA_INFERENCE_SHORT_TASKS_QUEUE are both "
-                f"{self.lama_inference_long_tasks_queue!r}: two different lists are needed"
+                f"{self.lama_inference_long_tasks_queue!r}: they must be two different lists"
             )
         if self.heartbeat_ttl_s < 2 * self.heartbeat_interval_s:
             raise ValueError(
@@ -317,7 +319,7 @@ class Settings(BaseSettings):
 
     @property
     def uids(self) -> frozenset[int]:
-        """Whose segments the worker may read and unlink."""
+        """The owners whose segments the worker may read and unlink."""
         return frozenset((os.geteuid(), *self.shm_allowed_uids))
 
     def batch_size(self, kind: Kind) -> int:
@@ -327,14 +329,14 @@ class Settings(BaseSettings):
         return self.inpainting_batch_size_short
 
 
-#: What a value must be, for those of pydantic's errors whose own words tell what it tried.
+#: What a value must be, where pydantic's own text says what it tried instead.
 _MUST_BE = {"bool_parsing": "1 or 0", "int_parsing": "a whole number", "float_parsing": "a number"}
 
 
 def load_settings() -> Settings:
     """Settings from the environment and `.env`.
 
-    Raises SettingsError, whose text names each wrong variable, its value and what is allowed, or
+    Raises SettingsError. Its text names each invalid variable, its value and what is allowed, or
     says why `.env` cannot be read.
     """
     try:
@@ -358,8 +360,8 @@ def _sentence(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    if found := re.match(r"Input should be (.*)", message):
-        message = f"it must be {_MUST_BE.get(problem['type'], found[1])}"
+    if match := re.match(r"Input should be (.*)", message):
+        message = f"it must be {_MUST_BE.get(problem['type'], match[1])}"
     field = str(problem["loc"][0])
     value = without_password(repr(problem["input"]))
     meaning = Settings.model_fields[field].description

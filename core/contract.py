@@ -1,6 +1,6 @@
-"""The wire contract: jobs as they arrive, results as they leave.
+"""The wire contract: the format of jobs and of results.
 
-A message is untrusted: `parse_job` lets nothing through that a later stage would have to doubt.
+A message is untrusted. `parse_job` validates all of it, so that no later stage has to.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
 
 MAX_ID_LENGTH: Final = 1024
 
-#: What follows the prefix in the names of results: worker, start of the payload's sha1, counter.
+#: The names of results after the prefix: worker, start of the payload's sha1, counter.
 _RESULT_SUFFIX = re.compile(r"[A-Za-z0-9-]+-\d+-[0-9a-f]{12}-[0-9a-f]{12}-\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An array in shared memory. `size` is its payload in bytes; the segment may be larger."""
+    """An array in shared memory. `size` is the array's in bytes; the segment may be larger."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Segment:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def to_json(self) -> str:
-        """The segment as consumers read it from a result's hash."""
+        """The segment as it is described in a result's hash."""
         return json.dumps(
             {
                 "shm_name": self.name,
@@ -58,10 +58,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked message. Sizes are (height, width), paddings (top, right, bottom, left), in pixels.
+    """A validated message, in pixels: sizes (height, width), paddings (top, right, bottom, left).
 
-    `original` is None where the message names no original, and a BadMessage where what it says
-    of it cannot be used; the job is done without it then.
+    `original` is None if the message names no original. It is a BadMessage if the one it names
+    cannot be used; the job is then done without it.
     """
 
     request_id: str
@@ -78,15 +78,14 @@ def too_long(length: int, settings: Settings) -> BadMessage:
     """Why a message of so many bytes is refused."""
     return BadMessage(
         "too_long",
-        f"the message has {length} bytes, MAX_MESSAGE_BYTES={settings.max_message_bytes} "
-        "are allowed",
+        f"the message has {length} bytes, more than MAX_MESSAGE_BYTES={settings.max_message_bytes}",
     )
 
 
 def parse_job(payload: bytes, settings: Settings) -> Job:
-    """The job in a queue's element.
+    """The job that a payload describes.
 
-    Raises BadMessage with a reason for anything that contract and limits do not allow.
+    Raises BadMessage, with a reason, if it violates the contract or a limit.
     """
     if len(payload) > settings.max_message_bytes:
         raise too_long(len(payload), settings)
@@ -123,7 +122,7 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
         )
     is_long = message.get("is_long")
     if not isinstance(is_long, bool):
-        _refuse("bad_field", f"is_long is {_shown(is_long)}, true or false is needed")
+        _refuse("bad_field", f"is_long is {_shown(is_long)}, must be true or false")
     return Job(
         request_id=_text(message, "request_id"),
         image_id=_text(message, "image_id"),
@@ -137,9 +136,9 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
 
 
 def request_of(payload: bytes) -> tuple[str, str] | None:
-    """Request and image id of a message that need not be a good one; None if it has no request.
+    """Request and image id of a message, which may be invalid; None if it has no request id.
 
-    The image id is empty where the message has no usable one.
+    The image id is empty if the message has no usable one.
     """
     try:
         message = _object(payload, any_numbers=True)
@@ -164,12 +163,12 @@ def result_fields(job: Job, segment: Segment, kind: Kind, worker: str) -> dict[s
 
 
 def input_names(payload: bytes, settings: Settings) -> list[str]:
-    """The input segments that a message names, as far as it names any that are allowed."""
+    """The allowed input segments that a message names."""
     return allowed_inputs(named_inputs(payload), settings)
 
 
 def named_inputs(payload: bytes) -> list[str]:
-    """The segments that a message names as its inputs, whether or not they are allowed."""
+    """The segments that a message names as its inputs, allowed or not."""
     try:
         message = _object(payload, any_numbers=True)
     except BadMessage:
@@ -181,33 +180,33 @@ def named_inputs(payload: bytes) -> list[str]:
 
 
 def allowed_inputs(names: Iterable[str], settings: Settings) -> list[str]:
-    """Those of some names that an input segment may have."""
+    """Those of the names that an input segment may have."""
     return [name for name in names if SEGMENT_NAME.fullmatch(name) and _is_input(name, settings)]
 
 
 def result_name_start(settings: Settings, worker: str, payload: bytes) -> str:
-    """What the names of the segments begin with that a worker writes for a payload.
+    """The prefix of the names of all segments that a worker writes for a payload.
 
-    It says whose a segment is and what for, so that others can tell when it is nobody's.
+    It identifies worker and payload, so that others can tell when a segment is orphaned.
     """
     return f"{settings.shm_name_prefix}{worker}-{sha1(payload)[:12]}-"
 
 
 def is_result_name(name: str, settings: Settings) -> bool:
-    """Whether a segment's name is one that a worker gives to results."""
+    """Whether a segment's name is that of a worker's result."""
     prefix = settings.shm_name_prefix
     return name.startswith(prefix) and bool(_RESULT_SUFFIX.fullmatch(name[len(prefix) :]))
 
 
 def _object(payload: bytes, *, any_numbers: bool = False) -> dict[str, Any]:
-    """The object that a message is.
+    """The JSON object of a message.
 
-    With `any_numbers` also where NaN, infinity or an integer of too many digits make it no JSON:
-    whose it is and what it names can be told all the same.
+    `any_numbers` also accepts NaN, infinity and integers of too many digits, so that the ids and
+    segments of an invalid message can be read.
     """
     try:
         text = payload.decode("utf-8")
-        if any_numbers:  # as floats, which have no limit of digits and know NaN and infinity
+        if any_numbers:  # floats have no limit of digits
             message = json.loads(text, parse_int=float)
         else:
             message = json.loads(text, parse_constant=_no_constant)
@@ -233,7 +232,7 @@ def _text(message: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
         _refuse(
             "bad_field",
-            f"{name} is {_shown(value)}, a string of 1 to {MAX_ID_LENGTH} characters is needed",
+            f"{name} is {_shown(value)}, must be a string of 1 to {MAX_ID_LENGTH} characters",
         )
     try:
         value.encode("utf-8")
@@ -244,11 +243,11 @@ def _text(message: Mapping[str, Any], name: str) -> str:
 
 def _integers(message: Mapping[str, Any], name: str, count: int, minimum: int) -> list[int]:
     value = _field(message, name)
-    good = isinstance(value, list) and len(value) == count
-    if not good or not all(type(number) is int and number >= minimum for number in value):
+    has_count = isinstance(value, list) and len(value) == count
+    if not has_count or not all(type(number) is int and number >= minimum for number in value):
         _refuse(
             "bad_field",
-            f"{name} is {_shown(value)}, a list of {count} integers from {minimum} is needed",
+            f"{name} is {_shown(value)}, must be a list of {count} integers ≥ {minimum}",
         )
     return list(value)
 
@@ -256,15 +255,17 @@ def _integers(message: Mapping[str, Any], name: str, count: int, minimum: int) -
 def _segment(message: Mapping[str, Any], field: str, settings: Settings) -> Segment:
     info = _field(message, field)
     if not isinstance(info, dict):
-        _refuse("bad_field", f"{field} is {_shown(info)}, an object is needed")
+        _refuse("bad_field", f"{field} is {_shown(info)}, must be an object")
     try:
         name = _segment_name(info, settings)
         dtype = DTYPES.get(_text(info, "dtype"))
         if dtype is None:
-            _refuse("bad_dtype", f"dtype {_shown(info['dtype'])} is none of {', '.join(DTYPES)}")
+            _refuse(
+                "bad_dtype", f"dtype is {_shown(info['dtype'])}, must be one of {', '.join(DTYPES)}"
+            )
         shape = _field(info, "shape")
         if not isinstance(shape, list) or not 2 <= len(shape) <= 3:
-            _refuse("bad_shape", f"shape is {_shown(shape)}, a list of 2 or 3 integers is needed")
+            _refuse("bad_shape", f"shape is {_shown(shape)}, must be a list of 2 or 3 integers")
         shape = _integers(info, "shape", len(shape), minimum=1)
         if shape[0] * shape[1] > settings.max_image_pixels:
             _refuse(
@@ -291,8 +292,8 @@ def _segment_name(info: Mapping[str, Any], settings: Settings) -> str:
     if not _is_input(name, settings):
         _refuse(
             "bad_name",
-            f"shm_name {_shown(name)} is not an input's: those begin with "
-            f"{' or '.join(settings.shm_input_prefixes)}, and a worker's results are none",
+            f"shm_name {_shown(name)} is not that of an input: inputs begin with "
+            f"{' or '.join(settings.shm_input_prefixes)}, and a worker's result is not an input",
         )
     return name
 
@@ -312,7 +313,7 @@ def _original(
             _refuse(
                 "bad_shape",
                 f"original_shm_info: {_shown(list(segment.shape))} of {segment.dtype} is not "
-                f"{[*size, 3]} of uint8, as original_size says",
+                f"{[*size, 3]} of uint8, which original_size requires",
             )
     except BadMessage as error:
         return error
@@ -320,12 +321,12 @@ def _original(
 
 
 def _shown(value: Any) -> str:
-    """A value from a message, short enough for an error."""
+    """A value from a message, shortened for an error."""
     try:
         text = ascii(value)
     except ValueError:  # Python's limit on the digits of an integer
         return "a number of too many digits"
-    except RecursionError:  # what JSON can be read from may be nested too deeply for this
+    except RecursionError:  # json parses deeper nesting than ascii() does
         return "a value that is nested too deeply"
     return text if len(text) <= 80 else f"{text[:77]}..."
 

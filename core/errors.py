@@ -1,7 +1,7 @@
-"""What can go wrong, as a tree.
+"""The worker's errors, as a tree.
 
-Errors at start-up end the process with one line. A `JobError` concerns one job and nothing else:
-its `reason` is a short code for programs, its text a sentence for people.
+Errors at start-up end the process with one line. A `JobError` concerns one job only: its `reason`
+is a short code for programs, its text a sentence for people.
 """
 
 
@@ -22,11 +22,11 @@ class RedisUnsuitable(WorkerError):
 
 
 class RedisRefusal(WorkerError):
-    """The Redis server refuses a call that can never succeed as things are."""
+    """The Redis server refuses a call for a permanent reason."""
 
 
 class NoSharedMemory(WorkerError):
-    """There is no /dev/shm, where all pictures travel."""
+    """There is no /dev/shm, through which all pictures are passed."""
 
 
 class HungInference(WorkerError):
@@ -34,7 +34,7 @@ class HungInference(WorkerError):
 
 
 class DeviceFault(WorkerError):
-    """The device fails at whatever it is given; only a new process can help."""
+    """The device fails at every input; only a new process can help."""
 
 
 class OutOfSharedMemory(WorkerError):
@@ -50,8 +50,8 @@ class JobError(WorkerError):
 
 
 class BadMessage(JobError):
-    """The message or its segments can never lead to a result, however often it is tried."""
+    """The message or its segments are invalid: no try can succeed."""
 
 
 class TransientFailure(JobError):
-    """The job failed now but may succeed when it is tried again."""
+    """The job failed but may succeed when it is retried."""

@@ -1,7 +1,7 @@
-"""Places where a worker can be made to die, so that tests can look at what it leaves behind.
+"""Fault points: places where a test can kill a worker, to examine what it leaves behind.
 
-FAULT_POINT=segment-written:3 kills the process (SIGKILL) the third time that it gets there; the
-count may be left out. Without that variable `reach` does nothing.
+FAULT_POINT=segment-written:3 kills the process (SIGKILL) when it passes that point for the third
+time; the default count is 1. Without the variable, `fault_point` does nothing.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ VARIABLE = "FAULT_POINT"
 
 
 class Fault(StrEnum):
-    """Every place, in the order in which a job, a stop and a reaper come past them."""
+    """All fault points, in the order in which a job, a stop and a reaper pass them."""
 
     # One job.
-    REGISTERED = "registered"  # known as alive, nothing claimed yet
-    CLAIMED = "claimed"  # in the processing list and the books, not read yet
+    REGISTERED = "registered"  # alive in Redis, nothing claimed yet
+    CLAIMED = "claimed"  # in the processing list and recorded, not read yet
     LOADED = "loaded"  # the pixels of a batch are in memory
     INFERRED = "inferred"  # the network is done with a batch
     SEGMENT_CREATED = "segment-created"  # the result's segment exists and is empty
     SEGMENT_RESERVED = "segment-reserved"  # it has its size, and zeros
-    SEGMENT_WRITTEN = "segment-written"  # it is complete, nobody knows of it
-    COMMITTED = "committed"  # result published, inputs there
-    REPLACED_UNLINKED = "replaced-unlinked"  # an older result is gone, which is not noted yet
-    UNLINKED = "unlinked"  # any segment was removed; of inputs, the picture comes first
-    INPUTS_UNLINKED = "inputs-unlinked"  # both are gone, which is not noted yet
+    SEGMENT_WRITTEN = "segment-written"  # it is complete and not committed
+    COMMITTED = "committed"  # the result is published, the inputs are there
+    REPLACED_UNLINKED = "replaced-unlinked"  # an older result is unlinked, not yet recorded
+    UNLINKED = "unlinked"  # a segment was unlinked; of inputs, the picture comes first
+    INPUTS_UNLINKED = "inputs-unlinked"  # both are unlinked, not yet recorded
     CLEANED = "cleaned"  # done
-    FAILING = "failing"  # about to be given up, and not on the dead list yet
-    FAILED = "failed"  # on the dead list, or given back for a fault of the device
-    DELAYED = "delayed"  # about to wait for another try, and still in hand
-    RETRIED = "retried"  # waits for another try, in Redis
+    FAILING = "failing"  # about to be given up, not on the dead list yet
+    FAILED = "failed"  # on the dead list, or given back for a device fault
+    DELAYED = "delayed"  # about to be put into the delayed set, still claimed
+    RETRIED = "retried"  # in the delayed set
 
     # A stop.
-    STOPPED = "stopped"  # the batch in hand is done, unstarted jobs are not put back
-    RELEASED = "released"  # they are
-    STRUCK_OFF = "struck-off"  # no longer in the set of workers, with a heartbeat still
+    STOPPED = "stopped"  # the batch in hand is done, unstarted jobs are not yet released
+    RELEASED = "released"  # they are released
+    STRUCK_OFF = "struck-off"  # deregistered, Redis connections still open
 
     # A reaper.
-    FENCED = "fenced"  # jobs are with the ghost of their worker
-    BARRED = "barred"  # what it wrote for one of them cannot be committed, and is still there
+    FENCED = "fenced"  # jobs are in the lists of their worker's ghost
+    BARRED = "barred"  # a segment written for one of them is barred, not yet unlinked
     REQUEUED = "requeued"  # jobs of one kind are back in their queue
-    CLEANUP_UNLINKED = "cleanup-unlinked"  # inputs are gone, which is not noted yet
-    EXPIRED = "expired"  # an unread result's hash is gone, its segment is there
-    DEAD_EXPIRED = "dead-expired"  # inputs of a dead job are gone, its entry is there
+    CLEANUP_UNLINKED = "cleanup-unlinked"  # inputs are unlinked, not yet recorded
+    EXPIRED = "expired"  # the hash of an unread result is gone, its segment is there
+    DEAD_EXPIRED = "dead-expired"  # the inputs of a dead job are gone, its entry is there
 
 
 def parse(value: str) -> tuple[Fault, int]:
-    """Where to die and at which visit, from `point` or `point:count`; raises ValueError."""
+    """The fault point and the count, from `point` or `point:count`; raises ValueError."""
     name, _, count = value.partition(":")
     try:
         if (visits := int(count or 1)) > 0:
@@ -59,28 +59,28 @@ def parse(value: str) -> tuple[Fault, int]:
     except ValueError:
         pass
     raise ValueError(
-        f"{VARIABLE}={value!r}: one of {', '.join(Fault)} is needed, with :count or without"
+        f"{VARIABLE}={value!r} must be one of {', '.join(Fault)}, optionally followed by :count"
     )
 
 
 if _value := os.environ.get(VARIABLE):
     try:
-        _fatal, _visits_left = parse(_value)
-    except ValueError as error:  # this is imported before anything that could report it
+        _fatal, _remaining_visits = parse(_value)
+    except ValueError as error:  # imported before anything that could report it
         sys.exit(f"{error}")
     _lock = threading.Lock()
 
-    def reach(fault: Fault) -> None:
-        """Die here, if that is wanted and it is time."""
-        global _visits_left
+    def fault_point(fault: Fault) -> None:
+        """Kill the process if FAULT_POINT says so."""
+        global _remaining_visits
         if fault is not _fatal:
             return
         with _lock:
-            _visits_left -= 1
-            if _visits_left == 0:
+            _remaining_visits -= 1
+            if _remaining_visits == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 else:
 
-    def reach(fault: Fault) -> None:
-        """Nothing."""
+    def fault_point(fault: Fault) -> None:
+        """No-op: FAULT_POINT is not set."""

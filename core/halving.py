@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 from core.contract import Job
 from core.errors import DeviceFault, TransientFailure
 from core.pixels.handover import Picture
-from core.telemetry import about
+from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _failure(loaded: WithPicture, error: Exception) -> TransientFailure:
     if is_out_of_memory(error):
         return TransientFailure("out_of_memory", does_not_fit(loaded.image, error))
     request_id = loaded.job.request_id
-    extra = about(request_id)
+    extra = log_extra(request_id)
     log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
     return TransientFailure("inference_failed", f"the network failed: {error}")
 
@@ -111,7 +111,7 @@ def _log_halved(batch: Sequence[WithPicture], error: Exception) -> None:
     # Its text only: a handler may keep what it is given.
     log.warning(
         "inference failed for a batch of %d (%s): halved: %s",
-        len(batch), str(error), ", ".join(requests), extra=about(*requests),
+        len(batch), str(error), ", ".join(requests), extra=log_extra(*requests),
     )  # fmt: skip
 
 

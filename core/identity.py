@@ -1,4 +1,4 @@
-"""Who this worker is, and which shared memory it sees."""
+"""The identity of a worker: its name, its host, and the shared memory that it sees."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from core.pixels.shm import SHM_FOLDER
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The names under which a worker appears in Redis and in shared memory.
+    """The names of a worker in Redis and in shared memory.
 
-    `worker` is `{host}-{pid}-{12 hex}`, made of letters, digits and hyphens only, so that it can
-    be part of a segment's name; the first four hex digits stand for its queues and its namespace.
-    `namespace` is the same for exactly those processes that see the same segments: the boot id of
-    the host and the device number of /dev/shm. `started` is in unix seconds.
+    `worker` is `{host}-{pid}-{12 hex}`. It has only letters, digits and hyphens, so that it can be
+    part of a segment's name. The first four hex digits identify its queues and namespace.
+    `namespace` identifies a shared memory: the boot id of the host and the device number of
+    /dev/shm. Processes have the same one if and only if they see the same segments. `started` is in
+    unix seconds.
     """
 
     worker: str
@@ -48,7 +49,7 @@ def current_identity(settings: Settings) -> Identity:
 
 
 def identity_in(settings: Settings, namespace: str) -> Identity:
-    """A new identity for this process, as one that sees this shared memory."""
+    """A new identity for this process, in the given namespace."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:40] or "host"
     pid = os.getpid()
     worker = f"{host}-{pid}-{kinship(settings, namespace)}{secrets.token_hex(4)}"
@@ -56,25 +57,25 @@ def identity_in(settings: Settings, namespace: str) -> Identity:
 
 
 def process_name() -> str:
-    """`{pid namespace}:{pid}`: tells processes of different containers apart."""
+    """`{pid namespace}:{pid}`, which is unique among the containers of a host."""
     return f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpid()}"
 
 
 def is_kin(worker: str, settings: Settings, namespace: str) -> bool:
-    """Whether a worker sees, or saw, this shared memory and took its jobs from these queues.
+    """Whether a worker belongs to the crew of these queues in this namespace.
 
-    Only then can its jobs be put back: two pipelines with queues of their own may share a host
-    and a Redis, and a dead worker cannot be asked.
+    Only the jobs of such a worker can be put back: two pipelines with queues of their own may share
+    a host and a Redis, and the name of a dead worker is all that is known of it.
     """
     return worker.rpartition("-")[2].startswith(kinship(settings, namespace))
 
 
 def crew_name(settings: Settings, namespace: str) -> str:
-    """What the workers of these queues on this shared memory are called together."""
+    """The name of a crew: the workers of these queues in this namespace."""
     return f"{namespace} {kinship(settings, namespace)}"
 
 
 def kinship(settings: Settings, namespace: str) -> str:
-    """Four hex digits that stand for the queues' names and the namespace."""
+    """Four hex digits: a hash of the queues' names and the namespace."""
     names = "\0".join((*(settings.queue(kind) for kind in Kind), namespace))
     return hashlib.sha256(names.encode()).hexdigest()[:4]

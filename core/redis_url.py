@@ -1,4 +1,4 @@
-"""Where Redis is: one server, or whichever server Sentinel says is the master."""
+"""The URL of Redis: one server, or the master that Sentinel names."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SENTINEL_PORT = 26379
 class SentinelUrl:
     """`redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]`.
 
-    User, password and, with `rediss+sentinel`, TLS are those of the servers and the sentinels;
-    sentinels that refuse the login are asked without one.
+    User, password and, with `rediss+sentinel`, TLS are used for the servers and the sentinels.
+    Sentinels that refuse the login are asked without one.
     """
 
     sentinels: tuple[tuple[str, int], ...]
@@ -29,7 +29,7 @@ class SentinelUrl:
 
 
 def is_sentinel(url: str) -> bool:
-    """Whether a URL names sentinels and not a server."""
+    """Whether a URL names sentinels instead of a server."""
     return _scheme(url) in SENTINEL_SCHEMES
 
 
@@ -39,13 +39,13 @@ def _scheme(url: str) -> str:
 
 def parse_sentinel_url(url: str) -> SentinelUrl:
     """The parts of a sentinel URL; raises ValueError with what is wrong."""
-    # Not with urlsplit: newer ones know of one host, and refuse a [ behind another.
+    # Not urlsplit: newer versions expect one host, and refuse a [ after another host.
     netloc, _, path = re.split(r"[?#]", url.partition("://")[2])[0].partition("/")
     login, _, hosts = netloc.rpartition("@")
     username, _, password = login.partition(":")
     service, _, db = path.strip("/").partition("/")
     if not service or not re.fullmatch(r"\d*", db):
-        raise ValueError("…/service or …/service/db is needed after the hosts")
+        raise ValueError("the hosts must be followed by /service or /service/db")
     sentinels = []
     for host in hosts.split(","):
         match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\[\]]+)(?::(\d{1,5}))?", host)
@@ -71,10 +71,10 @@ def check_redis_url(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """A Redis URL, or a text with one in it, fit for logs.
+    """A Redis URL, or a text that contains one, without passwords, for logs.
 
-    redis-py takes passwords from the query too, as `password`, `ssl_password` and the like. Those
-    go first, since there may be an @ in them: one before the host is all up to the last @.
+    redis-py accepts passwords in the query too (`password`, `ssl_password` and so on). They are
+    removed first because they may contain an @: the login is everything up to the last @.
     """
     query = re.compile(r"([?&][^=&\s]*password[^=&\s]*=)[^&\s]*", re.IGNORECASE)
     return re.sub(r"//.*@", "//***@", query.sub(r"\1***", url))

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
 from core.broker.connection import sync_client
-from core.commands.common import every_end_is_an_interrupt
+from core.commands.common import signals_as_interrupts
 from core.config import Settings, load_settings
 from core.errors import WorkerError
 from core.keys import Kind
@@ -49,7 +49,7 @@ def run_demo(output: Path) -> int:
     if not console.is_terminal:  # a log file has no width to fit into
         console = Console(highlight=False, markup=False, width=100, soft_wrap=True)
     try:
-        with every_end_is_an_interrupt():
+        with signals_as_interrupts():
             return _run(output, console)
     except KeyboardInterrupt:
         console.print("interrupted: worker and Redis are stopped, shared memory is cleared")

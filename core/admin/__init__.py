@@ -1,7 +1,7 @@
-"""The admin port: metrics, health and the status page, served by threads of their own.
+"""The admin port: metrics, health and the status page, served by its own threads.
 
-A blocked event loop or a GPU at work must not keep /livez from answering, so nothing in here runs
-in the loop. The worker starts it and stops it; a failure in here is a line in the log.
+Nothing here runs in the event loop, so that /livez answers even if the loop is blocked or the GPU
+is busy. The worker starts and stops the port. An error in here is only logged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def start_admin(settings: Settings) -> AdminServer | None:
-    """Serve the admin port from now on; None where it is off, or cannot be served."""
+    """Start to serve the admin port; None if it is off or cannot be served."""
     if settings.admin_port == 0:
         return None
     try:
@@ -26,7 +26,7 @@ def start_admin(settings: Settings) -> AdminServer | None:
 
         server = AdminServer(settings)
         server.start()
-    except Exception as error:  # whatever it is, jobs come first
+    except Exception as error:  # the worker runs without it
         log.warning("no metrics, health and status page: %s", error)
         return None
     return server

@@ -1,4 +1,4 @@
-"""The memory of the GPU, as far as the worker uses one."""
+"""GPU memory, if the worker uses a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEVICE_MEMORY: Final = {
 
 def device_memory() -> dict[str, int]:
     """Bytes of GPU memory in use; empty without a GPU in use."""
-    torch: Any = sys.modules.get("torch")  # not imported from here: that takes seconds
+    torch: Any = sys.modules.get("torch")  # not imported here: that takes seconds
     cuda = getattr(torch, "cuda", None)
     if cuda is None or not cuda.is_initialized():
         return {}

@@ -1,8 +1,8 @@
-"""Who may do what over the admin port.
+"""Access control of the admin port.
 
-Anybody who reaches the port may read. That a browser on the operator's machine reaches it too is
-what the checks are for: a page of another site must neither read through a name that it has
-pointed at this host (DNS rebinding) nor send anything in the operator's name (CSRF).
+Anyone who can reach the port may read it. The checks protect against other sites' pages in a
+browser that can reach it: such a page must not read through a name that it has pointed at this host
+(DNS rebinding), nor send requests in the operator's name (CSRF).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from core.config import Settings
 
 log = logging.getLogger(__name__)
 
-#: Seconds that the answer to a wrong token takes.
+#: Delay of the answer to a wrong token, in seconds.
 WRONG_TOKEN_S: Final = 0.5
 
-#: Headers of proxies, those that begin with `x-forwarded-` apart.
+#: Headers of proxies, besides those that begin with `x-forwarded-`.
 FORWARDED: Final = ("forwarded", "via", "x-real-ip")
 
 
 class Guard:
-    """Checks requests; each check raises HttpError with what is missing."""
+    """Checks requests. Each check raises HttpError, which says what is missing."""
 
     def __init__(self, settings: Settings) -> None:
         self._token = settings.admin_token
 
     def anybody(self, request: Request) -> None:
-        """For what tells nothing about pictures and may be asked for under any name."""
+        """No check: the answer reveals nothing about pictures."""
 
     def reader(self, request: Request) -> None:
-        """For what may be seen: under a name that only its owner can have chosen."""
+        """For reading: under a host name that no other site can point here, or with the token."""
         if not self._host_is_ours(request.headers) and not self._has_token(request):
             raise HttpError(
                 HTTPStatus.FORBIDDEN,
@@ -48,7 +48,7 @@ class Guard:
             )
 
     def trier(self, request: Request) -> None:
-        """For sending a picture: from the page in a browser on this host, or with the token."""
+        """For sending a picture: from the status page in a browser on this host, or the token."""
         self._own_page(request)
         if not self._is_local(request) and not self._has_token(request):
             raise HttpError(
@@ -58,7 +58,7 @@ class Guard:
             )
 
     def changer(self, request: Request) -> None:
-        """For what changes jobs: with the token, wherever from."""
+        """For changing jobs: the token, from any address."""
         self._own_page(request)
         if not self._token:
             raise HttpError(HTTPStatus.FORBIDDEN, "ADMIN_TOKEN is not set: nothing can be changed")
@@ -66,18 +66,18 @@ class Guard:
             raise HttpError(HTTPStatus.UNAUTHORIZED, "ADMIN_TOKEN is needed, and was not given")
 
     def may_try(self, request: Request) -> bool:
-        """Whether this caller could send a picture."""
+        """Whether this caller may send a picture."""
         return self._is_local(request) or self._has_token(request)
 
     def may_change(self, request: Request) -> bool:
-        """Whether this caller could change jobs."""
+        """Whether this caller may change jobs."""
         return bool(self._token) and self._has_token(request)
 
     # -------------------------------------------------------------------------------------------
 
     @cached_property
     def _own_names(self) -> set[str]:
-        # Only where it is needed: it asks a DNS server, which may take seconds not to answer.
+        # Only on demand: it queries a DNS server, which may take seconds to time out.
         return {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     def _own_page(self, request: Request) -> None:
@@ -86,16 +86,18 @@ class Guard:
         foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
         if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             raise HttpError(HTTPStatus.FORBIDDEN, "this must come from the status page itself")
-        # No form can send this type, and no script of another site without asking first.
+        # A form cannot send this type, and a script of another site only after a preflight request.
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "application/json is needed")
+            raise HttpError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"
+            )
         self.reader(request)
 
     def _has_token(self, request: Request) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if not given or scheme.lower() != "bearer":
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not token or scheme.lower() != "bearer":
             return False
-        if self._token and hmac.compare_digest(given.strip().encode(), self._token.encode()):
+        if self._token and hmac.compare_digest(token.strip().encode(), self._token.encode()):
             return True
         log.warning("%s gave a wrong ADMIN_TOKEN", request.peer)
         time.sleep(WRONG_TOKEN_S)
@@ -104,9 +106,9 @@ class Guard:
     def _is_local(self, request: Request) -> bool:
         """Whether the caller is the status page in a browser on this host.
 
-        A proxy on this host comes from loopback too, often under a Host of its own, and passes on
-        whatever else its client says. But it must not pass on Connection (RFC 9110, 7.6.1), which
-        every browser sends and no script can set.
+        A proxy on this host connects from loopback too, often with its own Host, and forwards all
+        other headers. But it must not forward Connection (RFC 9110, 7.6.1), which every browser
+        sends and no script can set.
         """
         headers = request.headers
         return (
@@ -123,7 +125,7 @@ class Guard:
 
 
 def _name(headers: Mapping[str, str]) -> str:
-    """The name or address under which the caller reached this port."""
+    """The host name or address by which the caller reached this port."""
     host = headers.get("host", "").lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
@@ -131,7 +133,7 @@ def _name(headers: Mapping[str, str]) -> str:
 
 
 def _is_own_page(headers: Mapping[str, str]) -> bool:
-    """Whether a browser says that a page of this port sent the request."""
+    """Whether, according to the browser, a page of this port sent the request."""
     return (
         headers.get("sec-fetch-site") == "same-origin"
         or headers.get("origin") == f"http://{headers.get('host')}"

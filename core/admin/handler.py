@@ -1,4 +1,4 @@
-"""One request: its head parsed, its body read, its response sent. HTTP/1.0, without keep-alive."""
+"""Handles one request: parses the head, reads the body, responds. HTTP/1.0, no keep-alive."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds until a request's body must have arrived, and until a part of the response is taken.
+#: Timeouts in seconds: for a request's whole body, and for sending a part of the response.
 BODY_TIMEOUT_S: Final = 60.0
 SEND_TIMEOUT_S: Final = 10.0
 
-#: Seconds for which a body that nobody wants is taken and dropped. Many clients read no response
-#: before they have sent theirs, and a connection that is closed with something unread is reset.
+#: Seconds for which the unread body of a refused request is received and dropped. Many clients read
+#: the response only after they have sent the body, and closing with unread data resets a
+#: connection.
 DROP_TIMEOUT_S: Final = 5.0
 
 HEADERS: Final = {
@@ -39,7 +40,7 @@ HEADERS: Final = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the request of a connection on which a whole head has arrived."""
+    """Answers the request of a connection whose head has arrived completely."""
 
     server: HttpServer
     timeout = SEND_TIMEOUT_S
@@ -91,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             url = urlsplit(self.path)
         except ValueError:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "this is no path") from None
+            raise HttpError(HTTPStatus.BAD_REQUEST, "the path is invalid") from None
         route = self.server.routes.get((method, url.path))
         if route is None:
             known = any(path == url.path for _, path in self.server.routes)
@@ -108,21 +109,23 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _body_length(self, most_bytes: int) -> int:
-        given = self.headers.get("Content-Length", "")
-        if not given.isascii() or not given.isdigit():
-            raise HttpError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is needed")
-        if len(given) > 12 or int(given) > most_bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            raise HttpError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is required")
+        if len(length) > 12 or int(length) > most_bytes:
             raise HttpError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the request has {given[:12]} bytes, {most_bytes} are allowed",
+                f"the request has {length[:12]} bytes, at most {most_bytes} are allowed",
             )
-        return int(given)
+        return int(length)
 
     def _body(self, length: int) -> bytes:
         with self.server.deadline(self.connection, BODY_TIMEOUT_S):
             body = self.rfile.read(length)
         if len(body) != length:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "the request is shorter than it says")
+            raise HttpError(
+                HTTPStatus.BAD_REQUEST, "the request is shorter than its Content-Length"
+            )
         return body
 
     def _send(self, response: Response) -> None:

@@ -1,4 +1,4 @@
-"""Whether the worker lives and is ready, answered without waiting for anything."""
+"""Liveness and readiness of the worker, answered without waiting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.telemetry.record import Phase
 
 
 class Health:
-    """What /livez and /readyz, the metrics and the status page say of the worker."""
+    """Liveness and readiness, for /livez, /readyz, the metrics and the status page."""
 
     def __init__(self, watch: Watch, sampler: Sampler) -> None:
         self._watch = watch

@@ -1,4 +1,4 @@
-"""What the admin port speaks: requests, responses, and the routes from one to the other."""
+"""Requests, responses and routes of the admin port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """A request whose body has been read. Names of headers are in lower case."""
+    """A request. Header names are in lower case; `body` is read after the route's check."""
 
     method: str
     path: str
@@ -24,14 +24,14 @@ class Request:
     body: bytes = b""
 
     def number(self, name: str) -> int:
-        """A number from 0 in the query; 0 if there is none."""
-        given = self.query.get(name, "")
-        return int(given) if given.isdecimal() and len(given) < 12 else 0
+        """A non-negative number of the query; 0 if there is none."""
+        text = self.query.get(name, "")
+        return int(text) if text.isdecimal() and len(text) < 12 else 0
 
 
 @dataclass(frozen=True)
 class Response:
-    """What is sent back."""
+    """An HTTP response."""
 
     status: HTTPStatus
     body: bytes
@@ -40,7 +40,7 @@ class Response:
 
 
 class HttpError(Exception):
-    """A request that is refused, with a sentence for its sender."""
+    """A refused request; the text is a sentence for the client."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -59,10 +59,10 @@ def text_response(text: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
 
 
 class Places:
-    """Room for a few requests at a time; a context manager that raises HttpError without room."""
+    """Limits concurrent requests: entering the context raises HttpError if all places are taken."""
 
     def __init__(self, count: int, complaint: str) -> None:
-        """`complaint` is what a request without a place is told."""
+        """`complaint` is the text of that error."""
         self._count = count
         self._complaint = complaint
         self._free = threading.BoundedSemaphore(count)
@@ -80,7 +80,7 @@ class Places:
         self._free.release()
 
     def close(self, timeout_s: float) -> None:
-        """Take all places for good, as soon as they are free or the time is over."""
+        """Take all places for good; waits for them until the timeout."""
         deadline = time.monotonic() + timeout_s
         for _ in range(self._count):
             self._free.acquire(timeout=max(0.0, deadline - time.monotonic()))
@@ -88,11 +88,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Route:
-    """What answers a path. `most_bytes` is the largest body that is read for it.
+    """Answers a path. `most_bytes` is the size of the largest body it accepts.
 
-    `check` is called before the body is read, and raises HttpError for callers that may not. Then a
-    request takes one of the `places`, if there are any, until its response is sent. A `probe` is
-    answered by the thread that all connections wait for: it must not block.
+    `check` is called before the body is read, and raises HttpError for callers without access. Then
+    a request takes one of the `places`, if there are any, until its response is sent. A `probe` is
+    answered by the thread that accepts all connections, so it must not block.
     """
 
     answer: Callable[[Request], Response]

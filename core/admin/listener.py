@@ -1,8 +1,11 @@
-"""Connections of the admin port, and the limits that keep them from wearing it down.
+"""The HTTP server of the admin port, with limits that protect it from slow or many clients.
 
-One thread accepts connections and watches until their heads have arrived. It leaves the heads in
-the system's buffers, answers probes itself, and gives every other request a thread. So a probe
-waits for no other request, and a client that only connects takes a place in a list and no memory.
+The worker has its own server because uvicorn and http.server do not limit the time and the size of
+receiving a head or a body.
+
+One thread accepts connections and waits until their heads have arrived. It leaves the heads in the
+kernel's buffers, answers probes itself, and starts a thread for every other request. So a probe
+never waits for another request, and a client that only connects costs a list entry.
 """
 
 from __future__ import annotations
@@ -25,26 +28,26 @@ from core.admin.http import Route
 
 log = logging.getLogger(__name__)
 
-#: Requests that are not probes, at once and of one address; more are turned away. A browser opens
-#: six connections to a page.
+#: Limits of concurrent requests that are not probes, in total and per address. A browser opens six
+#: connections to a page.
 MOST_THREADS: Final = 32
 MOST_OF_ONE_PEER: Final = 8
 
-#: Connections whose heads have not arrived: past it the oldest is dropped. A probe's head comes
-#: right behind its connection, so that it would take as many others in that moment to displace it.
+#: Largest number of connections whose heads have not arrived; beyond it the oldest is dropped. A
+#: probe's head arrives right after its connection, before that many others can displace it.
 MOST_WAITING: Final = 256
 
-#: Seconds and bytes until the end of a request's head.
+#: Largest time in seconds and size in bytes of a request's head.
 HEAD_TIMEOUT_S: Final = 10.0
 MOST_HEAD_BYTES: Final = 16 << 10
 
-#: Connections that are accepted before those that wait get a look again.
+#: Number of connections accepted in a row before waiting ones are examined again.
 _ACCEPTED_AT_ONCE: Final = 64
 
-#: How many ports after a taken one are tried.
+#: Number of further ports that are tried if a port is taken.
 _PORTS_TRIED: Final = 100
 
-#: Seconds of rest where connections cannot be accepted, for want of descriptors mostly.
+#: Pause in seconds after an accept() that failed, mostly for lack of file descriptors.
 _PAUSE_S: Final = 0.05
 
 
@@ -68,7 +71,7 @@ class HttpServer(TCPServer):
         self._probes = {path.encode() for (_, path), route in routes.items() if route.probe}
         self._waiting: dict[int, _Waiting] = {}  # by descriptor, the oldest first
         self._deadlines: dict[socket.socket, float] = {}
-        self._serving: Counter[str] = Counter()  # requests that have a thread, by address
+        self._serving: Counter[str] = Counter()  # number of requests with a thread, by address
         self._serving_lock = threading.Lock()
         self._stopped, self._ended = threading.Event(), threading.Event()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,27 +85,27 @@ class HttpServer(TCPServer):
             while not self._stopped.is_set():
                 try:
                     self._serve_once(poll_interval)
-                except Exception:  # probes are answered by this thread only
+                except Exception:  # only this thread answers probes
                     log.exception("the admin port cannot serve a connection")
         for waiting in self._waiting.values():
             waiting.connection.close()
         self._ended.set()
 
     def shutdown(self) -> None:
-        """End serve_forever(), which must have begun; returns once it has."""
+        """End serve_forever(), which must have begun, and wait for its end."""
         self._stopped.set()
         self._ended.wait()
 
     @contextlib.contextmanager
     def deadline(self, connection: socket.socket, within_s: float) -> Iterator[None]:
-        """Cut a connection off if what is done with it takes longer."""
+        """Shut a connection down if the block takes longer than `within_s` seconds."""
         self._deadlines[connection] = time.monotonic() + within_s
         try:
             yield
         finally:
             self._deadlines.pop(connection, None)
 
-    # -- in the thread that all connections wait for --------------------------------------------
+    # -- in the thread that accepts connections -------------------------------------------------
 
     def _serve_once(self, poll_interval: float) -> None:
         for descriptor, _ in self._poll.poll(poll_interval):
@@ -117,7 +120,7 @@ class HttpServer(TCPServer):
             self._drop(waiting)
         for connection, deadline in list(self._deadlines.items()):
             if now > deadline:
-                with contextlib.suppress(OSError):  # its thread notices, and closes it
+                with contextlib.suppress(OSError):  # its thread notices and closes it
                     connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
@@ -133,7 +136,7 @@ class HttpServer(TCPServer):
                     self._stopped.wait(_PAUSE_S)
                 return
             try:
-                # Edge-triggered: a head that is looked at and left there wakes this thread once.
+                # Edge-triggered, because the head stays in the buffer after it was examined.
                 self._poll.register(connection, select.EPOLLIN | select.EPOLLET)
             except OSError:
                 connection.close()
@@ -186,7 +189,7 @@ class HttpServer(TCPServer):
         del self._waiting[waiting.connection.fileno()]
         self._poll.unregister(waiting.connection)
 
-    # -- in a request's thread, or for a probe in the one above ---------------------------------
+    # -- in a request's thread; for a probe, in the one above -----------------------------------
 
     def _handle_and_leave(self, waiting: _Waiting, peer: str) -> None:
         try:
@@ -218,7 +221,7 @@ class HttpServer(TCPServer):
 
 def _turn_away(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # A connection that is closed with something unread is reset, response and all.
+        # Closing with unread data would reset the connection and lose the response.
         connection.recv(MOST_HEAD_BYTES, socket.MSG_DONTWAIT)
         connection.send(
             b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\n"
@@ -229,14 +232,14 @@ def _turn_away(connection: socket.socket) -> None:
 
 
 def ports_from(port: int) -> range:
-    """Where a server of this port may be: there or, if that was taken, at one of those after it."""
+    """The ports on which a server of this port may listen: this one and those after it."""
     return range(port, min(port + _PORTS_TRIED, 65_535) + 1)
 
 
 def listen(host: str, port: int, routes: Mapping[tuple[str, str], Route]) -> HttpServer:
     """A server on this port or, if it is taken, on the next free one.
 
-    Raises OSError if there is none, or the host is no address of this machine.
+    Raises OSError if no port is free or the host is not an address of this machine.
     """
     ports = ports_from(port)
     for candidate in ports:

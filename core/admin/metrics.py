@@ -1,7 +1,7 @@
-"""The worker's record as Prometheus metrics, made anew at each scrape.
+"""The worker's record as Prometheus metrics, computed at each scrape.
 
 Conventions: the prefix `inpainting_`, base units (seconds, bytes), counters end in `_total`. The
-label `queue` is the kind of the queue, long or short, whatever the list is called.
+label `queue` is the kind of the queue, long or short, not the name of the list.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUTCOMES: Final = ("done", "retried", "dead", "lost", "given_back", "superseded"
 
 
 class Metrics:
-    """Renders everything for a scrape."""
+    """Renders all metrics for a scrape."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -70,55 +70,78 @@ class _WorkerCollector(Collector):
             "Jobs by outcome of a try: done, retried, dead, lost, given_back, superseded.",
             ("queue", "outcome"),
             {(kind, outcome): watch.jobs[kind, outcome] for kind in Kind for outcome in OUTCOMES},
-        )  # fmt: skip
+        )
         yield _counter(
-            "inpainting_failed_attempts", "Failed tries of jobs by reason.",
-            ("queue", "reason"), dict(watch.failures),
-        )  # fmt: skip
+            "inpainting_failed_attempts",
+            "Failed tries of jobs by reason.",
+            ("queue", "reason"),
+            dict(watch.failures),
+        )
         yield _counter(
-            "inpainting_jobs_recovered", "Jobs of dead workers that this one put back.",
-            ("queue",), {(kind,): watch.recovered[kind] for kind in Kind},
-        )  # fmt: skip
+            "inpainting_jobs_recovered",
+            "Jobs of dead workers that this one put back.",
+            ("queue",),
+            {(kind,): watch.recovered[kind] for kind in Kind},
+        )
         yield _counter(
-            "inpainting_redis_reconnections", "Times that Redis came back after an outage.",
-            (), {(): watch.reconnections},
-        )  # fmt: skip
+            "inpainting_redis_reconnections",
+            "Times that Redis came back after an outage.",
+            (),
+            {(): watch.reconnections},
+        )
         yield _counter(
             "inpainting_half_precision_fallbacks",
             "Pictures computed again in float32 because half precision overflowed.",
-            (), {(): watch.half_fallbacks()},
-        )  # fmt: skip
+            (),
+            {(): watch.half_fallbacks()},
+        )
         yield _histogram(
-            "inpainting_batch_size_jobs", "Jobs in a batch.", "queue", SIZES,
-            Kind, watch.batch_sizes,
-        )  # fmt: skip
+            "inpainting_batch_size_jobs",
+            "Jobs in a batch.",
+            "queue",
+            SIZES,
+            Kind,
+            watch.batch_sizes,
+        )
         yield _histogram(
-            "inpainting_stage_duration_seconds", "Time that a batch spends in a stage.",
-            "stage", DURATIONS, ("load", "infer", "store"), watch.stages,
-        )  # fmt: skip
+            "inpainting_stage_duration_seconds",
+            "Time that a batch spends in a stage.",
+            "stage",
+            DURATIONS,
+            ("load", "infer", "store"),
+            watch.stages,
+        )
         yield _histogram(
-            "inpainting_job_duration_seconds", "Time from a job's claim to its committed result.",
-            "queue", DURATIONS, Kind, watch.job_durations,
-        )  # fmt: skip
+            "inpainting_job_duration_seconds",
+            "Time from a job's claim to its committed result.",
+            "queue",
+            DURATIONS,
+            Kind,
+            watch.job_durations,
+        )
 
     def _present(self) -> Iterator[Metric]:
         watch = self._watch
         yield InfoMetricFamily(
-            "inpainting_worker", "Who this is.",
+            "inpainting_worker",
+            "Version, id and device of this worker.",
             {"version": __version__, "worker": watch.worker, "model": watch.model},
-        )  # fmt: skip
+        )
         yield GaugeMetricFamily(
-            "inpainting_jobs_in_flight", "Jobs that this worker has claimed and not finished.",
+            "inpainting_jobs_in_flight",
+            "Jobs that this worker has claimed and not finished.",
             watch.in_flight(),
-        )  # fmt: skip
+        )
         yield GaugeMetricFamily(
-            "inpainting_serving", "1 from the start's end on, 0 before and while it stops.",
+            "inpainting_serving",
+            "1 while the worker serves, 0 while it starts or stops.",
             int(watch.phase is Phase.SERVING),
-        )  # fmt: skip
+        )
         yield GaugeMetricFamily(
-            "inpainting_ready", "1 while the worker takes jobs, as /readyz.",
+            "inpainting_ready",
+            "1 while the worker takes jobs, like /readyz.",
             int(not self._health.unreadiness()),
-        )  # fmt: skip
+        )
 
     def _redis(self) -> Iterator[Metric]:
         overview = self._sampler.overview()
@@ -126,7 +149,7 @@ class _WorkerCollector(Collector):
             "inpainting_redis_up", "1 if Redis answers.", int(overview is not None)
         )
         if overview is None:
-            return  # no value is better than an old one
+            return  # no value rather than an outdated one
         backlog = GaugeMetricFamily(
             "inpainting_queue_backlog_jobs", "Jobs waiting in a queue.", labels=["queue"]
         )
@@ -135,26 +158,37 @@ class _WorkerCollector(Collector):
         yield backlog
         for name, meaning, value in (
             ("inpainting_dead_jobs", "Jobs on the dead list.", overview.dead),
-            ("inpainting_attempted_jobs", "Jobs with a failed try behind them, not yet done.",
-             overview.attempts),
-            ("inpainting_processing_jobs", "Jobs in the hands of all workers of these queues.",
-             overview.processing),
-            ("inpainting_orphaned_jobs",
-             "Jobs in the hands of workers that are gone and that no living worker recovers.",
-             overview.orphaned),
-            ("inpainting_delayed_jobs", "Jobs that wait in Redis for another try.",
-             sum(overview.delayed.values())),
+            (
+                "inpainting_attempted_jobs",
+                "Unfinished jobs with a failed try.",
+                overview.attempts,
+            ),
+            (
+                "inpainting_processing_jobs",
+                "Jobs claimed by all workers of these queues.",
+                overview.processing,
+            ),
+            (
+                "inpainting_orphaned_jobs",
+                "Jobs claimed by dead workers whose crew has no living worker to recover them.",
+                overview.orphaned,
+            ),
+            (
+                "inpainting_delayed_jobs",
+                "Jobs that wait in Redis for another try.",
+                sum(overview.delayed.values()),
+            ),
             ("inpainting_workers", "Workers alive on this shared memory.", len(overview.workers)),
-        ):  # fmt: skip
+        ):
             yield GaugeMetricFamily(name, meaning, value)
 
     def _memory(self) -> Iterator[Metric]:
         use = shm_use(self._settings)
         values = [
-            ("inpainting_shm_size_bytes", "Room in /dev/shm in all.", use.size),
-            ("inpainting_shm_free_bytes", "Free room in /dev/shm.", use.free),
+            ("inpainting_shm_size_bytes", "Total size of /dev/shm.", use.size),
+            ("inpainting_shm_free_bytes", "Free space in /dev/shm.", use.free),
             ("inpainting_result_segments", "Results in /dev/shm not yet fetched.", use.results),
-            ("inpainting_result_segments_bytes", "Their size in all.", use.result_bytes),
+            ("inpainting_result_segments_bytes", "Their total size.", use.result_bytes),
         ]
         for name, value in device_memory().items():
             values.append((f"inpainting_device_memory_{name}_bytes", DEVICE_MEMORY[name], value))
@@ -170,9 +204,13 @@ def _counter(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[A
 
 
 def _histogram(
-    name: str, meaning: str, label: str, bounds: tuple[float, ...], known: Iterable[str],
+    name: str,
+    meaning: str,
+    label: str,
+    bounds: tuple[float, ...],
+    known: Iterable[str],
     values: Mapping[str, Histogram],
-) -> Metric:  # fmt: skip
+) -> Metric:
     family = HistogramMetricFamily(name, meaning, labels=[label])
     for key in known:
         histogram = values.get(key) or Histogram(bounds)

@@ -1,4 +1,4 @@
-"""Clients of Redis that follow the worker to another server."""
+"""Redis clients that are replaced when the worker has reconnected."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Made = TypeVar("Made")
 
 
 class Renewed(Generic[Made]):
-    """Something on a client of Redis, made anew once the worker has had to reconnect.
+    """An object that uses a Redis client, created again after the worker has reconnected.
 
-    Behind one address there may be another server since. The old one may still be there, and
-    answer as a replica that refuses writes and lags behind.
+    After a reconnection the address may lead to another server. The old one may still answer, as a
+    replica that refuses writes and lags behind.
     """
 
     def __init__(self, watch: Watch, make: Callable[[], Made]) -> None:
@@ -23,12 +23,12 @@ class Renewed(Generic[Made]):
         self._made: tuple[int, Made] | None = None
 
     def __call__(self) -> Made:
-        """What was made for the connections that the worker has at present."""
+        """The object for the worker's current connections."""
         made, reconnections = self._made, self._watch.reconnections
         if made is None or made[0] != reconnections:
             made = self._made = reconnections, self._make()
         return made[1]
 
     def renew(self) -> None:
-        """Have it made anew the next time: it led to a server that did not do what was asked."""
+        """Create the object again at the next call, because its server has failed a command."""
         self._made = None

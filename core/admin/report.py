@@ -1,4 +1,4 @@
-"""What the status page shows, as JSON."""
+"""The data of the status page, as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from core.redis_url import without_password
 from core.shown import shown
 from core.telemetry import Watch
 
-#: Entries of the dead list on the page; the command line shows all.
+#: Number of entries of the dead list on the page; the command line shows all.
 DEAD_SHOWN: Final = 50
 
 #: Longest text of a message on the page, in characters.
@@ -33,7 +33,7 @@ LONGEST: Final = 300
 
 
 class Report:
-    """Puts the page's content together."""
+    """Builds the data of the status page."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Report:
         self._dead_asked_at = float("-inf")
 
     def __call__(self, request: Request) -> Response:
-        """Everything; the history only after the row number `after` of the query."""
+        """All data; of the history only the rows after number `after` of the query."""
         overview = self._sampler.overview()
         return json_response(
             {
@@ -79,7 +79,7 @@ class Report:
         )
 
     def _verdict(self) -> dict[str, Any]:
-        """Whether the worker lives and is ready and, where not, why."""
+        """Whether the worker is alive and ready and, if not, why."""
         dead, unready = self._health.trouble(), self._health.unreadiness()
         return {"live": not dead, "ready": not unready, "why": dead or unready}
 
@@ -109,22 +109,22 @@ class Report:
             batches, failures = list(self._watch.batches), list(self._watch.failed)
         return {
             "batches": [
-                {**asdict(one), "request_ids": [_cut(name) for name in one.request_ids]}
-                for one in reversed(batches)
+                {**asdict(note), "request_ids": [_cut(name) for name in note.request_ids]}
+                for note in reversed(batches)
             ],
             "failures": [
-                {name: _cut(value) for name, value in asdict(one).items()}
-                for one in reversed(failures)
+                {name: _cut(value) for name, value in asdict(note).items()}
+                for note in reversed(failures)
             ],
         }
 
     def dead_changed(self) -> None:
-        """Read the dead list anew when it is asked for next."""
+        """Read the dead list again for the next report."""
         with self._asking:
             self._dead_asked_at = float("-inf")
 
     def _dead_jobs(self) -> list[dict[str, Any]]:
-        """The end of the dead list, as it is or was within the last second."""
+        """The newest dead jobs, at most FRESH_S old."""
         with self._asking:
             if time.monotonic() - self._dead_asked_at > FRESH_S:
                 dead = self._dead()
@@ -142,17 +142,17 @@ class Report:
     def _previews(self) -> list[dict[str, Any]]:
         return [
             {
-                "number": one.number,
-                "at": one.at,
-                "request_id": _cut(one.request_id),
-                "image_id": _cut(one.image_id),
+                "number": preview.number,
+                "at": preview.at,
+                "request_id": _cut(preview.request_id),
+                "image_id": _cut(preview.image_id),
             }
-            for one in self._watch.previews.latest()
+            for preview in self._watch.previews.latest()
         ]
 
 
 def described(job: DeadJob) -> dict[str, Any]:
-    """A dead job for JSON, with its texts cut to a length that a person reads."""
+    """A dead job for JSON, with long texts cut."""
     return {
         "id": job.id,
         "at": job.at,
@@ -168,7 +168,7 @@ def described(job: DeadJob) -> dict[str, Any]:
 
 
 def different_settings(settings: Settings) -> list[dict[str, str]]:
-    """The settings that are not the default, fit for others' eyes."""
+    """The settings that are not the default, without secrets."""
     different = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)

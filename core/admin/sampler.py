@@ -1,4 +1,4 @@
-"""Looks at the worker and at Redis every few seconds, for the charts of the last hour."""
+"""Samples the worker and Redis every few seconds, for the charts of the last hour."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 SAMPLE_S: Final = 2.0
 HISTORY_S: Final = 3600.0
 
-#: Seconds that Redis has to answer.
+#: Timeout of Redis, in seconds.
 REDIS_TIMEOUT_S: Final = 2.0
 
-#: Seconds for which the last answer of Redis counts: a sample takes a pause and a few commands.
+#: Seconds after which Redis' last answer is too old: a sample takes a pause and a few commands.
 STALE_S: Final = 15.0
 
-#: Seconds for which an answer of Redis counts as fresh.
+#: Seconds for which an answer of Redis is reused.
 FRESH_S: Final = 1.0
 
 COLUMNS: Final = (
@@ -38,11 +38,11 @@ COLUMNS: Final = (
 
 
 class Sampler(threading.Thread):
-    """A thread that keeps the history; others may ask it what Redis says now.
+    """A thread that records the history; other threads may query Redis through it.
 
-    Rows are `at` in unix seconds, jobs waiting, in hand and dead, jobs done and failed tries of
-    this worker since the row before, and percentiles of a job's time over the last minute. What
-    Redis did not tell is None.
+    A row has `at` in unix seconds; jobs waiting, claimed and dead; jobs done and failed tries of
+    this worker since the previous row; and percentiles of a job's time over the last minute. Values
+    that Redis did not provide are None.
     """
 
     def __init__(self, settings: Settings, watch: Watch) -> None:
@@ -55,18 +55,18 @@ class Sampler(threading.Thread):
         self._asking = threading.Lock()
         self._overview: Overview | None = None
         self._asked_at = float("-inf")
-        self._answered_at = time.monotonic()  # until the first answer: when it is first due
+        self._answered_at = time.monotonic()  # counts as an answer until the first one
         self._failure = ""
         self.history = History(COLUMNS, int(HISTORY_S / SAMPLE_S))
 
     def stop(self) -> None:
-        """End the thread soon."""
+        """Make the thread end soon."""
         self._stopped.set()
 
     def overview(self) -> Overview | None:
-        """What Redis says now, or said within the last second; None if it does not answer.
+        """The overview of Redis, at most FRESH_S old; None if Redis does not answer.
 
-        May take a few times REDIS_TIMEOUT_S.
+        May block for a few times REDIS_TIMEOUT_S.
         """
         with self._asking:
             if time.monotonic() - self._asked_at > FRESH_S:
@@ -81,7 +81,7 @@ class Sampler(threading.Thread):
             return self._overview
 
     def complaint(self) -> str:
-        """What is wrong with Redis as it was last asked; empty if it answered. Returns at once."""
+        """The error of the last query of Redis; empty if it answered. Returns at once."""
         if failure := self._failure:
             return f"Redis does not answer: {failure}"
         if (silent_s := time.monotonic() - self._answered_at) > STALE_S:
@@ -90,7 +90,7 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         done = failed = 0
-        with suppress(Exception):  # told with the first sample
+        with suppress(Exception):  # logged with the first sample
             self.overview()
         while not self._stopped.wait(SAMPLE_S):
             try:

@@ -1,4 +1,4 @@
-"""What the admin port serves, put together."""
+"""The admin server: its routes and its threads."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ TYPES: Final = {
     ".txt": "text/plain; charset=utf-8",
 }
 
-#: Which process answers: health checks of several containers may share a network.
+#: Header that names the process, because containers may share a network.
 NAME: Final = {"Inpainting-Process": process_name()}
 
-#: The longest picture with its mask, as PNG in base64.
+#: Largest body of a picture with its mask, as PNG in base64.
 MOST_TRIED_BYTES: Final = 64 << 20
 
-#: Pictures that are tried at once.
+#: Number of pictures that may be tried at the same time.
 MOST_TRIED: Final = 2
 
-#: Seconds that the end of a try may take when the worker stops.
+#: Seconds that a stop waits for the end of tries.
 TRY_STOP_S: Final = 1.0
 
-#: Seconds within which the server notices that it is to stop.
+#: Seconds within which the server notices a stop.
 POLL_S: Final = 0.1
 
-#: Dead jobs that one request may name.
+#: Largest number of dead jobs that one request may name.
 MOST_DEAD: Final = 200
 
-#: Longest text that says why one of them was not changed, in characters.
+#: Longest text, in characters, that says why one of them was not changed.
 MOST_COMPLAINT: Final = 300
 
 
@@ -86,7 +86,7 @@ class AdminServer:
             MOST_TRIED, f"{MOST_TRIED} pictures are tried already: wait until one is done"
         )
         self._http = self._listen()
-        watch.previews.wanted = settings.status_previews
+        watch.previews.enabled = settings.status_previews
 
     def start(self) -> None:
         """Serve, in threads that end with the process."""
@@ -95,12 +95,13 @@ class AdminServer:
             target=self._http.serve_forever, args=(POLL_S,), name="admin", daemon=True
         ).start()
         watch.admin_port = port = self._http.server_port
-        asked = self._settings.admin_port
+        configured = self._settings.admin_port
         log.info(
             "metrics, health and status page on http://%s:%d/%s",
-            _reachable_as(self._settings.admin_host), port,
-            "" if port == asked else f" (ADMIN_PORT={asked} is taken)",
-        )  # fmt: skip
+            _reachable_as(self._settings.admin_host),
+            port,
+            "" if port == configured else f" (ADMIN_PORT={configured} is taken)",
+        )
 
     def stop(self) -> None:
         """Take no more requests."""
@@ -137,7 +138,7 @@ class AdminServer:
         return _verdict(self._health.unreadiness())
 
     def _scraped(self, _: Request) -> Response:
-        if self._metrics is None:  # not imported before somebody asks: start-up time counts
+        if self._metrics is None:  # imported on demand, to start faster
             from core.admin.metrics import Metrics
 
             self._metrics = Metrics(self._settings, watch, self._sampler)
@@ -151,7 +152,7 @@ class AdminServer:
         return Response(HTTPStatus.OK, preview.after if after else preview.before, "image/jpeg")
 
     def _try(self, request: Request) -> Response:
-        if self._tries is None:  # OpenCV is not imported before somebody needs it
+        if self._tries is None:  # imported on demand: it needs OpenCV
             from core.admin.tries import Tries
 
             self._tries = Tries(self._settings, watch)
@@ -206,10 +207,10 @@ def _ids(body: bytes) -> tuple[str, ...]:
     if (
         not isinstance(ids, list)
         or not 0 < len(ids) <= MOST_DEAD
-        or not all(isinstance(one, str) and len(one) == ID_LENGTH and one.isalnum() for one in ids)
+        or not all(isinstance(id_, str) and len(id_) == ID_LENGTH and id_.isalnum() for id_ in ids)
     ):
         raise HttpError(
-            HTTPStatus.BAD_REQUEST, f'{{"ids": […]}} with 1 to {MOST_DEAD} ids is needed'
+            HTTPStatus.BAD_REQUEST, f'the body must be {{"ids": […]}} with 1 to {MOST_DEAD} ids'
         )
     return tuple(ids)
 

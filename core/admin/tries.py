@@ -1,4 +1,4 @@
-"""Pictures from the status page, sent through the real queue like anybody's."""
+"""Pictures from the status page, sent through the real queue like other jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Final, NoReturn
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from core.admin.http import HttpError, Request, Response, json_response
 from core.client import Client, SubmitError, suitable_kind
 from core.config import Settings
 from core.keys import Kind
+from core.pixels.arrays import Picture
 from core.telemetry import Watch
 
 TIMEOUT_S: Final = 120.0
@@ -28,7 +28,7 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
 class Tries:
-    """Answers requests with the picture that the worker has made of theirs."""
+    """Answers a request with the inpainted picture."""
 
     def __init__(self, settings: Settings, watch: Watch) -> None:
         self._settings = settings
@@ -36,11 +36,11 @@ class Tries:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Take back what no worker has begun, and wait for nothing any more."""
+        """Take back the jobs that no worker has claimed, and end all waits."""
         self._stopped.set()
 
     def __call__(self, request: Request) -> Response:
-        """`image` and `mask` (PNG in base64, of one size), `kind` and `name` to a result."""
+        """Inpaint `image` with `mask`, PNGs in base64; `kind` and `name` are optional."""
         fields = _fields(request.body)
         limit = self._settings.max_image_pixels
         image = _decoded(fields, "image", cv2.IMREAD_COLOR, limit)
@@ -76,8 +76,8 @@ class Tries:
         )
 
     def _batch(self, request_id: str) -> dict[str, Any] | None:
-        """The stages' times, if it was this worker that did the job."""
-        deadline = time.monotonic() + 0.5  # the batch is noted after its last result is out
+        """The batch's size and stage times, if this worker did the job."""
+        deadline = time.monotonic() + 0.5  # a batch is recorded after its last result is committed
         while True:
             with self._watch.lock:
                 for note in self._watch.batches:
@@ -103,19 +103,17 @@ def _fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _kind(fields: dict[str, Any], image: npt.NDArray[np.uint8]) -> Kind:
-    wanted = fields.get("kind") or "auto"
-    if wanted == "auto":
+def _kind(fields: dict[str, Any], image: Picture) -> Kind:
+    kind = fields.get("kind") or "auto"
+    if kind == "auto":
         return suitable_kind(*image.shape[:2])
-    if wanted not in list(Kind):
-        _refuse("kind is auto, long or short")
-    return Kind(wanted)
+    if kind not in list(Kind):
+        _refuse("kind must be auto, long or short")
+    return Kind(kind)
 
 
-def _decoded(
-    fields: dict[str, Any], name: str, flags: int, most_pixels: int
-) -> npt.NDArray[np.uint8]:
-    """A picture of the request. Its head says how large it is: that is looked at first."""
+def _decoded(fields: dict[str, Any], name: str, flags: int, most_pixels: int) -> Picture:
+    """A picture of the request. Its size is checked before it is decoded."""
     try:
         data = base64.b64decode(str(fields.get(name, "")), validate=True)
     except (binascii.Error, ValueError):
@@ -124,7 +122,7 @@ def _decoded(
         _refuse(f"{name} is not a PNG in base64")
     width, height = struct.unpack(">II", data[16:24])
     if width * height > most_pixels:
-        _refuse(f"{name} has {width}×{height} pixels: {most_pixels} are allowed (MAX_IMAGE_PIXELS)")
+        _refuse(f"{name} has {width}×{height} pixels, more than MAX_IMAGE_PIXELS={most_pixels}")
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

@@ -1,7 +1,4 @@
-"""The queues for DELIVERY=at_most_once; and which ones the settings ask for.
-
-A crash loses what is computed and what is read ahead.
-"""
+"""The queues for DELIVERY=at_most_once: a crash loses what is computed and what is read ahead."""
 
 from __future__ import annotations
 
@@ -15,18 +12,16 @@ from core.broker.queues import NO_LIST_PAUSE_S, Queues
 from core.broker.redis_connections import Oversized
 from core.broker.waiter import SHORT_BLOCK_S
 from core.claims import Claim
-from core.config import Delivery, Settings
 from core.contract import too_long
-from core.identity import Identity
 from core.keys import Kind
 from core.telemetry import transitions
 
 
 class AtMostOnceQueues(Queues):
-    """The two queues with plain pops: a claimed job is nowhere but in this process.
+    """The two queues with plain pops: a claimed job is in this process only.
 
-    A job that waits for another try is in Redis. A call that ends a claim removes its number from
-    the books, so that a repetition after a lost reply does not double the job.
+    A job that waits for another try is in Redis. A call that ends a claim also removes the claim's
+    number, so that repeating it after a lost reply does not duplicate the job.
     """
 
     fenced = False
@@ -38,7 +33,7 @@ class AtMostOnceQueues(Queues):
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise
-            # One of the keys is no list, which does not hold up the other.
+            # One of the keys is not a list; the other queue must still be served.
             for kind in kinds:
                 pop = self._pop([kind], SHORT_BLOCK_S)
                 if reply := await self._unless_no_list(kind, pop, NO_LIST_PAUSE_S):
@@ -55,21 +50,14 @@ class AtMostOnceQueues(Queues):
         return []
 
     async def _pop(self, kinds: Sequence[Kind], timeout_s: float) -> Any:
-        """A queue's name and the payload at its head, as soon as one of them has one, or None."""
+        """Name and payload of the first queue that has a job; None if none has in time."""
         names = [self.settings.queue(kind) for kind in kinds]
         return await self._waiters[kinds[0]].wait("BLPOP", *names, timeout_s)
 
     async def _bury(self, kind: Kind, large: Oversized) -> None:
-        """Put what is known of a message that was too large on the dead list."""
+        """Put an entry for a message that was too large on the dead list."""
         error = too_long(large.length, self.settings)
         entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
-        # It is nowhere else: an entry too many, if the reply is lost, does less harm than none.
+        # The message is nowhere else: a duplicate entry, if a reply is lost, is better than none.
         await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
         transitions.refused(kind, error)
-
-
-def open_queues(settings: Settings, identity: Identity) -> Queues:
-    """The queues with the configured delivery."""
-    if settings.delivery is Delivery.AT_MOST_ONCE:
-        return AtMostOnceQueues(settings, identity)
-    return Queues(settings, identity)

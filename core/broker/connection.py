@@ -1,7 +1,7 @@
-"""Connections to Redis, and what to do while there is none.
+"""Connections to Redis, and the retries while it is away.
 
-redis-py's own retries are switched off everywhere: a repeated BLMOVE would move a second job. All
-else is repeated here for as long as it takes, unless the server can never do it.
+redis-py's own retries are switched off, because a repeated BLMOVE would move a second job. All
+other operations are retried here until Redis answers, unless the error is permanent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 LUA = Path(__file__).parent / "lua"
 
-#: Files of functions in lua/prelude, and the scripts that they are put before, in this order.
+#: Files of functions in lua/prelude, in this order, and the scripts that they are prepended to.
 PRELUDES: Final = {
     "books": ("claim", "enter", "requeue"),
     "lists": ("promote", "release", "requeue", "retry"),
@@ -58,7 +58,7 @@ PRELUDES: Final = {
 COMMAND_TIMEOUT_S = 5.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
 
-#: Seconds that writes may fail until the worker counts as not ready.
+#: Seconds of failing writes after which the worker counts as not ready.
 UNREADY_AFTER_S: Final = 10.0
 
 Reply = TypeVar("Reply")
@@ -74,7 +74,7 @@ def async_client(
 ) -> AsyncRedis:
     """An asyncio client without retries.
 
-    `on_connect` replaces the handshake of a connection, `parser` the class that reads replies.
+    `on_connect` replaces the handshake of a connection, `parser` the class that parses replies.
     """
     options: dict[str, Any] = {
         "protocol": 2,
@@ -85,18 +85,22 @@ def async_client(
     extra = {"redis_connect_func": on_connect, **({"parser_class": parser} if parser else {})}
     url = settings.redis_url
     if is_sentinel(url):
-        where = parse_sentinel_url(url)
-        login = _login(where)
-        kind = AsyncSentinelManagedSSLConnection if where.tls else AsyncSentinelManagedConnection
-        sentinels: Any = AsyncSentinels(where, options, login)
+        address = parse_sentinel_url(url)
+        login = _login(address)
+        kind = AsyncSentinelManagedSSLConnection if address.tls else AsyncSentinelManagedConnection
+        sentinels: Any = AsyncSentinels(address, options, login)
         client: AsyncRedis = sentinels.master_for(
-            where.service, db=where.db, connection_class=leaves_replicas(kind),
-            **extra, **options, **login,
-        )  # fmt: skip
+            address.service,
+            db=address.db,
+            connection_class=leaves_replicas(kind),
+            **extra,
+            **options,
+            **login,
+        )
         return client
-    given = dict(redis.asyncio.connection.parse_url(url))
-    base = given.pop("connection_class", AsyncConnection)
-    pool: Any = AsyncConnectionPool(leaves_replicas(base), **{**options, **extra, **given})
+    from_url = dict(redis.asyncio.connection.parse_url(url))
+    base = from_url.pop("connection_class", AsyncConnection)
+    pool: Any = AsyncConnectionPool(leaves_replicas(base), **{**options, **extra, **from_url})
     return AsyncRedis.from_pool(pool)
 
 
@@ -110,38 +114,41 @@ def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> 
     }
     url = settings.redis_url
     if is_sentinel(url):
-        where = parse_sentinel_url(url)
-        login = _login(where)
-        kind = SentinelManagedSSLConnection if where.tls else SentinelManagedConnection
-        sentinels: Any = Sentinels(where, options, login)
+        address = parse_sentinel_url(url)
+        login = _login(address)
+        kind = SentinelManagedSSLConnection if address.tls else SentinelManagedConnection
+        sentinels: Any = Sentinels(address, options, login)
         client: redis.Redis = sentinels.master_for(
-            where.service, db=where.db, connection_class=leaves_replicas_blocking(kind),
-            **options, **login,
-        )  # fmt: skip
+            address.service,
+            db=address.db,
+            connection_class=leaves_replicas_blocking(kind),
+            **options,
+            **login,
+        )
         return client
-    given = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
-    base = given.pop("connection_class", redis.Connection)
-    pool: Any = redis.ConnectionPool(leaves_replicas_blocking(base), **{**options, **given})
+    from_url = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
+    base = from_url.pop("connection_class", redis.Connection)
+    pool: Any = redis.ConnectionPool(leaves_replicas_blocking(base), **{**options, **from_url})
     return redis.Redis.from_pool(pool)
 
 
-def _login(where: SentinelUrl) -> dict[str, Any]:
-    return {"username": where.username, "password": where.password, "ssl": where.tls}
+def _login(address: SentinelUrl) -> dict[str, Any]:
+    return {"username": address.username, "password": address.password, "ssl": address.tls}
 
 
 def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
-    """The scripts of core/broker/lua by name, to be run on this client's connections."""
+    """The scripts of lua/ by name, registered with this client."""
     return {path.stem: client.register_script(script_text(path.stem)) for path in LUA.glob("*.lua")}
 
 
 def script_text(name: str) -> str:
-    """A script of core/broker/lua, behind the functions that it shares with others."""
-    paths = [LUA / "prelude" / f"{one}.lua" for one, users in PRELUDES.items() if name in users]
+    """A script of lua/, with the preludes that it uses prepended."""
+    paths = [LUA / "prelude" / f"{file}.lua" for file, users in PRELUDES.items() if name in users]
     return "".join(path.read_text() for path in (*paths, LUA / f"{name}.lua"))
 
 
 async def pause(delay_s: float, unless: asyncio.Event) -> None:
-    """Sleep, or until the event is set."""
+    """Sleep until the delay is over or the event is set."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(unless.wait(), delay_s)
 
@@ -164,10 +171,10 @@ class Backoff:
 
 
 class Link:
-    """Whether Redis can be used at present; says so in the log when that changes.
+    """Whether Redis is reachable at present; logs every change.
 
-    One is shared by all connections of a worker, so that an outage is a line or two and not many.
-    It lasts until every operation that has failed in it has succeeded.
+    All connections of a worker share one Link, so that an outage is logged once. An outage lasts
+    until every operation that failed during it has succeeded.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -188,7 +195,7 @@ class Link:
             self._complaints.clear()
 
     def down(self, operation: object, error: BaseException) -> None:
-        """Note that an operation failed and will be repeated.
+        """Note that an operation failed and will be retried.
 
         Raises RedisRefusal if it can never succeed.
         """
@@ -205,16 +212,16 @@ class Link:
         watch.set_obstacle(
             "redis", f"redis at {self._url} cannot be used ({complaint})", UNREADY_AFTER_S
         )
-        # Loops that fail in turn, each with words of its own, are still one outage.
+        # Loops that fail in turn, each with a message of its own, are still one outage.
         if type(error).__name__ not in self._complaints:
             log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)
             self._complaints.add(type(error).__name__)
 
     async def retry_until_answered(self, operation: Callable[[bool], Awaitable[Reply]]) -> Reply:
-        """The reply of an operation that may be repeated, however long it takes to get it.
+        """The reply of an idempotent operation, retried until Redis answers.
 
-        The operation is told whether it is repeated: an earlier call may have been done and have
-        lost its reply. Raises RedisRefusal if it can never succeed.
+        The operation gets False on the first call and True on retries: an earlier call may have
+        succeeded and lost its reply. Raises RedisRefusal if it can never succeed.
         """
         backoff, this, again = Backoff(), object(), False
         while True:

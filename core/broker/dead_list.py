@@ -1,10 +1,10 @@
-"""The dead list for people: looked at, tried again, discarded.
+"""The dead-letter list for operators: list, retry and discard dead jobs.
 
-Every change is one script, so that an entry is at any moment on the list, in its queue, or its
-inputs are on a cleanup list, whoever else works on the list at the same time.
+Every change is one atomic script. At any moment an entry is on the list, or its message in its
+queue, or its inputs on a cleanup list, even if several programs change the list at the same time.
 
-The list may be long, and so may be its entries. It is read in chunks of bytes, of which only the
-heads of entries are fetched; a whole entry is read where its message is needed, one at a time.
+The list and its entries may be long. It is read in chunks of limited size, and only the heads of
+entries are fetched. A whole entry is read only if its message is needed.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from core.identity import Identity, current_identity, identity_in
 from core.keys import Kind
 from core.pixels import shm
 
-#: Entries in a part of the list that is read from the tail.
+#: Entries per step when the list is read from the tail.
 PART: Final = 100
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which dead jobs are meant: those that agree with everything that is given."""
+    """Selects dead jobs: those that match every given field."""
 
-    ids: tuple[str, ...] = ()  # starts of ids or whole request ids
+    ids: tuple[str, ...] = ()  # starts of ids, or whole request ids
     reason: str = ""
     queue: str = ""
-    text: str = ""  # in the error, request id or image id, in any case
+    text: str = ""  # part of the error, request id or image id, case-insensitive
     older_than_s: float | None = None
     newer_than_s: float | None = None
 
     def __call__(self, job: DeadJob) -> bool:
         age_s = time.time() - job.at
-        words = f"{job.error}\n{job.request_id}\n{job.image_id}".lower()
+        searched = f"{job.error}\n{job.request_id}\n{job.image_id}".lower()
         return (
             (not self.ids or any(self._names(name, job) for name in self.ids))
             and self.reason in ("", job.reason)
             and self.queue in ("", job.queue)
-            and self.text.lower() in words
+            and self.text.lower() in searched
             and (self.older_than_s is None or age_s >= self.older_than_s)
             and (self.newer_than_s is None or age_s <= self.newer_than_s)
         )
@@ -68,7 +68,7 @@ class Filter:
 
 
 class DeadList:
-    """The dead list of a Redis server, as one process at a shared memory sees it."""
+    """The dead-letter list of a Redis server, seen by a process with this /dev/shm."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._settings = settings
@@ -79,7 +79,8 @@ class DeadList:
         self._forget = self._script("forget")
         self._discard = self._script("discard")
         self._drop = self._script("drop")
-        # An entry's place is its index and this, so that it stays true when those before it go.
+        # Entries that this object has removed. An entry's place is its index plus this number, so
+        # that it stays valid when entries before it are removed.
         self._removed = 0
 
     @cached_property
@@ -90,17 +91,18 @@ class DeadList:
         return self._redis.llen(keys.DEAD)
 
     def latest(self, most: int) -> list[DeadJob]:
-        """The jobs among the last entries, the very last first.
+        """The jobs of the last `most` entries, newest first.
 
         Long entries of earlier versions, which would have to be read whole, are left out.
         """
         length = len(self)
         return list(self._part(max(0, length - most), length))
 
-    def matching(self, wanted: Filter) -> Iterator[DeadJob]:
-        """The jobs that a filter wants, oldest first; they may be changed while they are read.
+    def matching(self, matches: Filter) -> Iterator[DeadJob]:
+        """The jobs that a filter selects, oldest first; they may be changed during the iteration.
 
-        What dies meanwhile is not among them. What others remove meanwhile may hide an entry.
+        Jobs that die meanwhile are not included. If others remove entries meanwhile, one may be
+        missed.
         """
         place = self._removed
         end = place + len(self)
@@ -109,12 +111,12 @@ class DeadList:
             if not jobs:
                 break
             place += len(jobs)
-            yield from (job for job in jobs if job and wanted(job))
+            yield from (job for job in jobs if job and matches(job))
 
     def named(self, ids: tuple[str, ...]) -> Iterator[DeadJob]:
-        """The jobs with these whole ids, the last first; they may be changed while they are read.
+        """The jobs with these whole ids, newest first; they may be changed during the iteration.
 
-        The search ends when each is found: those that `latest` gives are near the tail.
+        The search starts at the tail, where those of `latest` are, and ends when all are found.
         """
         missing, end = set(ids), len(self)
         while missing and end > 0:
@@ -145,7 +147,7 @@ class DeadList:
         return bool(names) and all(shm.exists(name) for name in names)
 
     def is_ours(self, job: DeadJob) -> bool:
-        """Whether a job came from one of the queues that are configured here."""
+        """Whether a job came from one of the configured queues."""
         return self._kind(job) is not None
 
     def obstacle(self, job: DeadJob) -> str:
@@ -168,7 +170,7 @@ class DeadList:
         return ""
 
     def retry(self, job: DeadJob) -> bool:
-        """Put a job back to the tail of its queue; False if it was no longer on the list.
+        """Put a job back at the tail of its queue; False if it was no longer on the list.
 
         Raises ValueError if it cannot be tried again (see `obstacle`).
         """
@@ -184,10 +186,10 @@ class DeadList:
         return bool(self._change(self._redrive, key_list, job, arguments))
 
     def discard(self, job: DeadJob) -> bool:
-        """Drop a job for good and unlink its inputs; False if it was no longer on the list.
+        """Drop a job and unlink its inputs; False if it was no longer on the list.
 
         Inputs in another shared memory are left to a worker there. Raises ValueError if the job's
-        queue is not one of those configured.
+        queue is not configured here.
         """
         if not self.is_ours(job):
             raise ValueError(self.obstacle(job))
@@ -196,7 +198,7 @@ class DeadList:
         whole = self.read(job)
         if whole is None or whole.payload is None:
             return False
-        # Reapers clear up after their kin only: those of the same queues and shared memory.
+        # Reapers clean up after their own crew only, so this process poses as a member of it.
         me = identity_in(self._settings, job.namespace).worker
         members = keys.workers(job.namespace)
         key_list = [keys.DEAD, job.queue, keys.cleanup(me), members]
@@ -212,35 +214,35 @@ class DeadList:
         return self._redis.register_script(script_text(name))
 
     def _part(self, start: int, end: int) -> Iterator[DeadJob]:
-        """The jobs between two indexes whose heads can be read, the last first."""
+        """The jobs between two indexes whose heads can be parsed, newest first."""
         jobs: list[DeadJob | None] = []
         while start + len(jobs) < end:
-            found = self._jobs(start + len(jobs), end - start - len(jobs), whole=False)
-            if not found:
+            chunk = self._jobs(start + len(jobs), end - start - len(jobs), whole=False)
+            if not chunk:
                 break
-            jobs += found
+            jobs += chunk
         return (job for job in reversed(jobs) if job)
 
     def _jobs(self, index: int, most: int, *, whole: bool) -> list[DeadJob | None]:
-        """The jobs of the entries from an index on, as many as make a chunk.
+        """A chunk of jobs, from the entry at an index on.
 
-        None stands for an entry that somebody else has written. Unless `whole`, also for one that
-        would have to be read whole.
+        None stands for an entry of another program and, unless `whole`, for one that would have to
+        be read whole.
         """
         reply = self._heads([keys.DEAD], [index, min(most, CHUNK_ENTRIES), CHUNK_BYTES, HEAD_BYTES])
-        found: list[DeadJob | None] = []
+        jobs: list[DeadJob | None] = []
         for at, (head, length) in enumerate(heads(reply), index):
             data = head
             if whole and is_unreadable_head(head, length):
                 entry = cast("bytes | None", self._redis.lindex(keys.DEAD, at))
                 data = entry if entry and len(entry) == length else head
-            found.append(parse_entry(data, length, at + self._removed))
-        return found
+            jobs.append(parse_entry(data, length, at + self._removed))
+        return jobs
 
     def _change(
         self, script: Script, key_list: list[str], job: DeadJob, arguments: list[Any]
     ) -> int:
-        """What a script answers that removes a job's entry; 0 if it was no longer on the list."""
+        """The reply of a script that removes a job's entry; 0 if it was no longer on the list."""
         index: int | None = self._index(job)
         while index is not None:
             outcome = int(script(key_list, [index, job.head, job.entry_length, *arguments]))
@@ -251,11 +253,11 @@ class DeadList:
         return 0
 
     def _index(self, job: DeadJob) -> int:
-        """Where a job's entry is, if nobody else has removed one before it."""
+        """The index of a job's entry, unless others have removed entries before it."""
         return max(0, job.place - self._removed)
 
     def _search(self, job: DeadJob) -> int | None:
-        """Where a job's entry is; None if it is no longer on the list."""
+        """The index of a job's entry, by a search; None if it is no longer on the list."""
         index = job.place
         while index >= 0:
             found, index = self._find([keys.DEAD], [index, job.head, job.entry_length, CHUNK_BYTES])

@@ -1,7 +1,7 @@
-"""The ends of a claim: committed, failed, put back, superseded. Each is one script in Redis.
+"""The ways to end a claim: commit, fail, retry, supersede, release. Each is one script in Redis.
 
-A call is repeated until Redis has answered. The script tells a repetition by the claim's entry in
-the worker's books, so that a reply that was lost costs nothing.
+A call is repeated until Redis answers. This is idempotent: a script recognises a repetition by the
+claim's number, which its first call has removed from the worker's claims.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Outcome, Standing, condemned_until
 from core.config import Settings
-from core.contract import request_of, result_name_start
+from core.contract import result_name_start
 from core.errors import JobError
 from core.identity import Identity
 
-#: Seconds for which a fault of the device is remembered while no job tells of it.
+#: Seconds for which a device fault is remembered while no further job reports it.
 FAULT_TTL_S: Final = 3600
 
 
 class Finishing:
-    """What a worker holds, and how it is ended."""
+    """The claims that a worker holds, and the calls that end them."""
 
     #: Whether a claimed payload stays in Redis until the claim is ended.
     fenced = True
@@ -40,13 +40,13 @@ class Finishing:
         self.settings = settings
         self.identity = identity
         self.link = Link(settings)
-        #: Set when a job begins to wait for another try.
+        #: Set when a job has been put into a delayed set.
         self.waits_added = asyncio.Event()
         self._redis = async_client(settings)
         self._scripts = load_scripts(self._redis)
         self._pipelined = Pipelined(self._redis)
         self._held: Counter[Claim] = Counter()
-        #: Number of an entered claim → the epoch of the server then.
+        #: Number of a recorded claim → the epoch of the server then.
         self._epochs: dict[int, str] = {}
         self._standings: dict[int, Standing] = {}
         self._marking: set[asyncio.Task[None]] = set()
@@ -62,9 +62,9 @@ class Finishing:
     def mark_work(self, claims: Sequence[Claim], *, working: bool) -> None:
         """Note that these jobs are worked on from now on, or only held.
 
-        If this worker dies, those that it worked on have an attempt more. Nobody waits for the
-        note, and it may be lost: a job that kills workers is claimed first by the next one, and
-        counts as worked on from that claim.
+        If this worker dies, an attempt is added to those that it worked on. The note is sent
+        without waiting and may be lost. That is harmless: the next worker claims a job that kills
+        workers first, and the job counts as worked on from that claim.
         """
         if not claims:
             return
@@ -76,22 +76,22 @@ class Finishing:
                 if working:
                     await self._evaluate("mark", [key], numbers)
                 else:
-                    await self._pipelined("HDEL", key, *(f"{one}:work" for one in numbers))
+                    await self._pipelined("HDEL", key, *(f"{number}:work" for number in numbers))
 
         task = asyncio.ensure_future(note())
         self._marking.add(task)
         task.add_done_callback(self._marking.discard)
 
-    # -- finishing; all of these are repeated until Redis has answered ------------------------
+    # -- ending a claim; each call is repeated until Redis answers --------------------------
 
     async def commit(
         self, claim: Claim, request_id: str, segment: str, fields: Mapping[str, str]
     ) -> tuple[Outcome, str]:
-        """Publish a result and leave the job's inputs to be unlinked.
+        """Publish a result and put the job's inputs on the cleanup list.
 
-        Returns COMMITTED, SUPERSEDED or LOST, and the name of a segment to be removed, or '': of an
-        older result of the same request that nobody fetched, or this one, if a newer result has
-        replaced it before Redis answered.
+        Returns COMMITTED, SUPERSEDED or LOST, and the name of a segment to be removed, or ''. That
+        is an unfetched older result of the same request, or this result, if a newer one replaced it
+        before Redis answered.
         """
         outcome, replaced = await self._finish(
             "commit",
@@ -118,8 +118,11 @@ class Finishing:
             lambda _: self._scripts["retire"]([key], [member, score])
         )
 
-    async def cleaned(self, claim: Claim, member: str = "") -> None:
-        """Drop a job whose inputs have been unlinked; `member` is `{segment} {request_id}`."""
+    async def drop_cleanup_entry(self, claim: Claim, member: str = "") -> None:
+        """Remove a job from the cleanup list: its inputs have been unlinked.
+
+        `member` is `{segment} {request_id}`, the entry of its result; empty if it has none.
+        """
         cleanup = keys.cleanup(self.identity.worker)
         segments = keys.segments(self.identity.namespace)
         await self._run("clean", [cleanup, segments], [claim.payload, member])
@@ -133,10 +136,10 @@ class Finishing:
         *,
         device: bool = False,
     ) -> Outcome:
-        """Put a job on the dead list and tell its request: FAILED, HELD, SUPERSEDED or LOST.
+        """Put a job on the dead list and publish its failure: FAILED, HELD, SUPERSEDED or LOST.
 
-        `device` says that the device may be at fault. Then the job is not given up if another one
-        was and nothing has been delivered since: it is HELD, still in this worker's hands.
+        `device` says that the device may be at fault. If another such job was given up and nothing
+        has been delivered since, this one is HELD instead: the claim does not end.
         """
         key_list = [keys.DEAD, keys.cleanup(self.identity.worker)]
         fields: list[str] = []
@@ -158,9 +161,9 @@ class Finishing:
         return _outcome(outcome, Outcome.FAILED)
 
     async def retry(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> Outcome:
-        """Have a job wait and then go to the tail of its queue: WAITS or LOST.
+        """Put a job at the tail of its queue after a delay: WAITS or LOST.
 
-        If `counted`, it has an attempt more.
+        If `counted`, an attempt is added.
         """
         arguments = [int(counted), int(delay_s * 1000)]
         outcome = await self._finish("retry", claim, [], arguments)
@@ -168,14 +171,15 @@ class Finishing:
         return _outcome(outcome, Outcome.WAITS)
 
     async def supersede(self, claim: Claim) -> Outcome:
-        """Finish a job that comes too late: SUPERSEDED or LOST. Its inputs are to be unlinked."""
+        """Drop a superseded job, whose inputs are to be unlinked: SUPERSEDED or LOST."""
         cleanup = keys.cleanup(self.identity.worker)
         outcome = await self._finish("supersede", claim, [cleanup], [])
         return _outcome(outcome, Outcome.SUPERSEDED)
 
     async def release(self, claims: Sequence[Claim]) -> None:
-        """Put jobs back to the head of their queues, in the order of their claims."""
-        # One after another: of calls that are made together some may have to be repeated.
+        """Put jobs back at the head of their queues, in the order of their claims."""
+        # One after another: if some of several concurrent calls were repeated, the order would
+        # change.
         for claim in reversed(claims):
             await self._finish("release", claim, [], [])
 
@@ -193,8 +197,7 @@ class Finishing:
         """Run a script that ends a claim, which is dropped unless the reply is in `keep`."""
         worker, queue = self.identity.worker, self.settings.queue(claim.kind)
         if request_id is None:
-            request = request_of(claim.payload)
-            request_id = request[0] if request else ""
+            request_id = claim.request_id
         start = result_name_start(self.settings, worker, claim.payload)
         epoch = self._epochs.get(claim.number)
         reply = await self._run(
@@ -230,7 +233,7 @@ class Finishing:
         self, name: str, key_list: list[str], arguments: list[Any], claim: Claim | None = None
     ) -> Any:
         async def run(again: bool) -> Any:
-            if again and claim:  # it only waits for Redis: if this process dies, not on it
+            if again and claim:  # it only waits for Redis: a crash now is not the job's fault
                 self.mark_work([claim], working=False)
             first = [int(self.fenced), int(again)] if claim else []
             return await self._evaluate(name, key_list, [*first, *arguments])
@@ -238,13 +241,13 @@ class Finishing:
         return await self.link.retry_until_answered(run)
 
     async def _evaluate(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
-        """The reply of a script that goes to Redis with whatever else is waiting."""
+        """The reply of a script, sent together with other waiting commands."""
         script = self._scripts[name]
         try:
             return await self._pipelined(
                 "EVALSHA", script.sha, len(key_list), *key_list, *arguments
             )
-        except NoScriptError:  # a server that was restarted, or has never had it
+        except NoScriptError:  # the server was restarted, or never had it
             return await script(key_list, arguments)
 
     def _drop(self, claim: Claim) -> None:
@@ -257,7 +260,7 @@ class Finishing:
     def _dead_entry(
         self, claim: Claim, error: JobError, attempts: int, large: Oversized | None = None
     ) -> bytes:
-        about: dict[str, str | int] = {
+        fields: dict[str, str | int] = {
             "reason": error.reason,
             "error": str(error),
             "attempts": attempts,
@@ -266,10 +269,10 @@ class Finishing:
             "namespace": self.identity.namespace,
         }
         if large is not None:
-            return write_truncated_entry(large.length, large.sha1, large.head, **about)
-        return write_entry(claim.payload, **about)
+            return write_truncated_entry(large.length, large.sha1, large.head, **fields)
+        return write_entry(claim.payload, **fields)
 
 
 def _outcome(reply: bytes, landed: Outcome) -> Outcome:
-    """What a script answers; `landed` is what an earlier call did that has lost its reply."""
+    """The outcome that a script reports; LANDED, an earlier call's success, counts as `landed`."""
     return landed if reply == Outcome.LANDED.encode() else Outcome(reply.decode())

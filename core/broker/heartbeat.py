@@ -1,4 +1,4 @@
-"""The heartbeat: a thread of its own, so that no inference and no slow loop can starve it."""
+"""The heartbeat. It has its own thread, so that no inference and no slow loop can starve it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Heartbeat(threading.Thread):
     """Renews the worker's heartbeat until it is stopped.
 
-    When the heartbeat is found gone, the worker was presumed dead and others may have taken its
-    jobs: it registers again, and `on_revival` is called from this thread.
+    If the heartbeat has expired, the worker was presumed dead and others may have taken its jobs.
+    Then it registers again and calls `on_revival` from this thread.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Heartbeat(threading.Thread):
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End the thread; returns once it has ended, so that nothing is announced afterwards."""
+        """Stop the thread and wait for its end, so that no heartbeat is sent afterwards."""
         self._stopped.set()
         if self.is_alive():
             self.join()
@@ -59,20 +59,20 @@ class Heartbeat(threading.Thread):
                     watch.set_obstacle(
                         "heartbeat", f"no heartbeat reaches redis: {error}", UNREADY_AFTER_S
                     )
-                except Exception:  # without this thread the worker would count as dead for good
+                except Exception:  # without this thread the worker would be presumed dead for ever
                     log.exception("no heartbeat")
                 else:
                     log.warning("the heartbeat was gone: registered %s again", key)
                     self._on_revival()
 
     def _renew(self, redis: Redis, key: str, ttl_ms: int) -> bool:
-        """Renew the heartbeat; False if it is gone."""
+        """Renew the heartbeat; False if it has expired."""
         try:
             renewed = redis.set(key, heartbeat_value(self._identity), px=ttl_ms, xx=True)
         except REDIS_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
-            # A full server takes no value, but an expiry can be moved without memory.
+            # A full server refuses a new value, but a new expiry needs no memory.
             watch.set_obstacle("heartbeat", f"redis takes no writes: {error}", UNREADY_AFTER_S)
             return bool(redis.pexpire(key, ttl_ms))
         watch.clear_obstacle("heartbeat")
@@ -82,7 +82,7 @@ class Heartbeat(threading.Thread):
 def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str], list[Any]]:
     """Keys and arguments of lua/register.lua."""
     crew = crew_name(settings, identity.namespace)
-    about = {"host": identity.host, **{str(kind): settings.queue(kind) for kind in Kind}}
+    description = {"host": identity.host, **{str(kind): settings.queue(kind) for kind in Kind}}
     ttl_ms = int(settings.heartbeat_ttl_s * 1000)
     return (
         [
@@ -91,17 +91,17 @@ def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str
             keys.CREWS,
             keys.segments(identity.namespace),
         ],
-        [identity.worker, heartbeat_value(identity), ttl_ms, crew, json.dumps(about)],
+        [identity.worker, heartbeat_value(identity), ttl_ms, crew, json.dumps(description)],
     )
 
 
 def heartbeat_value(identity: Identity) -> str:
-    """What a worker's heartbeat says about it."""
+    """The value of a worker's heartbeat: JSON that describes the worker."""
     return json.dumps(
         {
             "host": identity.host,
             "pid": identity.pid,
-            "process": process_name(),  # in containers of one host name every worker is pid 1
+            "process": process_name(),  # host and pid do not identify a container
             "namespace": identity.namespace,
             "version": __version__,
             "started": identity.started,

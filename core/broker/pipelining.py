@@ -1,4 +1,4 @@
-"""Commands that are asked at the same moment go to Redis together."""
+"""Commands that are issued at the same time go to Redis in one pipeline."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Command = tuple[Any, ...]
 
 
 class Pipelined:
-    """Commands over one connection after another, in batches of whatever is waiting.
+    """Sends commands in batches: each batch has all commands that wait at that moment.
 
-    A batch is no transaction: what happens to one command doesn't touch the others. Where the
-    connection fails, each of them raises, and its caller asks again or gives up.
+    A batch is no transaction: the commands in it are independent. If the connection fails, each of
+    them raises, and its caller retries or gives up.
     """
 
     def __init__(self, redis: AsyncRedis) -> None:
@@ -23,7 +23,7 @@ class Pipelined:
         self._sender: asyncio.Task[None] | None = None
 
     async def __call__(self, *command: Any) -> Any:
-        """The reply of a command; raises what the command alone would raise."""
+        """The reply of a command; raises what it would raise without the pipeline."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, reply))
         if self._sender is None:
@@ -45,7 +45,7 @@ class Pipelined:
             self._sender = None
 
     async def _outcomes(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> list[Any]:
-        """For each command its reply or its error."""
+        """The reply or the error of each command."""
         try:
             pipeline = self._redis.pipeline(transaction=False)
             for command, _ in batch:

@@ -1,9 +1,9 @@
-"""Jobs in Redis: the two queues, and how they are claimed. What must be atomic is Lua.
+"""Jobs in Redis: the two queues, and how jobs are claimed. Atomic steps are Lua scripts.
 
-What holds at every moment, in every order of crashes: with at-least-once delivery a job is in its
-queue, in the queue's waiting set, in the processing list of one worker, on the dead list, or
-finished with. A payload leaves the processing list only in the script that puts it elsewhere,
-and a worker whose payload is gone from there has lost the job to another one and touches nothing.
+Invariant of at-least-once delivery, through any crash: a job is in its queue, in the queue's
+delayed set, in the processing list of one worker, on the dead list, or done. A payload leaves the
+processing list only in the script that moves it elsewhere. A worker whose payload is no longer in
+its list has lost the job to another worker and changes nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from core.broker.requirements import KEEPS_ALL, eviction_policy, require_suitabl
 from core.broker.waiter import SHORT_BLOCK_S, Waiter
 from core.claims import Claim, Standing
 from core.config import Settings
-from core.contract import request_of, too_long
+from core.contract import too_long
 from core.errors import RedisUnsuitable
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.identity import Identity, crew_name
 from core.keys import Kind
 from core.telemetry import transitions
@@ -40,17 +40,17 @@ log = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 
-#: Where a queue's key is no list: seconds until it is waited for again, and until the log says so.
+#: If a queue's key is not a list: seconds between two tries, and between two lines in the log.
 NO_LIST_PAUSE_S: Final = 0.05
 NO_LIST_REMINDER_S: Final = 60.0
 
-#: Which of the keys of lua/enter.lua is the processing list of a kind.
+#: Index in the KEYS of lua/enter.lua of the processing list of each kind.
 PROCESSING_KEY: Final = {Kind.LONG: 6, Kind.SHORT: 7}
 
-#: Bytes of payloads that are read from a list at once.
+#: Bytes of payloads that are read from a list in one call.
 LOOK_BYTES: Final = 4 << 20
 
-#: Jobs that have waited and are moved to their queue at once.
+#: Largest number of due jobs that are moved to their queue in one call.
 PROMOTED: Final = 100
 
 
@@ -62,23 +62,21 @@ class Queues(Finishing):
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self._numbers = itertools.count(1)
         self._complain_at = dict.fromkeys(Kind, 0.0)
-        #: Whether the last claim was refused for a type, though the queue was a list.
+        #: Whether the last claim failed with WRONGTYPE although the queue was a list.
         self._was_list = dict.fromkeys(Kind, False)
 
     # -- the server -------------------------------------------------------------------------
 
     async def check_server(self) -> None:
-        """Find out what the server can do.
-
-        Raises RedisUnsuitable unless that is enough for the delivery mode.
-        """
+        """Check the server; raises RedisUnsuitable if it cannot serve the delivery mode."""
         info = await self._redis.info()
         require_suitable(info, self.settings.delivery)
         if (policy := eviction_policy(info)) != KEEPS_ALL:
             log.warning(
                 "redis may evict jobs and results: its maxmemory-policy is %s, set %s",
-                policy, KEEPS_ALL,
-            )  # fmt: skip
+                policy,
+                KEEPS_ALL,
+            )
         if wrong := await self._wrong_type():
             raise RedisUnsuitable(wrong)
         await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
@@ -92,14 +90,14 @@ class Queues(Finishing):
                 waiter.longest_s = SHORT_BLOCK_S
 
     async def register(self) -> None:
-        """Announce this worker before it claims anything."""
+        """Register this worker; required before it claims anything."""
         await self._scripts["register"](*register_arguments(self.settings, self.identity))
 
     async def deregister(self) -> None:
-        """Take the announcement back.
+        """Deregister this worker.
 
-        A worker that leaves something behind stays in the set of workers, where it will be
-        found without a heartbeat and cleared up after.
+        If it leaves something behind, it stays in the set of workers, where a reaper finds it
+        without a heartbeat and cleans up after it.
         """
         worker, namespace = self.identity.worker, self.identity.namespace
         ttl_ms = int(self.settings.result_ttl_s * 1000)
@@ -116,7 +114,7 @@ class Queues(Finishing):
             ],
             [worker, namespace, crew_name(self.settings, namespace), ttl_ms],
         ):
-            reach(Fault.STRUCK_OFF)
+            fault_point(Fault.STRUCK_OFF)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -127,18 +125,18 @@ class Queues(Finishing):
     # -- claiming ---------------------------------------------------------------------------
 
     async def take(self, kind: Kind, count: int, joining: Claim | None = None) -> list[Claim]:
-        """Up to `count` jobs that are in the queue now, to share a batch with `joining`.
+        """Claim up to `count` jobs that are in the queue now, to share a batch with `joining`.
 
-        A job with an attempt against it comes alone.
+        A job with an attempt behind it is claimed alone.
         """
         return await self._unless_no_list(kind, self._take(kind, count, joining)) or []
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
-        """A job of either kind as soon as there is one; none after a while or `unblock()`.
+        """Wait for a job of either kind; returns none after a while or `unblock()`.
 
-        Both queues are waited for at once, each on a connection of its own. A claim in flight is
-        never abandoned: when one queue has delivered, the server is asked to let the other wait
-        end. Where a job of each kind arrives at the same moment, both are returned.
+        Waits for both queues at once, each on its own connection. A claim in flight is never
+        abandoned: once one queue has delivered, the server is asked to unblock the other wait. If
+        jobs of both kinds arrive at the same moment, both are returned.
         """
         waits = {kind: asyncio.ensure_future(self._wait(kind)) for kind in (first, first.other)}
         await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
@@ -157,21 +155,21 @@ class Queues(Finishing):
         return claims
 
     async def unblock(self) -> None:
-        """End the blocking waits in the server, as if their time were over."""
+        """Make the server end the blocking waits, as if they had timed out."""
         for waiter in self._waiters.values():
             await waiter.unblock(self._redis)
 
     async def reconcile(self) -> list[Claim]:
-        """Jobs in this worker's processing lists that it knows nothing of, now taken up.
+        """Take up the jobs in this worker's processing lists that it does not know of.
 
-        They come from claims whose reply was lost. Must not run while a claim is in flight.
+        They are from claims whose reply was lost. Must not run while a claim is in flight.
         """
-        found: list[Claim] = []
+        recovered: list[Claim] = []
         for kind in Kind:
-            known = self._held.copy()  # before asking: a job that ends meanwhile is not one
+            known = self._held.copy()  # before the query: a job that ends meanwhile is known
             processing = keys.processing(self.identity.worker, kind)
             async with self._redis.pipeline(transaction=True) as transaction:
-                # Others would not find the claims of a worker that was struck off.
+                # Reapers find only the claims of workers in this set.
                 transaction.sadd(keys.workers(self.identity.namespace), self.identity.worker)
                 transaction.llen(processing)
                 length = (await transaction.execute())[1]
@@ -180,13 +178,13 @@ class Queues(Finishing):
             listed = Counter(await self._listed(processing, kind))
             for payload, count in listed.items():
                 missing = count - known[Claim(kind, payload)]
-                found += self._hold(kind, [payload] * missing)
-        return found
+                recovered += self._hold(kind, [payload] * missing)
+        return recovered
 
     async def enter(self, claims: Sequence[Claim]) -> list[Standing]:
-        """Enter claims into the books, as worked on; what the books say of them.
+        """Record claims as worked on; returns the standing of each.
 
-        To be called after every claim. Those that a script has made are in the books already.
+        To be called after every claim. Claims that a script has made are recorded already.
         """
         fresh = [claim for claim in claims if claim.number not in self._standings]
         if fresh:
@@ -196,9 +194,13 @@ class Queues(Finishing):
     async def _enter(self, claims: Sequence[Claim]) -> None:
         arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
         for claim in claims:
-            request = request_of(claim.payload)
             place = PROCESSING_KEY[claim.kind] if self.fenced else ""
-            arguments += [claim.number, claim.payload, request[0] if request else "", place]
+            arguments += [
+                claim.number,
+                claim.payload,
+                claim.request_id,
+                place,
+            ]
         epoch, attempts, superseded = await self._scripts["enter"](
             [
                 keys.workers(self.identity.namespace),
@@ -219,14 +221,14 @@ class Queues(Finishing):
         attempts: Sequence[bytes],
         superseded: Sequence[bytes],
     ) -> None:
-        """Note what the books say of claims."""
+        """Keep what Redis has replied about claims."""
         for claim, count, late in zip(claims, attempts, superseded, strict=True):
-            if count:  # otherwise others have it by now, and its end will say so
+            if count:  # else it was taken from this worker, which its end will report
                 self._epochs[claim.number] = epoch.decode()
             self._standings[claim.number] = Standing(int(count or 0), bool(late))
 
     async def promote(self, kind: Kind) -> tuple[int, float | None]:
-        """Move jobs that have waited long enough to the tail of their queue.
+        """Move jobs that are due to the tail of their queue.
 
         Returns how many were moved, and the seconds until the next one is due; None if none waits.
         """
@@ -237,16 +239,17 @@ class Queues(Finishing):
         return moved, None if next_ms < 0 else next_ms / 1000
 
     async def newest(self, kind: Kind, count: int) -> list[bytes]:
-        """The newest payloads in a queue that are not too large; none is claimed."""
+        """The newest payloads in a queue that are not too large. Claims nothing."""
         queue = self.settings.queue(kind)
         start = max(0, await self._redis.llen(queue) - count)
-        found = await self._scripts["look"](
+        payloads = await self._scripts["look"](
             [queue], [start, LOOK_BYTES, self.settings.max_message_bytes]
         )
-        return [one for length, _, one in found if length <= self.settings.max_message_bytes]
+        limit = self.settings.max_message_bytes
+        return [payload for length, _, payload in payloads if length <= limit]
 
     async def is_device_held(self) -> bool:
-        """Whether jobs of this namespace fail one after another, and none was delivered since."""
+        """Whether jobs of this namespace are held for a device fault."""
         noted: Any = await self._redis.hget(keys.CREWS, f"{self.identity.namespace} fault")
         return (noted or b"").startswith(b"held")
 
@@ -276,7 +279,7 @@ class Queues(Finishing):
                     numbers[0],
                 ],
             )
-            if large and not taken:  # behind others it is at the head the next time
+            if large and not taken:  # else it is refused next time, at the head
                 await self._refuse(kind, queue, Oversized(large[0], large[1].decode(), large[2]))
             else:
                 claims = [
@@ -294,15 +297,18 @@ class Queues(Finishing):
     async def _unless_no_list(
         self, kind: Kind, reply: Awaitable[Reply], pause_s: float = 0.0
     ) -> Reply | None:
-        """None, after a pause, where the queue's key is no list: the other queue goes on."""
+        """The reply; None, after a pause, if the queue's key is not a list.
+
+        One queue's error must not stop the other queue.
+        """
         try:
             answer = await reply
         except ResponseError as error:
-            if "WRONGTYPE" not in str(error):  # Redis 6.2 puts the script's name before it
+            if "WRONGTYPE" not in str(error):  # Redis 6.2 prefixes the script's name
                 raise
-            found: Any = await self._redis.type(self.settings.queue(kind))
-            if found in (b"list", b"none"):
-                # It was another key's until this moment; if not, another key is meant.
+            type_: Any = await self._redis.type(self.settings.queue(kind))
+            if type_ in (b"list", b"none"):
+                # Perhaps it has just become a list. If it fails again, another key is at fault.
                 if self._was_list[kind]:
                     raise
                 self._was_list[kind] = True
@@ -314,19 +320,20 @@ class Queues(Finishing):
             self._complain_at[kind] = time.monotonic() + NO_LIST_REMINDER_S
             log.error(
                 "no %s jobs are taken: %r in redis is not a list; rename or delete that key",
-                kind, self.settings.queue(kind),
-            )  # fmt: skip
+                kind,
+                self.settings.queue(kind),
+            )
         await asyncio.sleep(pause_s)
         return None
 
     async def _wrong_type(self) -> str:
-        """Which key of all workers has another type than it should; empty if none has."""
-        for key, wanted in keys.TYPES.items():
-            found: Any = await self._redis.type(key)
-            if found.decode() not in ("none", wanted):
+        """Which of the workers' shared keys has a wrong type; empty if none has."""
+        for key, needed in keys.TYPES.items():
+            reply: Any = await self._redis.type(key)
+            if (actual := reply.decode()) not in ("none", needed):
                 return (
-                    f"the key {key} in redis is a {found.decode()}, a {wanted} is needed: rename "
-                    "or delete it, or name another database in REDIS_URL"
+                    f"the key {key} in redis is a {actual}, must be a {needed}: rename or delete "
+                    "it, or name another database in REDIS_URL"
                 )
         return ""
 
@@ -342,7 +349,7 @@ class Queues(Finishing):
         return cast("bytes | None", reply)
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
-        """Put what is known of a message that is too large on the dead list, in its place."""
+        """Replace a message that is too large by an entry of the dead list."""
         error = too_long(large.length, self.settings)
         entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
         anywhere = int(place != self.settings.queue(kind))
@@ -355,11 +362,11 @@ class Queues(Finishing):
         """The payloads in a processing list; those that are too large are refused."""
         payloads: list[bytes] = []
         index = 0
-        while found := await self._scripts["look"](
+        while chunk := await self._scripts["look"](
             [processing], [index, LOOK_BYTES, self.settings.max_message_bytes]
         ):
-            index += len(found)
-            for length, sha1, content in found:
+            index += len(chunk)
+            for length, sha1, content in chunk:
                 if length > self.settings.max_message_bytes:
                     await self._refuse(kind, processing, Oversized(length, sha1.decode(), content))
                     index -= 1

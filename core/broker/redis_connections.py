@@ -1,8 +1,8 @@
-"""Connections that leave a server that turns out to be a replica, and bound what they read.
+"""Connections that close themselves when the server is a replica, and that bound what they read.
 
-Behind one address (a DNS name, a virtual IP, a managed service) the master may change without a
-connection being closed. The old master then answers READONLY to every write. A connection
-that hears this closes itself, so that the next call resolves the name anew.
+Behind one address (a DNS name, a virtual IP, a managed service) the master may change while
+connections stay open. The old master then answers READONLY to every write. A connection that gets
+this reply closes itself, so that the next call resolves the name again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PIECE_BYTES: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Oversized:
-    """What is known of a value that is too large to be read: bytes, sha1 in hex, the first KiB."""
+    """A value that is too large to be kept: its bytes, its sha1 in hex, its first KiB."""
 
     length: int
     sha1: str
@@ -48,16 +48,15 @@ def bounded_parser(longest: int) -> Callable[..., Any]:
             """Read a value in pieces and keep its head only."""
             buffered = self._buffer[self._pos : self._pos + length]
             self._pos += len(buffered)
-            digest, head, left = hashlib.sha1(buffered, usedforsecurity=False), buffered, length
-            left -= len(buffered)
-            head = head[:HEAD_BYTES]
+            digest, head = hashlib.sha1(buffered, usedforsecurity=False), buffered[:HEAD_BYTES]
+            remaining = length - len(buffered)
             stream: Any = self._stream
             try:
-                while left:
-                    piece = await stream.readexactly(min(left, _PIECE_BYTES))
+                while remaining:
+                    piece = await stream.readexactly(min(remaining, _PIECE_BYTES))
                     digest.update(piece)
                     head += piece[: HEAD_BYTES - len(head)]
-                    left -= len(piece)
+                    remaining -= len(piece)
             except IncompleteReadError as error:
                 raise RedisConnectionError("the connection ended within a value") from error
             await super()._read(0)  # the line's end

@@ -1,4 +1,4 @@
-"""What an error of Redis means: whether it passes by itself, and what it says of the server."""
+"""Classifies errors of Redis: which are temporary, and what they say about the server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-#: What an operation on Redis raises when it was not done, or its reply was lost.
+#: What an operation on Redis raises if it failed or its reply was lost.
 REDIS_ERRORS = (RedisError, OSError)
 
-#: Codes of replies that pass by themselves. Redis 6.2 wraps those of a command that a script has
-#: called: "ERR Error running script …: -OOM command not allowed".
+#: Codes of temporary errors. Redis 6.2 wraps the error of a command in a script: "ERR Error running
+#: script …: -OOM command not allowed".
 _PASSING: Final = re.compile(
     r"\b(LOADING|BUSY|OOM|NOREPLICAS|READONLY|MASTERDOWN|MISCONF|TRYAGAIN|CLUSTERDOWN|UNBLOCKED)\b"
 )
@@ -23,9 +23,9 @@ class NotMaster(RedisConnectionError):
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same call may succeed later: no connection, a time-out, a server without room.
+    """Whether the same call may succeed later: no connection, a timeout, a server without memory.
 
-    What does not pass is a fault of the call: a key of the wrong type, a missing right.
+    Errors of the call itself are permanent: a key of the wrong type, a missing right.
     """
     if not isinstance(error, ResponseError):
         return True

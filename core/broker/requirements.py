@@ -1,4 +1,4 @@
-"""What the Redis server must be: recent enough, no cluster, and one that evicts nothing."""
+"""Requirements on the Redis server: its version, no cluster mode, no eviction."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 from core.config import Delivery
 from core.errors import RedisUnsuitable
 
-#: The oldest version for each delivery: BLMOVE came with 6.2, fractions of seconds for BLPOP with
-#: 6.0.
+#: The oldest version for each delivery mode: BLMOVE came with 6.2, fractional timeouts of BLPOP
+#: with 6.0.
 OLDEST: Final = {Delivery.AT_LEAST_ONCE: (6, 2), Delivery.AT_MOST_ONCE: (6, 0)}
 
 #: The `maxmemory-policy` of a server that refuses writes rather than drop a job.
@@ -17,7 +17,7 @@ KEEPS_ALL: Final = "noeviction"
 
 
 def require_suitable(info: Mapping[str, Any], delivery: Delivery) -> None:
-    """Raises RedisUnsuitable if a server with this INFO cannot serve the delivery mode."""
+    """Raise RedisUnsuitable if a server with this INFO cannot serve the delivery mode."""
     if is_cluster(info):
         raise RedisUnsuitable(
             "this Redis is a cluster, and the worker's keys do not share a slot: point "
@@ -45,7 +45,7 @@ def is_too_old(info: Mapping[str, Any], delivery: Delivery) -> bool:
 
 
 def eviction_policy(info: Mapping[str, Any]) -> str:
-    """What the server does when its memory is full: KEEPS_ALL, or else it drops keys."""
+    """The server's maxmemory-policy; any but KEEPS_ALL may drop keys when memory is full."""
     return str(info.get("maxmemory_policy", KEEPS_ALL))
 
 

@@ -1,4 +1,4 @@
-"""Sentinels: asked with the login of REDIS_URL, and without it where they have none."""
+"""Sentinel clients that log in as REDIS_URL says, or not at all if the sentinels refuse that."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from core.redis_url import SentinelUrl
 
 
 class Sentinels(Sentinel):
-    """Those of a URL, for blocking clients: each with the login and then each without.
+    """The sentinels of a URL, for blocking clients. They are asked with the login, then without.
 
-    One that has told the master comes first from then on.
+    A sentinel that has named the master is asked first from then on.
     """
 
-    def __init__(self, where: SentinelUrl, options: dict[str, Any], login: dict[str, Any]) -> None:
-        super().__init__(where.sentinels, sentinel_kwargs={**options, **login})  # type: ignore[no-untyped-call]
+    def __init__(
+        self, address: SentinelUrl, options: dict[str, Any], login: dict[str, Any]
+    ) -> None:
+        super().__init__(address.sentinels, sentinel_kwargs={**options, **login})  # type: ignore[no-untyped-call]
         self.sentinels += [
-            Redis(host, port, **options, ssl=where.tls) for host, port in _again(where)
+            Redis(host, port, **options, ssl=address.tls) for host, port in _without_login(address)
         ]
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
@@ -36,7 +38,7 @@ class Sentinels(Sentinel):
                 continue
             state = masters.get(service_name)
             if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
-                self.sentinels.sort(key=lambda one: one is not sentinel)
+                self.sentinels.sort(key=lambda other: other is not sentinel)
                 return state["ip"], state["port"]
         raise _no_master(service_name, errors)
 
@@ -44,11 +46,13 @@ class Sentinels(Sentinel):
 class AsyncSentinels(AsyncSentinel):
     """The same for asyncio clients."""
 
-    def __init__(self, where: SentinelUrl, options: dict[str, Any], login: dict[str, Any]) -> None:
-        super().__init__(where.sentinels, sentinel_kwargs={**options, **login})  # type: ignore[no-untyped-call]
+    def __init__(
+        self, address: SentinelUrl, options: dict[str, Any], login: dict[str, Any]
+    ) -> None:
+        super().__init__(address.sentinels, sentinel_kwargs={**options, **login})  # type: ignore[no-untyped-call]
         self.sentinels += [
-            AsyncRedis(host=host, port=port, **options, ssl=where.tls)
-            for host, port in _again(where)
+            AsyncRedis(host=host, port=port, **options, ssl=address.tls)
+            for host, port in _without_login(address)
         ]
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
@@ -62,13 +66,14 @@ class AsyncSentinels(AsyncSentinel):
                 continue
             state = masters.get(service_name)
             if state and self.check_master_state(state, service_name):
-                self.sentinels.sort(key=lambda one: one is not sentinel)
+                self.sentinels.sort(key=lambda other: other is not sentinel)
                 return state["ip"], state["port"]
         raise _no_master(service_name, errors)
 
 
-def _again(where: SentinelUrl) -> tuple[tuple[str, int], ...]:
-    return where.sentinels if where.password else ()
+def _without_login(address: SentinelUrl) -> tuple[tuple[str, int], ...]:
+    """The sentinels to ask again without a login."""
+    return address.sentinels if address.password else ()
 
 
 def _no_master(service: str, errors: list[RedisError]) -> MasterNotFoundError:

@@ -1,4 +1,4 @@
-"""Waiting for jobs in the server, in a way that can be ended without losing one."""
+"""Blocking waits for jobs, which can be ended without losing a job."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from core.broker.redis_connections import bounded_parser
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
 
-#: How long a claim blocks in the server when nobody ends it earlier, and where the ACL lets
-#: nobody do so: the wait for one queue then delays what arrives on the other.
+#: Seconds that a claim blocks in the server: normally, and where the ACL forbids CLIENT UNBLOCK.
+#: There, the wait for one queue delays a job that arrives on the other.
 BLOCK_S, SHORT_BLOCK_S = 2.0, 0.1
 
 
 class Waiter:
-    """A connection on which one blocking command at a time waits in the server."""
+    """A connection for blocking commands, one at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self.client = async_client(
@@ -27,13 +27,13 @@ class Waiter:
         )
         self._client_id: int | None = None
         self._waiting = False
-        #: How long one wait should last at most, in seconds.
+        #: Timeout that callers should use for one wait, in seconds.
         self.longest_s = BLOCK_S
 
     async def wait(self, *command: Any) -> Any:
-        """The reply of a blocking command; None if its time was over.
+        """The reply of a blocking command; None if it timed out.
 
-        A payload above MAX_MESSAGE_BYTES is Oversized in it: it is never held in memory.
+        A payload above MAX_MESSAGE_BYTES is returned as Oversized and never held in memory.
         """
         self._waiting = True
         try:
@@ -42,7 +42,7 @@ class Waiter:
             self._waiting = False
 
     async def unblock(self, other: Any) -> None:
-        """Have the server end the wait, asked over another connection."""
+        """Make the server end the wait, by a command on another connection."""
         if self._waiting and self._client_id:
             with contextlib.suppress(*REDIS_ERRORS):  # the wait itself will notice
                 await other.execute_command("CLIENT UNBLOCK", self._client_id)

@@ -1,6 +1,6 @@
-"""The commands of worker.py that are the worker's own. Each module has `add`, which describes it.
+"""The worker's own commands of worker.py. Each module has `add`, which defines its arguments.
 
-What takes long to import (torch, OpenCV) is imported by the commands that need it.
+Modules that take long to import (torch, OpenCV) are imported only by the commands that need them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from core.telemetry.logs import printable
 
 
 class Command(Protocol):
-    """A module with a command."""
+    """A module that defines a command."""
 
     def add(self, commands: Any) -> None:
-        """Describe the command to argparse."""
+        """Add the command's parser."""
 
 
 def main(arguments: list[str] | None, commands: Sequence[Command]) -> int:
-    """Run one of the commands, `run` by default; the exit status."""
+    """Run one of the commands, `run` by default; returns the exit status."""
     options = _parser(commands).parse_args(arguments)
     try:
         return int(options.command(options))
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None, commands: Sequence[Command]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has had enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush
         return 1
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: options, tables, a connection to Redis."""
+"""Shared by the commands: options, tables, a connection to Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RedisUnavailable(WorkerError):
 def add_command(
     commands: Any, name: str, summary: str, examples: str, command: Callable[..., int]
 ) -> argparse.ArgumentParser:
-    """A command with `--json`, and with examples at the end of its help, one a line."""
+    """Add a command with `--json` and with `examples`, one per line, at the end of its help."""
     lines = "\n".join(f"  python worker.py {line.strip()}" for line in examples.strip().split("\n"))
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -46,7 +46,7 @@ def add_command(
 
 @contextlib.contextmanager
 def connected(settings: Settings) -> Iterator[redis.Redis]:
-    """A client; what Redis cannot do ends the command with one line."""
+    """A client; an error of Redis ends the command with one line."""
     try:
         with sync_client(settings) as client:
             yield client
@@ -58,8 +58,8 @@ def connected(settings: Settings) -> Iterator[redis.Redis]:
 
 
 @contextlib.contextmanager
-def every_end_is_an_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end a command as Ctrl-C does, so that it cleans up."""
+def signals_as_interrupts() -> Iterator[None]:
+    """Handle SIGTERM and a closed terminal like Ctrl-C, so that the command cleans up."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # nohup
@@ -72,12 +72,12 @@ def every_end_is_an_interrupt() -> Iterator[None]:
 
 
 def print_json(content: Any) -> None:
-    """Print an object for programs, in ASCII."""
+    """Print an object as JSON, in ASCII."""
     print(json.dumps(content))
 
 
 def print_json_list(items: Iterable[Any]) -> None:
-    """Print a list for programs, in ASCII, an item at a time: it may be a long one."""
+    """Print a list as JSON, in ASCII, item by item, because it may be long."""
     separator = "["
     for item in items:
         print(separator, json.dumps(item), sep="", end="")
@@ -86,7 +86,7 @@ def print_json_list(items: Iterable[Any]) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns, one line per row whatever the values contain."""
+    """Aligned columns, one line per row; control characters are escaped."""
     cells = [[printable(str(cell)) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -99,7 +99,7 @@ def duration(text: str) -> float:
     """Seconds of `90s`, `10m`, `2h` or `7d`; for argparse."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 10m, 2h or 7d")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a duration such as 90s, 10m, 2h or 7d")
     return float(match[1]) * UNITS[match[2] or "s"]
 
 

@@ -1,4 +1,4 @@
-"""`dead`: the list of jobs that were given up."""
+"""`dead`: the dead-letter list, jobs that were given up."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from core.telemetry.logs import printable
 
 
 class NothingNamed(WorkerError):
-    """A command that changes jobs was not told which."""
+    """No dead job is selected, or none matches."""
 
 
 def add(commands: Any) -> None:
-    """Describe the command and those below it."""
+    """Add the command's parser, with subcommands."""
     parser = commands.add_parser(
         "dead",
         help="list, show, retry or discard jobs that were given up",
@@ -42,13 +42,15 @@ def add(commands: Any) -> None:
     below = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     listing = add_command(
-        below, "list", "list dead jobs, the oldest first",
+        below,
+        "list",
+        "list dead jobs, the oldest first",
         "dead list\ndead list --reason segment_missing --newer-than 1h\n"
         "dead list --text banner.jpg --json",
         _list,
-    )  # fmt: skip
+    )
     _add_filters(listing)
-    listing.add_argument("--limit", type=int, default=0, metavar="N", help="the last N only")
+    listing.add_argument("--limit", type=int, default=0, metavar="N", help="only the last N")
 
     show = add_command(
         below, "show", "show everything about a dead job", "dead show 3f2a9c01d4e5", _show
@@ -56,20 +58,24 @@ def add(commands: Any) -> None:
     show.add_argument("ids", nargs="+", metavar="ID", help="start of an id, or a request's id")
 
     retry = add_command(
-        below, "retry", "put dead jobs back to the tail of their queues, with all their tries",
+        below,
+        "retry",
+        "put dead jobs back at the tail of their queues, with attempts reset",
         "dead retry 3f2a9c01d4e5\ndead retry --reason crashed --newer-than 1d\ndead retry --all",
         _retry,
-    )  # fmt: skip
+    )
     _add_filters(retry)
     retry.add_argument("--all", action="store_true", help="every dead job")
     retry.add_argument("--force", action="store_true", help="also those whose inputs are gone")
     retry.add_argument("--dry-run", action="store_true", help="only say which")
 
     discard = add_command(
-        below, "discard", "drop dead jobs for good, with their inputs in shared memory",
+        below,
+        "discard",
+        "drop dead jobs and unlink their inputs in shared memory",
         "dead discard 3f2a9c01d4e5\ndead discard --reason bad_json\ndead discard --older-than 2d",
         _discard,
-    )  # fmt: skip
+    )
     _add_filters(discard)
     discard.add_argument("--all", action="store_true", help="every dead job")
     discard.add_argument("--dry-run", action="store_true", help="only say which")
@@ -79,7 +85,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="start of an id, or a request's id")
     parser.add_argument("--reason", default="", help="such as crashed or segment_missing")
     parser.add_argument("--queue", choices=list(map(str, Kind)), help="the kind of its queue")
-    parser.add_argument("--text", default="", help="found in the error, request or image id")
+    parser.add_argument("--text", default="", help="part of the error, request or image id")
     parser.add_argument("--older-than", type=duration, metavar="TIME", help="such as 10m, 2h, 7d")
     parser.add_argument("--newer-than", type=duration, metavar="TIME", help="the same")
 
@@ -116,7 +122,7 @@ def _show(options: argparse.Namespace) -> int:
     with connected(settings) as client:
         dead = DeadList(settings, client)
         named = dead.matching(Filter(ids=tuple(options.ids)))
-        whole = (job for one in named if (job := dead.read(one)))
+        whole = (job for head in named if (job := dead.read(head)))
         described = (_described(dead, job, settings) for job in whole)
         first = next(described, None)
         if first is None:
@@ -124,8 +130,8 @@ def _show(options: argparse.Namespace) -> int:
         if options.json:
             print_json_list(chain([first], described))
             return 0
-        for about in chain([first], described):
-            for name, value in about.items():
+        for fields in chain([first], described):
+            for name, value in fields.items():
                 print(f"{name:<11}{printable(str(value))}")
             print()
     return 0
@@ -152,13 +158,13 @@ def _change(
     change: Callable[[DeadList, DeadJob], bool],
 ) -> int:
     settings = load_settings()
-    wanted = _filter(options, settings)
-    if wanted == Filter() and not options.all:
+    matches = _filter(options, settings)
+    if matches == Filter() and not options.all:
         raise NothingNamed("name dead jobs, give a filter, or --all")
     counts = Counter[str]()
 
     def outcomes(dead: DeadList) -> Iterator[dict[str, str]]:
-        for job in dead.matching(wanted):
+        for job in dead.matching(matches):
             if reason := refusal(dead, job):
                 outcome = f"left alone: {reason}"
             elif options.dry_run:
@@ -173,9 +179,9 @@ def _change(
         if options.json:
             print_json_list(changes)
         else:
-            for one in changes:
-                request = one["request_id"] or "no request"
-                print(printable(f"{one['id']}  {request}  {one['outcome']}"))
+            for entry in changes:
+                request = entry["request_id"] or "no request"
+                print(printable(f"{entry['id']}  {request}  {entry['outcome']}"))
             print(f"{counts[verb]} of {counts.total()} {verb}")
     if not counts and options.ids:
         raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
@@ -200,11 +206,11 @@ def _row(dead: DeadList, job: DeadJob) -> tuple[object, ...]:
 
 
 def _described(dead: DeadList, job: DeadJob, settings: Settings) -> dict[str, Any]:
-    """A job for people and programs; its message is None where only the entry's head was read."""
+    """A job as a dict; its message is None if only the entry's head was read."""
     message: Any = None
     if job.payload is not None:
         message = job.payload[: settings.max_message_bytes].decode("utf-8", "replace")
-        with contextlib.suppress(ValueError, RecursionError):  # else as it is
+        with contextlib.suppress(ValueError, RecursionError):  # else as text
             message = json.loads(message)
     return {
         "id": job.id,

@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong, and how to mend it."""
+"""`doctor`: checks everything a worker needs and suggests fixes."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ MARKS = {"ok": "ok  ", "warning": "warn", "problem": "FAIL"}
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "doctor",
-        "check settings, /dev/shm, Redis and the model, and say how to mend what is wrong",
-        "doctor\ndoctor redis shm\nREDIS_URL=redis://other:6379 python worker.py doctor --json",
+        "check settings, /dev/shm, Redis and the model, and suggest fixes",
+        "doctor\ndoctor redis shm\ndoctor --json",
         command,
     )
     parser.add_argument(
-        "checks", nargs="*", metavar="CHECK", help="settings, shm, redis or model; all if none"
+        "checks", nargs="*", metavar="CHECK", help="settings, shm, redis or model; default: all"
     )
 
 
 def command(options: argparse.Namespace) -> int:
-    """0 unless something keeps a worker from working."""
+    """Print the findings; returns 1 if one of them is a problem, else 0."""
     from core.commands.checks import CHECKS, Finding, Level, examine
 
     if unknown := set(options.checks) - set(CHECKS):
         raise SettingsError(f"no check {', '.join(unknown)}: there are {', '.join(CHECKS)}")
-    logging.getLogger().addHandler(logging.NullHandler())  # the findings say it
+    logging.getLogger().addHandler(logging.NullHandler())  # findings replace log lines
     try:
         settings = load_settings()
-        found = examine(settings, options.checks or list(CHECKS))
+        running = examine(settings, options.checks or list(CHECKS))
     except SettingsError as error:
-        mend = "set these environment variables as the text says, or unset them"
-        found = iter([Finding("settings", Level.PROBLEM, str(error), mend)])
+        remedy = "set these environment variables as the text says, or unset them"
+        running = iter([Finding("settings", Level.PROBLEM, str(error), remedy)])
     findings = []
-    for finding in found:
+    for finding in running:
         findings.append(finding)
         if not options.json:
             print(printable(f"{MARKS[finding.level]}  {finding.check:<9} {finding.message}"))
-            if finding.mend:
-                print(printable(f"{'':15} → {finding.mend}"), flush=True)
+            if finding.remedy:
+                print(printable(f"{'':15} → {finding.remedy}"), flush=True)
     counts = Counter(finding.level for finding in findings)
     if options.json:
         print_json([asdict(finding) for finding in findings])

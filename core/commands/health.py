@@ -1,4 +1,4 @@
-"""`health`: ask a running worker whether it is well, for HEALTHCHECK and the like."""
+"""`health`: asks a running worker whether it is healthy, for HEALTHCHECK and the like."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from core.telemetry.logs import printable
 TIMEOUT_S: Final = 5.0
 
 WITHOUT_PORT: Final = """With
-ADMIN_PORT=0 its heartbeat in Redis tells. While Redis cannot be used the worker then
-counts as alive, since a new process would not change that, and as not ready."""
+ADMIN_PORT=0, its heartbeat in Redis is checked. While Redis cannot be used, the worker then
+counts as alive, because a new process would not help, and as not ready."""
 
 
 class NoWorker(WorkerError):
-    """Nobody answers."""
+    """No worker answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a worker said of itself; port 0 is its heartbeat."""
+    """A worker's answer; port 0 stands for its heartbeat."""
 
     port: int
     healthy: bool
@@ -39,11 +39,11 @@ class Answer:
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "health",
-        "ask the worker in this container or on this host whether it is well",
+        "ask the worker in this container or on this host whether it is healthy",
         "health\nhealth --ready\nhealth --port 9091 --json",
         command,
     )
@@ -51,19 +51,21 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--ready",
         action="store_true",
-        help="whether it takes jobs (/readyz), and not only whether it lives (/livez)",
+        help="check whether it takes jobs (/readyz), not only whether it is alive (/livez)",
     )
     parser.add_argument(
-        "--port", type=int, help="the worker there; otherwise all that share this process namespace"
+        "--port",
+        type=int,
+        help="only the worker on this port; default: all in this process namespace",
     )
 
 
 def command(options: argparse.Namespace) -> int:
-    """0 if every worker that answers is well, 1 if one is not or none answers."""
+    """Print the answers; returns 0 if all workers are healthy, else 1."""
     settings = load_settings()
     path = "/readyz" if options.ready else "/livez"
     if options.port is None and settings.admin_port == 0:
-        answers = _beating(settings, ready=options.ready)
+        answers = _from_heartbeats(settings, ready=options.ready)
     else:
         answers = _answers(settings, path, options.port)
     if not answers:
@@ -82,7 +84,7 @@ def command(options: argparse.Namespace) -> int:
     return 0 if all(answer.healthy for answer in answers) else 1
 
 
-def _beating(settings: Settings, *, ready: bool) -> list[Answer]:
+def _from_heartbeats(settings: Settings, *, ready: bool) -> list[Answer]:
     """Without an admin port: the workers of this process namespace that have a heartbeat."""
     me = current_identity(settings)
     try:
@@ -92,14 +94,14 @@ def _beating(settings: Settings, *, ready: bool) -> list[Answer]:
         if ready:
             raise
         return [Answer(0, True, f"no heartbeat can be read, which counts as alive: {error}")]
-    alive = [one for one in workers if _is_here(one.process)]
+    alive = [worker for worker in workers if _is_here(worker.process)]
     if not alive:
         raise NoWorker("ADMIN_PORT=0, and no worker of this host has a heartbeat in Redis")
-    return [Answer(0, True, f"{one.worker} has a heartbeat in Redis") for one in alive]
+    return [Answer(0, True, f"{worker.worker} has a heartbeat in Redis") for worker in alive]
 
 
 def _is_here(process: str) -> bool:
-    """Whether a process, as `process_name` has it, is alive in this process namespace."""
+    """Whether a process, named as by `process_name`, is alive in this process namespace."""
     namespace, _, pid = process.partition(":")
     here = process_name().partition(":")[0]
     return namespace == here and pid.isdecimal() and Path(f"/proc/{pid}").exists()
@@ -111,16 +113,16 @@ def _answers(settings: Settings, path: str, port: int | None) -> list[Answer]:
     if port is not None:
         return [answer for answer, _ in [_ask(host, port, path)] if answer]
     ports = ports_from(settings.admin_port)
-    # At once: somebody else's server that is mute costs the time-out.
+    # In parallel: another program's server that does not answer costs the timeout.
     with ThreadPoolExecutor(len(ports), "health") as threads:
-        asked = list(threads.map(lambda one: _ask(host, one, path), ports))
-    # With the host's network other containers' workers answer too; they have their own check.
+        asked = list(threads.map(lambda candidate: _ask(host, candidate, path), ports))
+    # On the host's network, workers of other containers answer too. They have their own check.
     mine = process_name().partition(":")[0]
     return [answer for answer, process in asked if answer and process.partition(":")[0] == mine]
 
 
 def _ask(host: str, port: int, path: str) -> tuple[Answer | None, str]:
-    """A worker's answer, and the name of its process; None if there is no worker."""
+    """A worker's answer and the name of its process; None if the port is closed."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", path, headers={"Host": f"localhost:{port}"})
@@ -129,7 +131,7 @@ def _ask(host: str, port: int, path: str) -> tuple[Answer | None, str]:
     except ConnectionRefusedError:
         return None, ""
     except (OSError, http.client.HTTPException) as error:
-        # It hangs, or it is no worker: only the one on the expected port can be told.
+        # A hung worker, or another program. Without a process name, only --port reports it.
         return Answer(port, False, f"does not answer: {error}"), ""
     finally:
         connection.close()

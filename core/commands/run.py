@@ -1,4 +1,4 @@
-"""`run`: serve the queues."""
+"""`run`: serves the queues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ImportsDisagree(WorkerError):
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "run",
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     )
     for action in parser._actions:
         if action.dest == "json":
-            action.help = "log lines of JSON, as LOG_FORMAT=json"
+            action.help = "log as JSON, like LOG_FORMAT=json"
 
 
 def command(options: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def command(options: argparse.Namespace) -> int:
     form = "json" if getattr(options, "json", False) else settings.log_format
     configure_logging(settings.log_level, form)
 
-    # Only now, so that a wrong setting is told at once.
+    # After the settings, so that an invalid one is reported at once.
     try:
         from core.flow.service import serve
         from core.network import LaMa

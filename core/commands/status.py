@@ -24,7 +24,7 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "status",
@@ -38,18 +38,18 @@ def add(commands: Any) -> None:
         type=float,
         const=2.0,
         metavar="SECONDS",
-        help="show it again every SECONDS (2) until Ctrl-C, also when Redis has been away",
+        help="refresh every SECONDS (2) until Ctrl-C, also after an outage of Redis",
     )
 
 
 def command(options: argparse.Namespace) -> int:
-    """Show it once, or again and again."""
+    """Show the overview once, or repeatedly with --watch."""
     settings = load_settings()
     if options.watch is None:
         with connected(settings) as client:
             _show(options, read_overview(client, settings))
         return 0
-    with contextlib.suppress(KeyboardInterrupt):  # its proper end, at whatever moment
+    with contextlib.suppress(KeyboardInterrupt):  # the normal end, at any moment
         _watch(options, settings)
     return 0
 
@@ -61,7 +61,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> None:
         try:
             with connected(settings) as client:
                 overview = read_overview(client, settings)
-        except RedisUnavailable as error:  # it may come back; one line is enough for an outage
+        except RedisUnavailable as error:  # temporary; an outage is reported once
             if not away:
                 _print(options, {"error": str(error)}, f"{printable(str(error))}; trying again")
             away = True
@@ -99,27 +99,27 @@ def rendered(overview: Overview, before: Overview | None = None) -> str:
     rows += [
         (
             "orphaned",
-            one.jobs,
-            f"since {ago(one.seen, overview.at)}",
-            f"of dead workers on {one.host}; ORPHAN_AFTER_S says when they are given back",
+            orphan.jobs,
+            f"since {ago(orphan.seen, overview.at)}",
+            f"of dead workers on {orphan.host}; ORPHAN_AFTER_S says when they are given back",
         )
-        for one in overview.orphans
+        for orphan in overview.orphans
     ]
     workers = [
         (
-            one.worker if one.here else f"{one.worker} (other queues)",
-            ago(one.started, overview.at),
-            one.model,
-            f"{one.per_minute:g}",
-            one.done,
-            one.dead,
-            one.processing,
-            one.admin_port or "none",
+            worker.worker if worker.here else f"{worker.worker} (other queues)",
+            ago(worker.started, overview.at),
+            worker.model,
+            f"{worker.per_minute:g}",
+            worker.done,
+            worker.dead,
+            worker.processing,
+            worker.admin_port or "none",
         )
-        for one in overview.workers
+        for worker in overview.workers
     ]
     head = ("worker", "up", "model", "per minute", "done", "dead", "in hand", "admin port")
-    # A table needs a head; this one is read without.
+    # table() prints a header; the queues are shown without one.
     queues = "\n".join(table(("", "", "", ""), rows).splitlines()[1:])
-    found = table(head, workers) if workers else "no worker is alive on this Redis"
-    return f"{queues}\n\n{found}"
+    listed = table(head, workers) if workers else "no worker is alive on this Redis"
+    return f"{queues}\n\n{listed}"

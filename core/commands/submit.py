@@ -1,4 +1,4 @@
-"""`submit`: a picture of one's own."""
+"""`submit`: sends a picture to a running worker."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from core.commands.common import add_command, every_end_is_an_interrupt, print_json
+from core.commands.common import add_command, print_json, signals_as_interrupts
 from core.config import load_settings
 
 
 def add(commands: Any) -> None:
-    """Describe the command."""
+    """Add the command's parser."""
     parser = add_command(
         commands,
         "submit",
@@ -21,21 +21,29 @@ def add(commands: Any) -> None:
         command,
     )
     parser.add_argument("image", type=Path, help="the picture")
-    parser.add_argument("mask", type=Path, help="its mask: of the same size, not black = hole")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("inpainted.png"),
+        "mask", type=Path, help="its mask, of the same size; pixels that are not black are the hole"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("inpainted.png"),
         help="where the result goes (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--kind",
         choices=("long", "short", "auto"),
         default="auto",
-        help="the queue; auto takes the one whose canvas shrinks the picture least",
+        help="the queue; auto: the one whose canvas shrinks the picture least",
     )
     parser.add_argument(
-        "--timeout", type=float, default=120, metavar="SECONDS",
+        "--timeout",
+        type=float,
+        default=120,
+        metavar="SECONDS",
         help="how long to wait for the result (%(default)s)",
-    )  # fmt: skip
+    )
 
 
 def command(options: argparse.Namespace) -> int:
@@ -43,10 +51,15 @@ def command(options: argparse.Namespace) -> int:
     from core.client import submit_file
     from core.keys import Kind
 
-    asked = None if options.kind == "auto" else Kind(options.kind)
-    with every_end_is_an_interrupt():
+    kind_option = None if options.kind == "auto" else Kind(options.kind)
+    with signals_as_interrupts():
         kind, elapsed_s = submit_file(
-            load_settings(), options.image, options.mask, options.output, asked, options.timeout
+            load_settings(),
+            options.image,
+            options.mask,
+            options.output,
+            kind_option,
+            options.timeout,
         )
     if options.json:
         print_json({"output": str(options.output), "kind": kind, "seconds": round(elapsed_s, 3)})

@@ -1,4 +1,4 @@
-"""Filling batches and taking turns between the two queues."""
+"""Fills batches with jobs, alternating between the two queues."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Standing
 from core.config import Settings
-from core.contract import request_of
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.keys import Kind
-from core.telemetry import about, watch
+from core.telemetry import log_extra, watch
 
 log = logging.getLogger(__name__)
 
-#: Part of the wait for more jobs that may pass without one arriving. A lone job on an idle
-#: worker thus waits for a fifth of BATCH_MAX_WAIT_MS, one of a burst for all of it.
+#: Share of BATCH_MAX_WAIT_MS without a new job after which a batch is closed. So a lone job on an
+#: idle worker waits only 20 % of it; jobs of a burst may wait for all of it.
 QUIET_PART = 0.2
 
-#: Seconds of such a wait within which a stop is noticed.
+#: Longest sleep during this wait, in seconds; a stop is noticed after it.
 LONGEST_SLEEP_S = 0.1
+
+#: Seconds between two attempts to end a blocking claim at a stop.
+UNBLOCK_INTERVAL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Claimed jobs of one kind, all of which have failed `attempts` times before.
 
-    A job that has failed before is alone in its batch. So is one that is `superseded`: a newer
-    submission of its request is done, and this one is to be dropped.
+    A job that has failed before is alone in its batch. So is a `superseded` one, which is to be
+    dropped: a newer submission of its request is done.
     """
 
     kind: Kind
@@ -47,9 +49,9 @@ class Batch:
 class BatchSource:
     """Turns the two queues into a sequence of batches.
 
-    While both queues have work they take turns, batch by batch, whatever their lengths. A job
-    with an attempt against it is claimed alone and gets a batch of its own: if it is what kills
-    workers, no other job gets an attempt for that.
+    While both queues have jobs they alternate, batch by batch, whichever is longer. A job with an
+    attempt behind it is claimed alone and gets its own batch, so that no other job gets an attempt
+    if it kills the worker.
     """
 
     def __init__(self, settings: Settings, queues: Queues) -> None:
@@ -64,10 +66,10 @@ class BatchSource:
         self.is_claiming = False
 
     async def next_batch(self, most: int | None = None) -> Batch | None:
-        """The next batch, of at most so many jobs, as soon as there is one.
+        """Wait for the next batch, of at most `most` jobs; None once the source is stopped.
 
-        None once the source has been stopped. Returns to Redis by itself after an outage, and takes
-        up what was claimed without a reply. Raises RedisRefusal if Redis can never serve it.
+        Retries while Redis is away, and takes up jobs whose claim lost its reply. Raises
+        RedisRefusal for a permanent error.
         """
         self._most = most
         self.is_claiming = True
@@ -79,11 +81,11 @@ class BatchSource:
     async def _next_batch(self) -> Batch | None:
         backoff = Backoff()
         while not self._stopping:
-            watch.turned()
+            watch.claim_loop_alive()
             try:
                 batch = await self._fill()
             except REDIS_ERRORS as error:
-                self.suspect()
+                self.request_reconcile()
                 self._queues.link.down("claim", error)
                 await backoff.wait()
             else:
@@ -93,48 +95,53 @@ class BatchSource:
                     return batch
         return None
 
-    def suspect(self) -> None:
-        """Have the processing lists compared with what this worker knows before the next claim."""
+    def request_reconcile(self) -> None:
+        """Compare the processing lists with the known claims before the next claim."""
         self._reconcile_at = 0.0
 
     async def stop(self) -> None:
-        """Have next_batch() return soon. To be repeated until it has: another wait may begin."""
+        """Have next_batch() return None from now on; returns once no claim is in flight."""
         self._stopping = True
-        await self._queues.unblock()
+        while self.is_claiming:
+            # Repeated: a blocking command that is still on its way to Redis cannot be unblocked.
+            await self._queues.unblock()
+            await asyncio.sleep(UNBLOCK_INTERVAL_S)
 
     def unstarted(self) -> list[Claim]:
-        """The jobs that were claimed and not handed out, in the order of their claims."""
+        """The jobs that were claimed and not returned, in the order of their claims."""
         return self._claimed
 
     async def _fill(self) -> Batch | None:
         if time.monotonic() >= self._reconcile_at:
-            found = await self._queues.reconcile()
-            if found:
-                requests = [one[0] for claim in found if (one := request_of(claim.payload))]
+            recovered = await self._queues.reconcile()
+            if recovered:
+                requests = [claim.request_id for claim in recovered if claim.request]
                 log.warning(
                     "took up %d jobs that were claimed without a reply: %s",
-                    len(found), ", ".join(requests), extra=about(*requests),
-                )  # fmt: skip
-                self._claimed += found
+                    len(recovered),
+                    ", ".join(requests),
+                    extra=log_extra(*requests),
+                )
+                self._claimed += recovered
             self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
         if not self._claimed:
             await self._claim()
         if not self._claimed:
             return None
         standings = await self._queues.enter(self._claimed)
-        reach(Fault.CLAIMED)
+        fault_point(Fault.CLAIMED)
         entered = list(zip(self._claimed, standings, strict=True))
         kind = self._claimed[0].kind
-        entered.sort(key=lambda one: one[0].kind is not kind)
+        entered.sort(key=lambda entry: entry[0].kind is not kind)
         batch = self._choose(entered)
         surplus = [claim for claim, _ in entered[len(batch.claims) :]]
         self._claimed = []
-        if surplus:  # of the other kind, or of what was taken up without a reply
+        if surplus:  # of the other kind, or taken up by reconcile()
             await self._queues.release(surplus)
         return batch
 
     async def _claim(self) -> None:
-        # Every claim goes into self._claimed at once: an error further on must not forget it.
+        # Every claim is added to self._claimed at once, so that a later error does not lose it.
         for kind in (self._turn, self._turn.other):
             self._claimed += await self._queues.take(kind, self._size(kind))
             if self._claimed:
@@ -158,10 +165,10 @@ class BatchSource:
             if wait_s <= 0:
                 return
             began = time.monotonic()
-            # Soon: the order of a request's submissions is that of the books.
+            # Without delay, because submissions of a request are ordered by when they are recorded.
             await self._queues.enter(self._claimed)
             wait_s -= time.monotonic() - began
-            # Not by a blocking command: the server ends those up to 0.1 s late.
+            # Not a blocking command: the server ends those up to 0.1 s late.
             await self._wait(wait_s)
             if self._stopping:
                 return
@@ -171,11 +178,11 @@ class BatchSource:
             self._claimed += more
 
     async def _wait(self, wait_s: float) -> None:
-        """Sleep in short pieces: the loop shows that it lives, and a stop ends the wait."""
+        """Sleep in short pieces, to report that the loop is alive and to notice a stop."""
         end = time.monotonic() + wait_s
-        while not self._stopping and (left_s := end - time.monotonic()) > 0:
-            watch.turned()
-            await asyncio.sleep(min(left_s, LONGEST_SLEEP_S))
+        while not self._stopping and (remaining_s := end - time.monotonic()) > 0:
+            watch.claim_loop_alive()
+            await asyncio.sleep(min(remaining_s, LONGEST_SLEEP_S))
 
     def _size(self, kind: Kind) -> int:
         return min(self._settings.batch_size(kind), self._most or sys.maxsize)
@@ -184,12 +191,13 @@ class BatchSource:
         return sum(claim.kind is kind for claim in self._claimed)
 
     def _choose(self, entered: Sequence[tuple[Claim, Standing]]) -> Batch:
-        """The first of these jobs with as many of those after it as may share its batch."""
+        """A batch of the first of these jobs and of those after it that may share its batch."""
         first, standing = entered[0]
         kind = first.kind
         if standing != Standing(0):
             return Batch(kind, (first,), standing.attempts, standing.superseded)
-        fellows = itertools.takewhile(
-            lambda one: one[0].kind is kind and one[1] == Standing(0), entered[: self._size(kind)]
+        batch = itertools.takewhile(
+            lambda entry: entry[0].kind is kind and entry[1] == Standing(0),
+            entered[: self._size(kind)],
         )
-        return Batch(kind, tuple(claim for claim, _ in fellows), 0)
+        return Batch(kind, tuple(claim for claim, _ in batch), 0)

@@ -1,4 +1,4 @@
-"""The way out: results into shared memory, announced in Redis, and then the inputs unlinked."""
+"""Delivery: write results to shared memory, commit them in Redis, then unlink the inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.claims import Claim, Outcome
 from core.config import Settings
 from core.contract import Job, Segment, result_fields, result_name_start
 from core.errors import OutOfSharedMemory, TransientFailure
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.failures import Failures
 from core.identity import Identity
 from core.pixels import shm
@@ -27,14 +27,14 @@ from core.pixels.handover import Filled, Loaded, Restored
 from core.pixels.stages import Finisher
 from core.telemetry import tracing, transitions, watch
 
-#: Seconds that finished results wait for room in shared memory. The next batch waits behind them,
-#: and it may be its inputs that take the room, or those of jobs that are still in the queue.
+#: Seconds that finished results wait for room in shared memory. The wait holds up the next batch,
+#: whose inputs, or those of jobs in the queue, may be what fills the memory.
 ROOM_PATIENCE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A job whose result is in shared memory and not committed. It needs no pixels any more."""
+    """A job whose result is in shared memory and not yet committed. Its pixels are released."""
 
     claim: Claim
     job: Job
@@ -44,10 +44,10 @@ class Stored:
 
 @dataclass(slots=True)
 class Results:
-    """What has become of the results of a batch.
+    """The results of a batch.
 
-    `stored` are to be committed, `delivered` counts those that are committed, `unstored` are jobs
-    for whose results a stop found no room in shared memory.
+    `stored` are those to be committed, `delivered` is the number of committed ones, and `unstored`
+    are jobs for whose results a stop found no room in shared memory.
     """
 
     stored: list[Stored] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Results:
 
 
 class Deliverer:
-    """Stores the results of one batch after another, and commits them beside the next one's."""
+    """Stores and commits the results of batches; a batch is committed while the next is stored."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Deliverer:
         self._uids = settings.uids
         self._finisher = Finisher(settings)
         self._counter = itertools.count()
-        #: Where results are finished and written.
+        #: The threads that finish and write results.
         self.copiers = Copiers("store")
         self._unlink_thread = ThreadPoolExecutor(1, "unlink")
         self._committing = asyncio.Lock()
@@ -83,22 +83,22 @@ class Deliverer:
     async def store(
         self, jobs: Sequence[tuple[Claim, Loaded]], pictures: Sequence[Filled], attempts: int
     ) -> Results:
-        """Store the results of a batch with `attempts` failed tries behind it.
+        """Store the results of a batch whose jobs have `attempts` failed attempts.
 
-        Where there is no room in shared memory, what is stored is committed at once: its consumer
-        may make room. The rest waits a while and is then put off, unless a stop comes.
+        If some find no room in shared memory, the stored ones are committed at once: their
+        consumers free memory. The others wait; after ROOM_PATIENCE_S their jobs are postponed.
         """
         results = Results()
         backoff = Backoff()
         give_up_at = time.monotonic() + ROOM_PATIENCE_S
-        waiting = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
+        remaining = [(*job, picture) for job, picture in zip(jobs, pictures, strict=True)]
         while True:
-            results.stored, shortages = await self._store_each(waiting, attempts)
-            waiting = [job for job, _ in shortages]
-            if not waiting:
+            results.stored, shortages = await self._store_each(remaining, attempts)
+            remaining = [job for job, _ in shortages]
+            if not remaining:
                 return results
             await self.commit(results)
-            claims = [claim for claim, _, _ in waiting]
+            claims = [claim for claim, _, _ in remaining]
             if self._stop.is_set():
                 results.unstored = claims
                 return results
@@ -106,14 +106,14 @@ class Deliverer:
                 for claim, (_, shortage) in zip(claims, shortages, strict=True):
                     await self._failures.postpone(claim, shortage)
                 return results
-            # Computed and waiting: if this process dies meanwhile, they are not to blame.
+            # They only wait: if this process dies meanwhile, they are not to blame.
             self._queues.mark_work(claims, working=False)
             await backoff.wait(unless=self._stop)
 
     async def _store_each(
         self, jobs: Sequence[tuple[Claim, Loaded, Filled]], attempts: int
     ) -> tuple[list[Stored], list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]]]:
-        """Store results once; those that are stored, and those for which there is no room."""
+        """Store each result once; returns those that are stored, and those without room."""
         stored: list[Stored] = []
         shortages: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
         outcomes = await self.copiers.each(self._store, jobs)
@@ -136,33 +136,33 @@ class Deliverer:
         name = f"{start}{next(self._counter)}"
         result = self._finisher(loaded, picture)
         shm.write(name, result, self._settings.shm_file_mode, loaded.owner)
-        reach(Fault.SEGMENT_WRITTEN)
+        fault_point(Fault.SEGMENT_WRITTEN)
         watch.previews.keep(loaded.job, lambda: self._finisher.before(loaded), result)
         segment = Segment(name, result.shape, np.dtype(np.uint8))
         return Stored(claim, loaded.job, segment, loaded.began_at)
 
     async def commit(self, results: Results) -> None:
-        """Commit what is stored of a batch, and begin to clean up after it.
+        """Commit the stored results of a batch and start to clean up after them.
 
-        Batches are committed one after another, in the order of the calls. The jobs of one go to
-        Redis in one go, and their segments are unlinked in one.
+        Batches are committed one after another, in the order of the calls; the commands of a batch
+        go to Redis in one pipeline.
         """
         stored, results.stored = results.stored, []
         if not stored:
             return
         async with self._committing:
-            # Redis may take its time: if this process dies meanwhile, not on them.
-            self._queues.mark_work([one.claim for one in stored], working=False)
+            # They only wait for Redis: if this process dies meanwhile, they are not to blame.
+            self._queues.mark_work([result.claim for result in stored], working=False)
             with watch.stage("commit"):
-                outcomes = await asyncio.gather(*(self._commit(one) for one in stored))
-            reach(Fault.COMMITTED)
-            # What is announced may be cleaned up after while the next batch is committed.
-            await self.cleaned()
+                outcomes = await asyncio.gather(*(self._commit(result) for result in stored))
+            fault_point(Fault.COMMITTED)
+            # The cleanup of this batch runs while the next one is committed.
+            await self.wait_for_cleanup()
             self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
         results.delivered += sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
 
-    async def cleaned(self) -> None:
-        """Returns once the inputs of all that was delivered are gone."""
+    async def wait_for_cleanup(self) -> None:
+        """Wait until the inputs of everything delivered are unlinked."""
         if self._cleaning is not None:
             await self._cleaning
             self._cleaning = None
@@ -170,42 +170,44 @@ class Deliverer:
     async def _clean(
         self, stored: Sequence[Stored], outcomes: Sequence[tuple[Outcome, str]]
     ) -> None:
-        """Removes what nobody needs any more: inputs, older results, results that came too late."""
+        """Remove what is no longer needed: inputs, replaced results, uncommitted results."""
         replaced, useless, done = [], [], []
-        for one, (outcome, old) in zip(stored, outcomes, strict=True):
+        for result, (outcome, old) in zip(stored, outcomes, strict=True):
             if outcome is Outcome.COMMITTED:
-                done.append(one)
-                replaced += [(one.job.request_id, old)] * bool(old)
+                done.append(result)
+                replaced += [(result.job.request_id, old)] * bool(old)
                 continue
-            useless.append(one.segment.name)
+            useless.append(result.segment.name)
             if outcome is Outcome.SUPERSEDED:
-                await self._failures.drop_superseded(one.claim)
-                replaced.append((one.job.request_id, one.segment.name))
+                await self._failures.drop_superseded(result.claim)
+                replaced.append((result.job.request_id, result.segment.name))
             else:
-                transitions.lost(one.claim, one.job)
+                transitions.lost(result.claim, result.job)
         if replaced:
             await self._unlink(*(name for _, name in replaced))
-            reach(Fault.REPLACED_UNLINKED)
-            await asyncio.gather(*(self._queues.forget_replaced(*one) for one in replaced))
-        inputs = [name for one in done for name in (one.job.image.name, one.job.mask.name)]
+            fault_point(Fault.REPLACED_UNLINKED)
+            await asyncio.gather(*(self._queues.forget_replaced(*old) for old in replaced))
+        inputs = [name for result in done for name in (result.job.image.name, result.job.mask.name)]
         await self._unlink(*useless, *inputs)
         if done:
-            reach(Fault.INPUTS_UNLINKED)
+            fault_point(Fault.INPUTS_UNLINKED)
         await asyncio.gather(
             *(
-                self._queues.cleaned(one.claim, f"{one.segment.name} {one.job.request_id}")
-                for one in done
+                self._queues.drop_cleanup_entry(
+                    result.claim, f"{result.segment.name} {result.job.request_id}"
+                )
+                for result in done
             )
         )
-        for one in done:
-            reach(Fault.CLEANED)
-            transitions.done(one.job, one.segment.name)
+        for result in done:
+            fault_point(Fault.CLEANED)
+            transitions.done(result.job, result.segment.name)
 
-    async def _commit(self, one: Stored) -> tuple[Outcome, str]:
-        kind = one.claim.kind
-        fields = result_fields(one.job, one.segment, kind, self._identity.worker)
-        fields |= tracing.done(one.claim.payload, one.began_at, {"inpainting.queue": kind})
-        return await self._queues.commit(one.claim, one.job.request_id, one.segment.name, fields)
+    async def _commit(self, result: Stored) -> tuple[Outcome, str]:
+        claim, job, segment = result.claim, result.job, result.segment
+        fields = result_fields(job, segment, claim.kind, self._identity.worker)
+        fields |= tracing.done(claim.payload, result.began_at, {"inpainting.queue": claim.kind})
+        return await self._queues.commit(claim, job.request_id, segment.name, fields)
 
     async def _unlink(self, *names: str) -> None:
         loop = asyncio.get_running_loop()

@@ -1,9 +1,10 @@
-"""What a worker does when its device, and not its jobs, is at fault.
+"""Holds jobs while the device seems to be at fault.
 
-Jobs are given up one by one for what may be the device's fault: a crash, an error of the network,
-no memory. The first may be a bad picture. Where a second one would be given up and no result was
-delivered since, it is not. The worker then tries one job a minute until a result is delivered, by
-itself or by another worker of its namespace.
+Some failures may be the job's fault or the device's: a crash, an error of the network, no memory.
+The first job that would be given up for one is given up, since its picture may be bad. If a second
+one follows and no result has been delivered in between, the device is blamed: jobs are held, that
+is, not given up. The worker then tries one job a minute until this or another worker of its
+namespace delivers a result.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ log = logging.getLogger(__name__)
 #: Seconds between two tries.
 TRY_INTERVAL_S = 60.0
 
-#: Seconds between two looks at whether a result was delivered.
+#: Seconds between two checks whether a result was delivered.
 LOOK_INTERVAL_S: Final = 1.0
 
 OBSTACLE: Final = "device"
 
-#: The reason of a job on which its workers died.
+#: The reason of a job that killed its workers.
 CRASHED: Final = "crashed"
 
-#: Reasons that may be the fault of the device.
+#: Reasons for which the device may be at fault.
 DEVICE_REASONS: Final = (CRASHED, "inference_failed", "out_of_memory", "out_of_resources")
 
 
 class DeviceHold:
-    """Whether jobs are claimed one a minute, and when the next is."""
+    """Whether a hold is active, and when the next job may be tried."""
 
     def __init__(self, queues: Queues, stop: asyncio.Event) -> None:
         self._queues = queues
@@ -48,7 +49,7 @@ class DeviceHold:
         self.is_active = False
 
     def begin(self, error: JobError | str) -> None:
-        """Jobs fail one after another, lastly with this error."""
+        """Begin the hold: jobs fail one after another, the last one with this error."""
         reason = (
             f"jobs fail one after another and none is delivered ({error}): the device seems to be "
             f"at fault. No job is given up; one is tried every {TRY_INTERVAL_S:g} s. Look at the "
@@ -61,24 +62,24 @@ class DeviceHold:
         watch.set_obstacle(OBSTACLE, reason)
 
     def tried(self) -> None:
-        """A job is being tried; the next one has to wait."""
+        """Note that a job is being tried; the next one has to wait."""
         self._next_try_at = time.monotonic() + TRY_INTERVAL_S
 
     async def wait(self) -> None:
-        """While it lasts, wait until the next job may be tried."""
+        """While the hold is active, wait until the next job may be tried."""
         if not self._has_asked:
             await self._ask()
         while self.is_active and not self._stop.is_set():
-            watch.turned()
+            watch.claim_loop_alive()
             await self._end_if_over()
-            left_s = self._next_try_at - time.monotonic()
-            if not self.is_active or left_s <= 0:
+            remaining_s = self._next_try_at - time.monotonic()
+            if not self.is_active or remaining_s <= 0:
                 return
-            await pause(min(left_s, LOOK_INTERVAL_S), unless=self._stop)
+            await pause(min(remaining_s, LOOK_INTERVAL_S), unless=self._stop)
 
     async def _ask(self) -> None:
-        """Find out whether another worker, or this one before its restart, has begun the hold."""
-        with contextlib.suppress(*REDIS_ERRORS):  # then no job is claimed either
+        """Find out whether another worker, or this one before a restart, has begun a hold."""
+        with contextlib.suppress(*REDIS_ERRORS):  # then no job can be claimed either
             if await self._queues.is_device_held():
                 self.begin("every worker fails")
             self._has_asked = True
@@ -88,12 +89,12 @@ class DeviceHold:
             if await self._queues.is_device_held():
                 return
         except REDIS_ERRORS:
-            return  # it lasts until Redis says otherwise
+            return  # the hold lasts until Redis says otherwise
         self.is_active = False
         watch.clear_obstacle(OBSTACLE)
         log.info("a result was delivered: jobs are taken as usual")
 
 
 def may_be_the_devices(error: JobError) -> bool:
-    """Whether a job failed for something that may be the fault of the device, and not its own."""
+    """Whether a job failed for a reason for which the device may be at fault."""
     return error.reason in DEVICE_REASONS

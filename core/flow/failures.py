@@ -1,4 +1,4 @@
-"""What happens to a job that was not done: it waits for another try, is given back, or is dead."""
+"""Failed jobs: each is retried later, given back without an attempt, or put on the dead list."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import asyncio
 from core.broker.queues import Queues
 from core.claims import Claim, Outcome
 from core.config import Settings
-from core.contract import input_names, request_of
+from core.contract import input_names
 from core.errors import JobError, OutOfSharedMemory, TransientFailure
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.device_hold import DeviceHold, may_be_the_devices
 from core.pixels import shm
-from core.recovery.sight import Sight
+from core.recovery.visibility import ShmVisibility
 from core.telemetry import transitions
 
 
 class Failures:
-    """Puts jobs that were not done where they belong."""
+    """Decides what happens to failed jobs, and does it."""
 
-    def __init__(self, settings: Settings, queues: Queues, sight: Sight, hold: DeviceHold) -> None:
+    def __init__(
+        self, settings: Settings, queues: Queues, visibility: ShmVisibility, hold: DeviceHold
+    ) -> None:
         self._settings = settings
         self._queues = queues
-        self._sight = sight
+        self._sight = visibility
         self._hold = hold
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
-        """Have a job tried again later, or give it up, after `attempts` tries before this one."""
+        """Retry a job later or give it up, after `attempts` failed tries before this one."""
         if not isinstance(error, JobError):
             transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
@@ -42,32 +44,32 @@ class Failures:
             await self._give_up(claim, error, tried)
 
     async def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
-        """Have a job done later, behind the others of its queue, with nothing held against it."""
+        """Put a job behind the others of its queue, without an attempt."""
         delay_s = self._delay_s(0)
         transitions.postponed(claim, error, delay_s)
         await self._queues.retry(claim, counted=False, delay_s=delay_s)
 
     async def drop_superseded(self, claim: Claim) -> None:
-        """Remove the inputs of a job of whose request a newer result is out."""
+        """Unlink the inputs of a superseded job."""
         transitions.superseded(claim)
         names = input_names(claim.payload, self._settings)
         await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
-        await self._queues.cleaned(claim)
+        await self._queues.drop_cleanup_entry(claim)
 
     async def _try_again(
         self, claim: Claim, error: TransientFailure, attempts: int, tried: int
     ) -> None:
         delay_s = self._delay_s(attempts)
         transitions.failed(claim, error, tried, self._settings.max_attempts, delay_s)
-        reach(Fault.DELAYED)
+        fault_point(Fault.DELAYED)
         is_excused = self._hold.is_active and may_be_the_devices(error)
         await self._queues.retry(claim, counted=not is_excused, delay_s=delay_s)
-        reach(Fault.RETRIED)
+        fault_point(Fault.RETRIED)
 
     async def _give_up(self, claim: Claim, error: JobError, tried: int) -> None:
-        reach(Fault.FAILING)
+        fault_point(Fault.FAILING)
         outcome = await self._queues.fail(
-            claim, error, tried, request_of(claim.payload), device=may_be_the_devices(error)
+            claim, error, tried, claim.request, device=may_be_the_devices(error)
         )
         if outcome is Outcome.FAILED:
             transitions.failed(claim, error, tried, self._settings.max_attempts, None)
@@ -77,9 +79,9 @@ class Failures:
             self._hold.begin(error)
             transitions.given_back(claim, error)
             await self._queues.retry(claim, counted=False, delay_s=self._delay_s(0))
-        reach(Fault.FAILED)
+        fault_point(Fault.FAILED)
 
     def _delay_s(self, attempts: int) -> float:
-        """Seconds until the next try of a job that had failed `attempts` times before."""
+        """Seconds until the next try of a job that has failed `attempts` times before this one."""
         doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
         return min(doubled, float(self._settings.retry_delay_max_s))

@@ -1,4 +1,4 @@
-"""A batch's way through the worker: claimed, loaded, computed, stored, committed.
+"""The pipeline of a batch: claim, load, compute, store, commit.
 
 Each batch has a coroutine of its own, `BatchPipeline._process`. Each stage takes one batch after
 the other, in the order of their claims. So one batch is computed while the next one is loaded and
@@ -20,7 +20,7 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Outcome
 from core.config import Settings
 from core.errors import JobError, OutOfSharedMemory
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.batches import Batch, BatchSource
 from core.flow.delivery import Deliverer
 from core.flow.device import MOST_ON_DEVICE, Device
@@ -30,7 +30,7 @@ from core.identity import Identity
 from core.pixels.copying import Copiers
 from core.pixels.handover import Loaded, Network
 from core.pixels.stages import Loader
-from core.recovery.sight import Sight
+from core.recovery.visibility import ShmVisibility
 from core.telemetry import transitions
 
 #: Batches in hand at once: one ahead, those on the device, one being stored, one being committed.
@@ -61,9 +61,9 @@ class BatchPipeline:
         self._network = network
         self._stop = stop
         self._loader = Loader(settings, lambda: network.staging)
-        self.sight = Sight(settings, queues, stop)
+        self.visibility = ShmVisibility(settings, queues, stop)
         self._hold = DeviceHold(queues, stop)
-        self._failures = Failures(settings, queues, self.sight, self._hold)
+        self._failures = Failures(settings, queues, self.visibility, self._hold)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
         self._source = BatchSource(settings, queues)
         self._readers = Copiers("load")
@@ -82,10 +82,10 @@ class BatchPipeline:
         self._unstarted: list[Claim] = []
 
     async def run(self) -> None:
-        """Work; returns when the batches in hand at the stop are delivered.
+        """Run until a stop; returns when the batches in hand are delivered.
 
-        Raises HungInference if the network does not return in time, DeviceFault if it never will:
-        then `device.failed_at` has the jobs that it was given.
+        Raises HungInference if the network does not return in time, DeviceFault if the device is
+        broken; then `device.failed_at` has the jobs that it was given.
         """
         claiming = asyncio.create_task(self._claim_batches())
         await asyncio.wait({claiming, self._error}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,35 +96,34 @@ class BatchPipeline:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if self._error.done():
             self._error.result()
-        await self._deliver.cleaned()
+        await self._deliver.wait_for_cleanup()
 
     async def stop_claiming(self) -> None:
-        """End the wait for a batch. To be repeated until run() returns: another wait may begin."""
+        """Claim nothing from now on; returns once no claim is in flight."""
         await self._source.stop()
 
     async def put_back(self) -> None:
-        """Return what run() has claimed and not started to the queues."""
-        reach(Fault.STOPPED)
-        unheard: list[Claim] = []
+        """Return the jobs that run() has claimed and not started to their queues."""
+        fault_point(Fault.STOPPED)
+        unknown: list[Claim] = []
         unstarted = self._unstarted + self._source.unstarted()
         with contextlib.suppress(*REDIS_ERRORS):  # without Redis, they are left to a reaper
-            unheard = await self._queues.reconcile()
-            if unstarted or unheard:
-                await self._queues.enter(unstarted + unheard)  # their order is kept
-        await self._queues.release(unstarted + unheard)
-        reach(Fault.RELEASED)
+            unknown = await self._queues.reconcile()
+            if unstarted or unknown:
+                await self._queues.enter(unstarted + unknown)  # their order is kept
+        await self._queues.release(unstarted + unknown)
+        fault_point(Fault.RELEASED)
 
     async def give_back_unfinished(self) -> None:
-        """End claiming, and put back what this process ends without finishing.
+        """End claiming, and put back the unfinished jobs of a process that must end.
 
-        Results that are computed are delivered, if that is quick. The jobs that the device hung at
-        have an attempt more. Those that it failed at do not, but go behind the others: should one
-        of their pictures break the device, the others are done first. With at-least-once delivery
-        the rest stays in the processing lists, for Recovery.give_back_own().
+        Results that are computed already are delivered, if that takes less than DELIVERING_S. An
+        attempt is added to the jobs that the device hung at. The jobs that it failed at get none,
+        but go behind the others: if one of their pictures breaks the device, the others are done
+        first. With at-least-once delivery the rest stays in the processing lists, for
+        Recovery.give_back_own().
         """
-        while self._source.is_claiming:  # what is given back must not be claimed here again
-            await self._source.stop()
-            await asyncio.sleep(0.005)
+        await self._source.stop()  # jobs given back must not be claimed here again
         if self._computed:
             await asyncio.wait(self._computed, timeout=DELIVERING_S)
         for claim in self.device.failed_at:
@@ -133,9 +132,9 @@ class BatchPipeline:
         if not self._queues.fenced:
             await self._queues.release(self._queues.held())
 
-    def suspect(self) -> None:
-        """Have the processing lists compared with what is in hand before the next claim."""
-        self._source.suspect()
+    def request_reconcile(self) -> None:
+        """Compare the processing lists with the known claims before the next claim."""
+        self._source.request_reconcile()
 
     # -- batches ------------------------------------------------------------------------------
 
@@ -143,9 +142,9 @@ class BatchPipeline:
         while True:
             await self._in_hand.acquire()
             await self._ahead.acquire()
-            await self.sight.wait()
+            await self.visibility.wait()
             await self._hold.wait()
-            is_careful = self.sight.is_blind or self._hold.is_active
+            is_careful = self.visibility.is_blind or self._hold.is_active
             batch = await self._source.next_batch(1 if is_careful else None)
             if batch is None or self._error.done():
                 return
@@ -163,9 +162,9 @@ class BatchPipeline:
                 await asyncio.wait({processing})
 
     async def _wait_for_others(self, batch: Batch) -> None:
-        """Return once no other batch is in hand: if this one kills the process, it is alone.
+        """Wait until no other batch is in hand, since this batch may kill the process.
 
-        If the process dies meanwhile, this one is not to blame.
+        If the process dies during the wait, this batch is not to blame.
         """
         self._queues.mark_work(batch.claims, working=False)
         while self._batches:
@@ -178,10 +177,10 @@ class BatchPipeline:
                 await self._failures.drop_superseded(claim)
 
     async def _process(self, batch: Batch) -> None:
-        """Do all that is to be done for one batch."""
+        """Load, compute, store and commit one batch."""
         claimed_at = time.monotonic()
         jobs = await self._load(batch)
-        reach(Fault.LOADED)
+        fault_point(Fault.LOADED)
         if not jobs:
             self._ahead.release()
             return
@@ -189,7 +188,7 @@ class BatchPipeline:
         if self._hold.is_active:
             self._hold.tried()
         claims = [claim for claim, _ in jobs]
-        if has_to_wait := self.device.is_busy:  # if this process dies now, they are not to blame
+        if has_to_wait := self.device.is_busy:  # if this process dies meanwhile, they are not to blame
             self._queues.mark_work(claims, working=False)
         async with self.device.slots:
             async with self.device.launching:
@@ -201,7 +200,7 @@ class BatchPipeline:
                     self._queues.mark_work(claims, working=True)
                 launched = await self.device.launch(jobs)
             pictures, infer_s = await self.device.collect(launched)
-        reach(Fault.INFERRED)
+        fault_point(Fault.INFERRED)
         if coroutine := asyncio.current_task():
             self._computed.add(coroutine)
         async with self._storing:
@@ -209,7 +208,7 @@ class BatchPipeline:
             batch_jobs = [loaded.job for _, loaded in jobs]
             results = await self._deliver.store(jobs, pictures, batch.attempts)
         self._unstarted += results.unstored
-        del jobs, launched, pictures  # nobody needs their pixels any more
+        del jobs, launched, pictures  # releases their pixels
         await self._deliver.commit(results)
         now = time.monotonic()
         transitions.batch_done(
@@ -233,7 +232,7 @@ class BatchPipeline:
         if jobs or not shortages:
             self._shortage.reset()
         if shortages:
-            # A moment may do. While no job at all finds room, the waits grow.
+            # Memory may be freed soon. While no job at all finds room, the waits grow.
             await self._shortage.wait(unless=self._stop)
             more, shortages = await self._read(batch, [claim for claim, _ in shortages])
             jobs += more
@@ -249,15 +248,15 @@ class BatchPipeline:
         shortages: list[tuple[Claim, OutOfSharedMemory]] = []
         outcomes: list[Loaded | Exception]
         if batch.attempts >= self._settings.max_attempts:
-            # While the device is at fault it is not given up, but makes way for the next one.
+            # If the device is at fault, the job is held instead of given up.
             outcomes = [JobError(CRASHED, "every worker that tried this job died on it")]
         else:
-            asks_device = self._network.staging is not None  # which may hang
+            asks_device = self._network.staging is not None  # the device may hang
             reading = self._readers.each(
                 self._loader, [(claim,) for claim in claims], waits_for_device=asks_device
             )
             outcomes = await (self.device.in_time(reading, claims) if asks_device else reading)
-        self.sight.note(claims, outcomes)
+        self.visibility.note(claims, outcomes)
         for claim, outcome in zip(claims, outcomes, strict=True):
             if isinstance(outcome, OutOfSharedMemory):
                 shortages.append((claim, outcome))

@@ -1,4 +1,4 @@
-"""The daemon: its life from the first registration to the last, and the signals that end it."""
+"""The daemon: start, registration, serving, signals and shutdown."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, Final, NoReturn
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from core.admin import start_admin
-from core.broker.at_most_once import open_queues
 from core.broker.heartbeat import Heartbeat
+from core.broker.open import open_queues
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Delivery, Settings
 from core.errors import RedisRefusal, RedisUnsuitable, WorkerError
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.flow.pipeline import BatchPipeline
-from core.flow.waiting import put_back_in_time
+from core.flow.waiting import promote_due_jobs
 from core.identity import Identity, current_identity
 from core.memory import settle_memory
 from core.pixels import shm
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 EXIT_CLEAN: Final = 0
 EXIT_UNCLEAN: Final = 1
 
-#: Seconds for giving jobs back and deregistering at the end, if Redis answers slowly or not at all.
+#: Seconds that giving jobs back and deregistering may take at the end, if Redis is slow or away.
 LEAVING_S: Final = 5.0
 
 
 class Service:
-    """One worker: a process, its event loop, threads for each stage and one for the heartbeat."""
+    """One worker: an event loop, threads for each stage, and a thread for the heartbeat."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class Service:
         )
         self._hurry = asyncio.Event()
         self._second_signal = 0
-        self._recovery = Recovery(settings, identity, queues.link, self._pipeline.sight)
+        self._recovery = Recovery(settings, identity, queues.link, self._pipeline.visibility)
 
     async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; the exit status.
+        """Serve until SIGTERM or SIGINT; returns the exit status.
 
-        Raises RedisUnsuitable if the server cannot serve, RedisRefusal if it refuses a call for
-        good, HungInference or DeviceFault if only a new process can compute.
+        Raises RedisUnsuitable if the server does not meet the requirements, RedisRefusal for a
+        permanent error, HungInference or DeviceFault if only a new process can compute.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,16 +76,16 @@ class Service:
         heartbeat = Heartbeat(
             self._settings,
             self._identity,
-            on_revival=lambda: _soon(loop, self._pipeline.suspect),
+            on_revival=lambda: _soon(loop, self._pipeline.request_reconcile),
         )
         heartbeat.start()
-        reach(Fault.REGISTERED)
+        fault_point(Fault.REGISTERED)
         watch.serving(self._identity.worker, self._queues.in_flight)
         with contextlib.suppress(*REDIS_ERRORS):
-            await self._recovery.look_around()
+            await self._recovery.recover_other_crews()
         background = [
             asyncio.create_task(task)
-            for task in (self._recovery.run(), put_back_in_time(self._queues), _pulse())
+            for task in (self._recovery.run(), promote_due_jobs(self._queues), _pulse())
         ]
         status = EXIT_UNCLEAN
         try:
@@ -102,8 +102,8 @@ class Service:
                 log.error("redis does not answer: what is left is recovered by other workers")
 
     async def _leave(self, heartbeat: Heartbeat, *, is_clean: bool) -> None:
-        """Give back what is left, and deregister last."""
-        # Without a heartbeat others recover what is left, should this process end half-way.
+        """Give back unfinished jobs, then deregister."""
+        # First, so that other workers recover the rest if this process dies half-way.
         await asyncio.to_thread(heartbeat.stop)
         with contextlib.suppress(*REDIS_ERRORS, RedisRefusal):
             if is_clean:
@@ -141,9 +141,11 @@ class Service:
         if uids := shm.not_unlinkable(self._settings.uids):
             log.warning(
                 "SHM_ALLOWED_UIDS: this worker (uid %d) can't unlink segments of uid %s in %s, so "
-                "that the inputs of their jobs stay: run both under one uid, or the worker as root",
-                os.geteuid(), ", ".join(map(str, uids)), shm.SHM_FOLDER,
-            )  # fmt: skip
+                "the inputs of their jobs stay: run both under one uid, or the worker as root",
+                os.geteuid(),
+                ", ".join(map(str, uids)),
+                shm.SHM_FOLDER,
+            )
         log.info(
             "worker %s takes jobs from %s and %s",
             self._identity.worker,
@@ -158,7 +160,7 @@ class Service:
         for task in (working, *background):
             if task.done():
                 stop.cancel()
-                task.result()  # it only ends before the stop by an error
+                task.result()  # raises: before a stop, only an error ends it
         grace_s = self._settings.shutdown_grace_s
         finishing: asyncio.Future[Any] = asyncio.ensure_future(self._finish(working))
         hurry: asyncio.Future[Any] = asyncio.ensure_future(self._hurry.wait())
@@ -174,10 +176,10 @@ class Service:
         return 128 + self._second_signal if self._second_signal else EXIT_UNCLEAN
 
     async def _finish(self, working: asyncio.Future[Any]) -> None:
-        while not working.done():
-            await self._pipeline.stop_claiming()
-            await asyncio.wait({working}, timeout=0.02)
+        stopping = asyncio.create_task(self._pipeline.stop_claiming())
+        await asyncio.wait({working})  # unlike `await working`, this does not pass a cancel on
         working.result()
+        await stopping
         await self._pipeline.put_back()
 
     def _on_signal(self, number: int) -> None:
@@ -197,13 +199,13 @@ class Service:
 def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> NoReturn:
     """Load the network, serve until a signal, and end the process with the exit status."""
     settle_memory()
-    # Until there is something to finish, a stop is clean at once. (As process 1 of a container,
-    # a program without a handler does not even notice the signal.)
+    # While there is nothing to finish, a stop is clean at once. (Process 1 of a container ignores
+    # signals for which it has no handler.)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave_now(EXIT_CLEAN))
 
-    # Loaded where it will be used: OpenMP keeps a team of threads for each thread that computes,
-    # and a second team makes both slower by a sixth.
+    # The thread that computes also loads the network: OpenMP keeps a team of threads for each
+    # thread that computes, and a second team makes both slower by a sixth.
     infer_thread = ThreadPoolExecutor(1, "infer")
 
     async def run(network: Network) -> NoReturn:
@@ -214,15 +216,15 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
             try:
                 status = await service.run()
             finally:
-                if admin:  # after an error too: it takes back the pictures that are tried
+                if admin:  # after an error too: this takes back pictures being tried
                     await asyncio.to_thread(admin.stop)
             await asyncio.to_thread(tracing.flush)
-            # Left from inside the loop, whose own end would wait for what may hang.
+            # From inside the event loop: closing it would wait for threads, which may hang.
             leave_now(status)
 
     with _reported():
         tracing.start()
-        admin = start_admin(settings)  # so that probes are answered while the network is loaded
+        admin = start_admin(settings)  # before the network is loaded, so that probes are answered
         network = infer_thread.submit(load_network, settings).result()
         log.info("model %s: %s", settings.lama_checkpoint_path, network.describe())
         network.prepare()
@@ -234,26 +236,26 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
 
 @contextlib.contextmanager
 def _reported() -> Iterator[None]:
-    """End the process on an error, with one line for those that are raised on purpose."""
+    """End the process on an error, with one log line for a WorkerError."""
     try:
         yield
     except WorkerError as error:
         log.critical("%s", error)
         leave_now(EXIT_UNCLEAN)
     except Exception:
-        log.critical("the worker ends on an error that it does not know", exc_info=True)
+        log.critical("the worker ends on an unexpected error", exc_info=True)
         leave_now(EXIT_UNCLEAN)
 
 
 async def _pulse() -> None:
-    """Show that the loop comes round."""
+    """Report every second that the event loop is alive."""
     while True:
-        watch.looped()
+        watch.event_loop_alive()
         await asyncio.sleep(1)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Call back in the loop from another thread; the loop may have ended."""
+    """Schedule a callback in the loop from another thread; does nothing if the loop has ended."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
 

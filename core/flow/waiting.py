@@ -1,4 +1,4 @@
-"""Jobs that wait for another try wait in Redis; here they are put back to their queues in time."""
+"""Moves jobs that wait for another try from the delayed sets to their queues when they are due."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from core.keys import Kind
 
 log = logging.getLogger(__name__)
 
-#: Longest time between two looks, in seconds: other workers' jobs wait there too.
+#: Longest time between two checks, in seconds: other workers add jobs to these sets too.
 LOOK_S: Final = 1.0
 
 
-async def put_back_in_time(queues: Queues) -> None:
-    """Move jobs that have waited long enough to the tails of their queues, until cancelled.
+async def promote_due_jobs(queues: Queues) -> None:
+    """Move due jobs to the tails of their queues, until cancelled.
 
-    Every worker of a queue does so: it costs a call a second, and no job depends on one worker.
+    Every worker of a queue does this: it costs a call a second, and no job depends on one worker.
     """
     backoff = Backoff()
     while True:
         queues.waits_added.clear()
         try:
-            next_s = min([await _put_back(queues, kind) for kind in Kind])
+            next_s = min([await _promote(queues, kind) for kind in Kind])
         except REDIS_ERRORS as error:
             queues.link.down("waiting", error)
             await backoff.wait()
@@ -35,8 +35,8 @@ async def put_back_in_time(queues: Queues) -> None:
         await pause(next_s, unless=queues.waits_added)
 
 
-async def _put_back(queues: Queues, kind: Kind) -> float:
-    """Seconds until it is to be called again."""
+async def _promote(queues: Queues, kind: Kind) -> float:
+    """Move the due jobs of a kind; returns the seconds until the next call."""
     moved, next_s = await queues.promote(kind)
     if moved:
         log.debug("%d %s jobs have waited for another try", moved, kind)

@@ -1,4 +1,4 @@
-"""Threads that share what is to be done to each job of a batch: reading it, writing its result."""
+"""Thread pools that copy a batch's segments from and to shared memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from core.telemetry import watch
 
 Outcome = TypeVar("Outcome")
 
-#: Threads that copy at most: with more of them, memory is what they wait for.
+#: Largest number of threads that copy; more are limited by the memory's bandwidth.
 MOST: Final = 4
 
 
 class Copiers:
-    """Some threads; most of what a copy takes is the system's work, which cores do side by side."""
+    """A thread pool. Most of a copy is work of the kernel, which runs in parallel."""
 
     def __init__(self, name: str) -> None:
-        """`name` is the stage's."""
+        """`name` is the name of the stage."""
         self._name = name
         self._count = copying_threads()
         self.threads = ThreadPoolExecutor(self._count, name)
@@ -34,10 +34,10 @@ class Copiers:
         *,
         waits_for_device: bool = False,
     ) -> list[Outcome | Exception]:
-        """What a call returns or raises for the arguments in each item.
+        """Call `act` with the arguments in each item; the results or exceptions, in order.
 
-        So one job's error doesn't touch its batch mates. /livez tells of a call that doesn't come
-        back, unless it may wait for a device, which has a time-out of its own.
+        An error of one job does not affect the rest of its batch. /livez reports a call that hangs,
+        unless `waits_for_device`: that has a timeout of its own.
         """
         with contextlib.nullcontext() if waits_for_device else watch.stage(self._name):
             return await self._each(act, items)
@@ -46,7 +46,7 @@ class Copiers:
         self, act: Callable[..., Outcome], items: Sequence[Sequence[object]]
     ) -> list[Outcome | Exception]:
         loop = asyncio.get_running_loop()
-        # Once per thread: the loop is woken by each call's end, and competes with the others.
+        # One call per thread: the end of each call wakes the event loop, which competes for cores.
         shares = [items[first :: self._count] for first in range(min(self._count, len(items)))]
         calls = [loop.run_in_executor(self.threads, self._outcomes, act, share) for share in shares]
         outcomes = await asyncio.gather(*calls)
@@ -63,9 +63,9 @@ class Copiers:
 
 
 def copying_threads() -> int:
-    """How many threads are worth having that copy from and to shared memory.
+    """The best number of threads that copy from or to shared memory.
 
-    Half as many as there are cores to be used, since reading and storing go on at the same time.
+    Half the number of available cores, because reading and storing run at the same time.
     """
     cores = float(len(os.sched_getaffinity(0)))
     if (limit := cpu_limit()) is not None:

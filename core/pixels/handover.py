@@ -1,4 +1,4 @@
-"""What the stages hand to each other, and what is asked of the one in the middle, the network."""
+"""The values that the stages pass on, and the interface of the network, the stage in the middle."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from core.contract import Job
 from core.errors import TransientFailure
-
-Picture = npt.NDArray[np.uint8]
+from core.pixels.arrays import Picture as Picture  # with the rest of the handover
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A job with its pixels.
 
-    `image` is H×W×3 RGB, `mask` H×W, where values above the threshold are holes, `original` the
-    picture before it was shrunk: BGR, `job.original_size` × 3, or None. `owner` is the uid of the
-    picture's segment, `began_at` when it was taken up, in unix seconds. `staged` is the network's
-    own: image and mask on its device.
+    `image` is H×W×3 RGB. `mask` is H×W; values above the threshold are holes. `original` is the
+    picture before it was shrunk, BGR, `job.original_size` × 3, or None. `owner` is the uid of the
+    picture's segment, `began_at` when loading began, in unix seconds. `staged` belongs to the
+    network: image and mask on its device.
     """
 
     job: Job
@@ -36,41 +34,41 @@ class Loaded:
 
 
 class Staging(Protocol):
-    """A device with memory of its own, which copies what is loaded while it computes."""
+    """A device with its own memory, to which loaded pictures are copied while it computes."""
 
     def place(self, shape: Sequence[int]) -> Picture:
-        """A uint8 array, of any values, that is quick to copy."""
+        """An uninitialised uint8 array that is fast to copy to the device."""
 
     def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> Any:
-        """Starts to copy H×W×3 RGB and H×W; None where that is left to the network."""
+        """Start to copy H×W×3 RGB and H×W; None if the network has to copy them itself."""
 
 
 class Pending(Protocol):
-    """A picture that is done, BGR, `original_size` × 3, but still on its way from the device."""
+    """A finished picture, BGR, `original_size` × 3, that is still being copied from the device."""
 
     def result(self) -> Picture:
-        """The picture, once it is here. Raises RuntimeError if the device has failed."""
+        """Wait for the picture. Raises RuntimeError if the device has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A picture that needs no more to be done to it: BGR, `original_size` × 3."""
+    """A finished picture: BGR, `original_size` × 3."""
 
     pixels: Picture
 
 
-#: For each job its picture with the hole filled, H×W×3 RGB, or finished, or why there is none.
+#: A job's picture with the hole filled (H×W×3 RGB), or finished, or why there is none.
 Filled = Picture | Pending | Restored | TransientFailure
 
 
 class Network(ABC):
-    """The second stage, as the service sees it; all but two of its members may stay as they are."""
+    """The second stage. Only `describe` and `__call__` must be overridden."""
 
-    #: A device that copies what is loaded while it computes, from when there is one.
+    #: Set once loaded pictures can be copied to the device while it computes.
     staging: Staging | None = None
 
-    #: time.monotonic() of the last step of a batch, for a network that works step by step: such a
-    #: one is slow, not hung, for as long as it makes some.
+    #: time.monotonic() of the last step, for a network that computes a batch in steps. While it
+    #: makes steps it is slow, but not hung.
     progressed_at: float = 0.0
 
     @abstractmethod
@@ -84,8 +82,8 @@ class Network(ABC):
         Raises DeviceFault if only a new process can help.
         """
 
-    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
-        """Called once before it serves."""
+    def prepare(self) -> None:  # noqa: B027 - optional
+        """Called once before serving."""
 
     @property
     def half_fallbacks(self) -> int:
@@ -93,13 +91,13 @@ class Network(ABC):
         return 0
 
     def collect(self, pictures: Sequence[Filled]) -> Sequence[Filled]:
-        """What `__call__` gave, when all of it has arrived from the device; nothing is pending.
+        """Wait for the pending ones among the results of `__call__`; returns all results.
 
-        Called in a thread of its own, and only if something was. Raises DeviceFault as well.
+        Called in a thread of its own, and only if one is pending. May raise DeviceFault too.
         """
         return pictures
 
 
 def is_pending(picture: Filled) -> TypeGuard[Pending]:
-    """Whether a picture has to be waited for."""
+    """Whether a picture is still on its way from the device."""
     return not isinstance(picture, np.ndarray | Restored | TransientFailure)

@@ -1,8 +1,8 @@
-"""Reading, writing and unlinking POSIX shared-memory segments that other programs own.
+"""Reads, writes and unlinks POSIX shared-memory segments that other programs share.
 
-On Linux a segment is a file in /dev/shm. It is read and written here as a file: a producer that
-truncates a mapped segment would kill this process with SIGBUS, and Python's `SharedMemory`
-(before 3.13) unlinks a segment that it merely attached when the process ends.
+On Linux a segment is a file in /dev/shm. It is read and written here as a file, not mapped: a
+producer that truncates a mapped segment would kill this process with SIGBUS. Python's
+`SharedMemory` (before 3.13) also unlinks segments that the process has only attached.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ def read(
     allowed_uids: Collection[int],
     place: Callable[[tuple[int, ...], np.dtype[np.generic]], npt.NDArray[np.generic]] = np.empty,
 ) -> tuple[npt.NDArray[np.generic], int]:
-    """A copy of a segment's content as a C-ordered array, and the uid that the segment belongs to.
+    """A copy of a segment's content as a C-ordered array, and the uid of the segment's owner.
 
-    The caller has checked `name` (see `core.contract`) and that the array is within its limits.
-    `place` makes the array, of any values.
+    The caller has checked `name` (see `core.contract`) and the array's size. `place` allocates the
+    array.
 
     Raises TransientFailure if there is no such segment or no memory or descriptor to read it
     with, and BadMessage if it is not a regular file, belongs to a uid outside `allowed_uids` or
@@ -72,11 +72,11 @@ def write(
 ) -> None:
     """Create a new segment with the content of an array, in C order.
 
-    Where this process is root, it can be given to another uid: in /dev/shm nobody but root and
-    a file's owner may unlink it.
+    If this process is root, it gives the segment to `owned_by`: in /dev/shm only root and a file's
+    owner may unlink it.
 
-    Its pages are reserved before a byte is written, so that a full /dev/shm is an error here
-    and not a SIGBUS in whoever reads the segment. Nothing is left behind after an error.
+    Its pages are reserved before anything is written, so that a full /dev/shm is an error here and
+    not a SIGBUS in the segment's reader. After an error nothing is left behind.
 
     Raises OutOfSharedMemory if there is no room, FileExistsError if the name is taken.
     """
@@ -85,12 +85,12 @@ def write(
     except OSError as error:
         raise _no_room(error, array.nbytes) or error from None
     try:
-        os.fchmod(descriptor, mode)  # the umask has had its say in open()
+        os.fchmod(descriptor, mode)  # open() has applied the umask
         if owned_by is not None and os.geteuid() == 0:
             os.fchown(descriptor, owned_by, -1)
-        reach(Fault.SEGMENT_CREATED)
+        fault_point(Fault.SEGMENT_CREATED)
         os.posix_fallocate(descriptor, 0, array.nbytes)
-        reach(Fault.SEGMENT_RESERVED)
+        fault_point(Fault.SEGMENT_RESERVED)
         _write_fully(descriptor, np.ascontiguousarray(array).data.cast("B"))
     except BaseException as error:
         os.unlink(_path(name))
@@ -104,20 +104,20 @@ def write(
 def unlink(name: str, allowed_uids: Collection[int]) -> bool:
     """Remove a segment; False if there was none.
 
-    A file that is not a regular one or belongs to a uid outside `allowed_uids` stays: the name
-    was reused by somebody else after the segment had been read.
+    A file that is not regular or belongs to a uid outside `allowed_uids` is kept: another program
+    has reused the name after the segment was read.
     """
     with contextlib.suppress(FileNotFoundError):
         status = os.lstat(_path(name))
         if stat.S_ISREG(status.st_mode) and status.st_uid in allowed_uids:
             os.unlink(_path(name))
-            reach(Fault.UNLINKED)
+            fault_point(Fault.UNLINKED)
             return True
     return False
 
 
 def unlink_all(names: Iterable[str], allowed_uids: Collection[int]) -> None:
-    """Remove segments as `unlink` does; one that cannot be removed is logged."""
+    """Remove segments as `unlink` does; logs those that cannot be removed."""
     for name in names:
         try:
             unlink(name, allowed_uids)
@@ -126,9 +126,9 @@ def unlink_all(names: Iterable[str], allowed_uids: Collection[int]) -> None:
 
 
 def not_unlinkable(uids: Collection[int]) -> list[int]:
-    """Those of some uids whose segments this process may read, but not unlink.
+    """Those of the uids whose segments this process cannot unlink.
 
-    In a folder with the sticky bit a file's owner may, and the folder's, and root.
+    In a folder with the sticky bit only a file's owner, the folder's owner and root can.
     """
     folder = os.stat(SHM_FOLDER)
     if os.geteuid() in (0, folder.st_uid) or not folder.st_mode & stat.S_ISVTX:
@@ -137,17 +137,17 @@ def not_unlinkable(uids: Collection[int]) -> list[int]:
 
 
 def owner(name: str) -> int:
-    """The uid that a segment belongs to; raises FileNotFoundError if there is none."""
+    """The uid of a segment's owner; raises FileNotFoundError if there is no such segment."""
     return os.lstat(_path(name)).st_uid
 
 
 def names() -> list[str]:
-    """The names of all segments, anybody's."""
+    """The names of all segments, of all programs."""
     return os.listdir(SHM_FOLDER)
 
 
 def exists(name: str) -> bool:
-    """Whether there is a segment of this name, anybody's."""
+    """Whether there is a segment of this name, of any owner."""
     return os.path.lexists(_path(name))
 
 
@@ -160,18 +160,18 @@ def require_room(size: int) -> None:
 
 
 def size_bytes() -> int:
-    """Bytes that /dev/shm can hold in all; 0 if it has no limit."""
+    """Total size of /dev/shm in bytes; 0 if it has no limit."""
     status = os.statvfs(SHM_FOLDER)
     return status.f_blocks * status.f_frsize
 
 
 def footprint(size: int) -> int:
-    """Bytes that a segment of this size takes up: whole pages."""
+    """Bytes that a segment of this size occupies: whole pages."""
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def free_bytes() -> int:
-    """Bytes that can still be written to /dev/shm."""
+    """Free bytes in /dev/shm."""
     status = os.statvfs(SHM_FOLDER)
     return status.f_bavail * status.f_frsize
 
@@ -204,12 +204,13 @@ def _open_for_reading(name: str) -> int:
 
 def _foreign(name: str, owner: int, forbidding_mode: int | None = None) -> BadMessage:
     if forbidding_mode is None:
-        mend = "run both under one uid, or allow the other one in SHM_ALLOWED_UIDS"
+        remedy = "run both under one uid, or allow the other one in SHM_ALLOWED_UIDS"
     else:
-        mend = f"its mode {forbidding_mode:04o} keeps the worker out, run both under one uid"
+        remedy = f"its mode {forbidding_mode:04o} keeps the worker out, run both under one uid"
     return BadMessage(
         "foreign_segment",
-        f"segment {name!r} belongs to uid {owner}, this worker runs as uid {os.geteuid()}: {mend}",
+        f"segment {name!r} belongs to uid {owner}, this worker runs as uid {os.geteuid()}: "
+        f"{remedy}",
     )
 
 

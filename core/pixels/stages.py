@@ -1,6 +1,6 @@
 """The first and the last stage of a batch: payloads to pixels, and filled pictures to results.
 
-No Redis in here. The stage between them is `core.network`.
+They do not use Redis. The stage between them is `core.network`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from core.config import Settings
 from core.contract import Job, Segment, parse_job
 from core.errors import BadMessage, JobError
 from core.pixels import shm
-from core.pixels.handover import Loaded, Picture, Restored, Staging
-from core.telemetry import about
+from core.pixels.arrays import Picture
+from core.pixels.handover import Loaded, Restored, Staging
+from core.telemetry import log_extra
 from lama.padding import without_padding
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Loader:
     def __init__(
         self, settings: Settings, staging: Callable[[], Staging | None] = lambda: None
     ) -> None:
-        """`staging` is asked for every job, as a network may be ready for it only later."""
+        """`staging` is called for every job, because a network may offer staging later."""
         self._settings = settings
         self._uids = settings.uids
         self._staging = staging
@@ -49,8 +50,11 @@ class Loader:
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",
-                job.request_id, job.is_long, claim.kind, extra=about(job.request_id),
-            )  # fmt: skip
+                job.request_id,
+                job.is_long,
+                claim.kind,
+                extra=log_extra(job.request_id),
+            )
         _require_room(job)
         staging = self._staging()
         image, owner = self._read(job.image, staging)
@@ -70,7 +74,7 @@ class Loader:
     def _read(
         self, segment: Segment, staging: Staging | None = None
     ) -> tuple[npt.NDArray[Any], int]:
-        """A segment's array and the uid that it belongs to."""
+        """A segment's array and the uid of its owner."""
         where = segment.name, segment.shape, segment.dtype, self._uids
         if staging is None or segment.dtype != np.uint8:
             return shm.read(*where)
@@ -95,8 +99,10 @@ class Loader:
         except JobError as error:
             log.warning(
                 "request %s is done without its original: %s",
-                job.request_id, error, extra=about(job.request_id),
-            )  # fmt: skip
+                job.request_id,
+                error,
+                extra=log_extra(job.request_id),
+            )
             return None
 
 
@@ -107,10 +113,10 @@ class Finisher:
         self._threshold = settings.mask_threshold
 
     def __call__(self, loaded: Loaded, picture: Picture | Restored) -> Picture:
-        """BGR, `original_size` × 3: padding cut off, resized, the original kept around the hole.
+        """BGR, `original_size` × 3: padding cut off, resized, the original kept outside the hole.
 
-        The mask is always resized here: by a level more or less a pixel would be in the hole or
-        not. A device restores pictures to within a level.
+        The mask is always resized here, on the CPU. A device's resize may differ by one level,
+        which would change which pixels are in the hole.
         """
         job = loaded.job
         result = picture.pixels if isinstance(picture, Restored) else _restored(job, picture)
@@ -121,19 +127,19 @@ class Finisher:
         return result
 
     def before(self, loaded: Loaded) -> Picture:
-        """The same picture as it came: BGR, `original_size` × 3."""
+        """The picture before inpainting: BGR, `original_size` × 3."""
         return _restored(loaded.job, loaded.image) if loaded.original is None else loaded.original
 
 
 def _restored(job: Job, picture: Picture) -> Picture:
     """RGB on the canvas to BGR, `original_size` × 3."""
     content = without_padding(picture, job.padding, job.original_size)
-    # NumPy takes forty times as long to turn channels around.
+    # Reversing the channels with NumPy takes forty times as long.
     return np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:
-    """A picture of any dtype as uint8; floating-point values are on the same scale, 0 to 255."""
+    """A picture of any dtype as uint8; floating-point values have the same range, 0 to 255."""
     if image.dtype == np.uint8:
         return image
     _require_finite(segment, image)
@@ -147,9 +153,9 @@ def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:
 
 
 def _require_room(job: Job) -> None:
-    """Refuse a job whose result could not be stored even if nothing else were in /dev/shm.
+    """Refuse a job whose result does not fit into /dev/shm beside its own inputs.
 
-    Its inputs are there until the result is. Any other may find room later: OutOfSharedMemory.
+    Raises BadMessage if it can never fit, OutOfSharedMemory if there is no room at present.
     """
     result = math.prod(job.original_size) * 3
     needed = sum(map(shm.footprint, (result, job.image.size, job.mask.size)))

@@ -1,4 +1,4 @@
-"""Dead jobs whose time is over: dropped from the dead list, with their inputs."""
+"""Expiry of dead jobs: drops them from the dead list and unlinks their inputs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from core.broker.dead_job import (
 )
 from core.config import Settings
 from core.contract import allowed_inputs
-from core.faults import Fault, reach
-from core.telemetry import about
+from core.faults import Fault, fault_point
+from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
-#: Most entries looked at in one go. The event loop waits while they are parsed.
+#: Largest number of entries read at once. Parsing them blocks the event loop.
 CHUNK: Final = 100
 
-#: A pass ends after so many chunks without anything to drop, or after so many seconds.
+#: A pass ends after this many chunks without a job to drop, or after this many seconds.
 IDLE_CHUNKS: Final = 10
 PASS_S: Final = 5.0
 
 
 class DeadExpiry:
-    """Looks through the dead list, a few chunks in each pass, and drops what is due.
+    """Searches the dead list for expired jobs, a few chunks per pass, and drops them.
 
-    A pass goes on where the one before has ended, and begins again at the head of the list.
+    A pass continues where the previous one ended, and starts over at the end of the list.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class DeadExpiry:
         self._index = 0
 
     async def run(self, is_mine: Callable[[DeadJob], bool], now: float) -> bool:
-        """One pass: drop those of my jobs that died DEAD_TTL_S before `now` (unix seconds).
+        """One pass: drop the jobs that `is_mine` selects and that died DEAD_TTL_S before `now`.
 
-        Returns whether the list was looked at up to its end.
+        `now` is in unix seconds. Returns whether the pass reached the end of the list.
         """
         latest = now - self._settings.dead_ttl_s
         deadline = time.monotonic() + PASS_S
@@ -65,7 +65,7 @@ class DeadExpiry:
             if not jobs:
                 self._index = 0
                 return True
-            # An `at` of 0 is that of an entry that somebody else has written.
+            # An entry of another program has `at` = 0.
             due = [job for job in jobs if job and 0 < job.at <= latest and is_mine(job)]
             if await self._remove(due):
                 self._index += len(jobs) - len(due)
@@ -73,29 +73,29 @@ class DeadExpiry:
         return False
 
     async def _chunk(self) -> list[DeadJob | None]:
-        """The jobs of the next entries; None for an entry that somebody else has written."""
+        """The jobs of the next entries; None for an entry of another program."""
         reply = await self._heads([keys.DEAD], [self._index, CHUNK, CHUNK_BYTES, HEAD_BYTES])
-        found = []
+        jobs = []
         for index, (head, length) in enumerate(heads(reply), self._index):
             data = head
             if is_unreadable_head(head, length):
                 entry = cast("bytes | None", await self._redis.lindex(keys.DEAD, index))
                 data = entry if entry and len(entry) == length else head
-            found.append(parse_entry(data, length, index))
-        return found
+            jobs.append(parse_entry(data, length, index))
+        return jobs
 
     async def _remove(self, due: Sequence[DeadJob]) -> bool:
         """Unlink the inputs of jobs and drop their entries.
 
-        False if an entry was no longer at its index: others have removed one before it.
+        False if an entry was no longer at its index, because others have removed entries.
         """
         if not due:
             return True
         await self._unlink(
             [name for job in due for name in allowed_inputs(job.inputs, self._settings)]
         )
-        reach(Fault.DEAD_EXPIRED)
-        # The last first: none of them has an index that changes before its turn.
+        fault_point(Fault.DEAD_EXPIRED)
+        # The last one first, so that a removal does not change the indexes of the rest.
         async with self._redis.pipeline(transaction=False) as pipeline:
             for job in reversed(due):
                 await self._drop([keys.DEAD], [job.place, job.head, job.entry_length], pipeline)
@@ -105,5 +105,7 @@ class DeadExpiry:
         ]
         for job in dropped:
             request_id = job.request_id or "unknown"
-            log.info("the dead job of request %s is dropped", request_id, extra=about(request_id))
+            log.info(
+                "the dead job of request %s is dropped", request_id, extra=log_extra(request_id)
+            )
         return len(dropped) == len(due)

@@ -1,4 +1,4 @@
-"""Results that nobody fetches are removed in time; entries of fetched ones go within a minute."""
+"""Expiry of results: removes those not fetched in time, and the entries of fetched ones."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from redis.asyncio import Redis
 from core import keys
 from core.claims import condemned_until
 from core.config import Settings
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.identity import crew_name
-from core.telemetry import about
+from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
-#: Most entries looked at in one call.
+#: Largest number of entries examined in one call.
 CHUNK: Final = 500
 
-#: Seconds within which every entry is looked at once.
+#: Seconds within which every entry is examined once.
 SWEEP_S: Final = 30.0
 
-#: Calls within which a whole set is swept at a stop.
+#: Largest number of calls for the sweep at a stop.
 WHOLE_CALLS: Final = 20
 
 Unlink = Callable[[Collection[str]], Awaitable[None]]
 
 
 class ResultExpiry:
-    """Keeps the sorted set of result segments of one namespace short."""
+    """Removes entries from the sorted set of result segments of one namespace."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class ResultExpiry:
         self._swept_at = time.monotonic()
 
     async def tick(self) -> int:
-        """Advance the clock of the namespace by which things expire; what it says, in seconds."""
+        """Advance the namespace's clock, by which results expire; returns its unix seconds."""
         longest_s = max(60, 2 * self._settings.reap_interval_s)
         return int(
             await self._scripts["tick"]([keys.CREWS], [self._clock, int(longest_s), self._crew])
         )
 
     async def run(self, now: int) -> None:
-        """Remove what is due at this time of the namespace's clock, until nothing is."""
+        """Remove everything that is due at `now`, a time of the namespace's clock."""
         await self._redis.zremrangebyscore(self._segments, -now, "(0")
         while due := cast(
             "list[bytes]",
@@ -75,16 +75,18 @@ class ResultExpiry:
             [self._segments, keys.result(request_id)], [member, segment, now]
         ):
             return
-        reach(Fault.EXPIRED)
+        fault_point(Fault.EXPIRED)
         await self._unlink([segment])
         await self._scripts["retire"]([self._segments], [member, condemned_until(self._settings)])
         log.info(
             "segment %s of request %s: nobody fetched it",
-            segment, request_id, extra=about(request_id),
-        )  # fmt: skip
+            segment,
+            request_id,
+            extra=log_extra(request_id),
+        )
 
     async def sweep_whole(self) -> None:
-        """Drop all entries of fetched results, unless there are very many."""
+        """Drop all entries of fetched results, up to a limit of calls."""
         cursor = b"0"
         for _ in range(WHOLE_CALLS):
             cursor, _dropped = await self._scripts["sweep"](
@@ -94,7 +96,7 @@ class ResultExpiry:
                 return
 
     async def _sweep(self) -> None:
-        """Drop entries of fetched results: the part of the set that is due since the last pass."""
+        """Drop entries of fetched results, in the part of the set that is due now."""
         since_s = time.monotonic() - self._swept_at
         self._swept_at = time.monotonic()
         count = int(await self._redis.zcard(self._segments))

@@ -1,4 +1,4 @@
-"""What Redis and /dev/shm say about all workers at once: for commands, metrics and the page."""
+"""A snapshot of all workers, from Redis and /dev/shm: for commands, metrics and the status page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from core.recovery.orphans import parse_crews
 class WorkerInfo:
     """A worker as its heartbeat describes it. `started` is in unix seconds.
 
-    `per_minute` is how many jobs it finished in the last minute, `processing` how many it has in
-    hand, `here` whether it serves the queues that are configured here, `process` its
+    `per_minute` is the number of jobs it finished in the last minute, `processing` of those in
+    hand. `here` says whether it serves the configured queues. `process` is its
     `core.identity.process_name`.
     """
 
@@ -47,7 +47,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class OrphanInfo:
-    """Workers of one shared memory and the same queues of which none is alive.
+    """A crew without a living worker.
 
     `seen` is when one was last alive, in unix seconds; `jobs` is how many they had in hand.
     """
@@ -61,10 +61,9 @@ class OrphanInfo:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A moment. `backlog` is jobs waiting by kind, `attempts` jobs with a failed try.
-
-    `delayed` is jobs that wait for another try by kind, `orphans` what is in the hands of workers
-    none of whose kind is alive.
+    """The state at one moment. Numbers of jobs: `backlog` waiting, by kind; `delayed` waiting for
+    another try, by kind; `dead`; `attempts` with a failed try. `orphans` are crews without a living
+    worker.
     """
 
     at: float
@@ -78,12 +77,12 @@ class Overview:
 
     @property
     def processing(self) -> int:
-        """Jobs in the hands of workers that serve these queues."""
+        """Jobs claimed by workers that serve these queues."""
         return sum(worker.processing for worker in self.workers if worker.here)
 
     @property
     def orphaned(self) -> int:
-        """Jobs in the hands of workers that are gone and that no living worker recovers."""
+        """Jobs claimed by dead workers whose crew has no living worker to recover them."""
         return sum(orphan.jobs for orphan in self.orphans)
 
     @property
@@ -92,7 +91,7 @@ class Overview:
         return sum(worker.per_minute for worker in self.workers if worker.here)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """All fields and properties, for JSON."""
         return {
             **asdict(self),
             "processing": self.processing,
@@ -112,16 +111,16 @@ class ShmUse:
 
 
 def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") -> Overview:
-    """Ask Redis; with a namespace only for the workers there, which spares the server a scan."""
-    with client.pipeline(transaction=False) as asked:
+    """Query Redis. With a namespace, only its workers are included, which saves a scan."""
+    with client.pipeline(transaction=False) as batch:
         for kind in Kind:
-            asked.llen(settings.queue(kind))
+            batch.llen(settings.queue(kind))
         for kind in Kind:
-            asked.zcard(keys.delayed(settings.queue(kind)))
-        asked.llen(keys.DEAD)
-        asked.hlen(keys.ATTEMPTS)
-        asked.hgetall(keys.CREWS)
-        *lengths, dead, attempts, crews = asked.execute()
+            batch.zcard(keys.delayed(settings.queue(kind)))
+        batch.llen(keys.DEAD)
+        batch.hlen(keys.ATTEMPTS)
+        batch.hgetall(keys.CREWS)
+        *lengths, dead, attempts, crews = batch.execute()
     waiting, delayed = lengths[: len(Kind)], lengths[len(Kind) :]
     if namespace:
         members = cast("set[bytes]", client.smembers(keys.workers(namespace)))
@@ -143,73 +142,73 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
 
 
 def shm_use(settings: Settings) -> ShmUse:
-    """Look through /dev/shm."""
+    """Search /dev/shm for results."""
     count = size = 0
     for entry in os.scandir(shm.SHM_FOLDER):
         if is_result_name(entry.name, settings):
             try:
                 size += entry.stat(follow_symlinks=False).st_size
             except OSError:
-                continue  # fetched this moment
+                continue  # just unlinked
             count += 1
     return ShmUse(shm.size_bytes(), shm.free_bytes(), count, size)
 
 
 def _orphans(client: redis.Redis, crews: dict[bytes, bytes]) -> Iterator[OrphanInfo]:
-    """The crews that have left something and of which no worker is alive."""
+    """The crews that have left something and have no living worker."""
     for known in parse_crews(crews):
         crew = known.crew
         noted = cast("set[bytes]", client.smembers(keys.workers(crew.namespace)))
-        members = [name for one in noted if crew.has(name := one.decode("utf-8", "replace"))]
+        members = [name for member in noted if crew.has(name := member.decode("utf-8", "replace"))]
         beats = [keys.heartbeat(member) for member in members]
         if not beats or client.exists(*beats):
             continue
-        with client.pipeline(transaction=False) as asked:
+        with client.pipeline(transaction=False) as batch:
             for member in members:
                 for kind in Kind:
-                    asked.llen(keys.processing(member, kind))
-            jobs = sum(asked.execute())
+                    batch.llen(keys.processing(member, kind))
+            jobs = sum(batch.execute())
         queues = {str(kind): queue for kind, queue in crew.queues.items()}
         yield OrphanInfo(crew.namespace, crew.host, queues, known.seen, jobs)
 
 
 def _workers(client: redis.Redis, settings: Settings, members: list[str]) -> list[WorkerInfo]:
-    with client.pipeline(transaction=False) as asked:
+    with client.pipeline(transaction=False) as batch:
         for worker in members:
-            asked.get(keys.heartbeat(worker))
+            batch.get(keys.heartbeat(worker))
             for kind in Kind:
-                asked.llen(keys.processing(worker, kind))
-        replies = asked.execute()
+                batch.llen(keys.processing(worker, kind))
+        replies = batch.execute()
     step = 1 + len(Kind)
-    found = []
+    workers = []
     for index, worker in enumerate(members):
         value, *processing = replies[index * step : (index + 1) * step]
         info = _worker(worker, value, sum(processing), settings)
         if info is not None:
-            found.append(info)
-    return found
+            workers.append(info)
+    return workers
 
 
 def _worker(
     worker: str, heartbeat: bytes | None, processing: int, settings: Settings
 ) -> WorkerInfo | None:
     try:
-        about = json.loads(heartbeat or b"")
+        beat = json.loads(heartbeat or b"")
         return WorkerInfo(
             worker=worker,
-            host=str(about["host"]),
-            pid=int(about["pid"]),
-            process=str(about.get("process", "")),
-            namespace=str(about["namespace"]),
-            version=str(about["version"]),
-            started=float(about["started"]),
-            model=str(about.get("model", "")),
-            admin_port=int(about.get("admin_port", 0)),
-            done=int(about.get("done", 0)),
-            dead=int(about.get("dead", 0)),
-            per_minute=float(about.get("per_minute", 0)),
+            host=str(beat["host"]),
+            pid=int(beat["pid"]),
+            process=str(beat.get("process", "")),
+            namespace=str(beat["namespace"]),
+            version=str(beat["version"]),
+            started=float(beat["started"]),
+            model=str(beat.get("model", "")),
+            admin_port=int(beat.get("admin_port", 0)),
+            done=int(beat.get("done", 0)),
+            dead=int(beat.get("dead", 0)),
+            per_minute=float(beat.get("per_minute", 0)),
             processing=processing,
-            here=is_kin(worker, settings, str(about["namespace"])),
+            here=is_kin(worker, settings, str(beat["namespace"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None  # dead, or written by somebody else
+        return None  # dead, or another program's

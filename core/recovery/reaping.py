@@ -1,9 +1,9 @@
-"""What one dead worker left, given back: its jobs, its inputs, the results that it did not commit.
+"""Recovery of one dead worker: its jobs, its cleanup list and its uncommitted results.
 
-A dead worker's jobs are moved in two steps, so that a reaper may die anywhere between them. First
-they go to the list of the worker's ghost (its name with a tilde), which the worker does not know:
-from then on it cannot commit them. While they are there, exactly the segments that it wrote for
-them are uncommitted, and are unlinked. Then they go back to the head of their queues.
+A dead worker's jobs are moved in two steps, so that a reaper may die at any point. First they are
+moved to the list of the worker's ghost (its name with a tilde). The worker does not know that list,
+so from then on it cannot commit them: it is fenced. While they are there, all segments that it
+wrote for them are uncommitted and are unlinked. Then the jobs go back to the head of their queues.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from core.broker.queues import LOOK_BYTES
 from core.claims import condemned_until
 from core.config import LONGEST_MESSAGE, Settings
 from core.contract import input_names, request_of, result_name_start
-from core.faults import Fault, reach
+from core.faults import Fault, fault_point
 from core.keys import Kind
 from core.pixels import shm
-from core.telemetry import about, watch
+from core.telemetry import log_extra, watch
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ GHOST: Final = "~"
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Workers of one shared memory that serve the same queues."""
+    """Workers of one namespace that serve the same queues."""
 
     namespace: str
     kinship: str
@@ -42,7 +42,7 @@ class Crew:
 
     @property
     def name(self) -> str:
-        """What it is called in Redis."""
+        """Its name in Redis."""
         return f"{self.namespace} {self.kinship}"
 
     def has(self, worker: str) -> bool:
@@ -51,10 +51,10 @@ class Crew:
 
 
 class Reaper:
-    """Takes over what dead workers of one crew left.
+    """Recovers the dead workers of one crew.
 
-    `is_here` says that their shared memory is the one that this process sees. Otherwise it cannot
-    look at their segments, which are usually gone.
+    `is_here`: this process sees their shared memory. Otherwise their segments are left alone; they
+    are usually gone.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Reaper:
         self._segments = keys.segments(crew.namespace)
 
     async def members(self) -> list[str]:
-        """The workers that the crew has or had, and ghosts."""
+        """The crew's workers, dead ones and ghosts included."""
         members: Any = await self._redis.smembers(self._workers)
         return sorted(name for member in members if self._crew.has(name := member.decode()))
 
     async def reap(self, worker: str, *, counted: bool = True) -> list[str]:
-        """Give back what a worker left, if it is dead; the sha1s of its jobs.
+        """Recover a worker if it is dead; returns the sha1s of its jobs.
 
-        If `counted`, those that it was working on have an attempt more.
+        If `counted`, an attempt is added to those that it was working on.
         """
         if await self._redis.exists(keys.heartbeat(worker)):
             return []
@@ -90,30 +90,30 @@ class Reaper:
         ghost = owner + GHOST
         if worker != ghost and not await self._fence(owner, ghost):
             return []
-        found = []
+        recovered = []
         for kind in Kind:
-            found += await self._give_back(owner, ghost, kind, counted)
+            recovered += await self._give_back(owner, ghost, kind, counted)
         await self._finish_cleanup(owner)
         for name in (ghost, owner):
-            left = [keys.processing(name, kind) for kind in Kind] + [keys.cleanup(name)]
+            lists = [keys.processing(name, kind) for kind in Kind] + [keys.cleanup(name)]
             await self._scripts["forget"](
-                [self._workers, keys.heartbeat(name), keys.claims(name), *left], [name]
+                [self._workers, keys.heartbeat(name), keys.claims(name), *lists], [name]
             )
-        return found
+        return recovered
 
     async def condemn(self, name: str, request_id: str) -> bool:
-        """Have a segment never be committed; False if it was. Or mark the start of its name."""
+        """Bar a segment, or a prefix of names, from being committed; False if it was committed."""
         member, until = f"{name} {request_id}", condemned_until(self._settings)
         return bool(await self._scripts["condemn"]([self._segments], [member, until]))
 
     async def remove_uncommitted(self, name: str, request_id: str) -> None:
         """Unlink a segment unless it was committed.
 
-        That one belongs to an equal message, which was sent twice. Any other is condemned first:
-        should its worker live, it must not commit what is gone.
+        A committed one belongs to a copy of the message, which was sent twice. Any other is barred
+        first, so that its worker, if it is still alive, cannot commit a segment that is gone.
         """
         if await self.condemn(name, request_id):
-            reach(Fault.BARRED)
+            fault_point(Fault.BARRED)
             await self._unlink([name])
 
     async def _fence(self, owner: str, ghost: str) -> bool:
@@ -131,7 +131,7 @@ class Reaper:
             [ghost],
         )
         if moved > 0:
-            reach(Fault.FENCED)
+            fault_point(Fault.FENCED)
         return bool(moved >= 0)
 
     async def _give_back(self, owner: str, ghost: str, kind: Kind, counted: bool) -> list[str]:
@@ -145,7 +145,7 @@ class Reaper:
         if self._is_here:
             starts = {}
             for _, request, payload in jobs:
-                if request:  # otherwise no worker writes anything for it
+                if request:  # else no worker writes a result for it
                     starts[result_name_start(self._settings, owner, payload)] = request[0]
             for start, request_id in starts.items():
                 await self.condemn(start, request_id)
@@ -153,9 +153,9 @@ class Reaper:
                 start = start_of(name)
                 if start in starts:
                     await self.remove_uncommitted(name, starts[start])
-        told: list[Any] = []
+        arguments: list[Any] = []
         for sha1, request, _ in jobs:
-            told += [sha1, request[0] if request else ""]
+            arguments += [sha1, request[0] if request else ""]
         count = await self._scripts["requeue"](
             [
                 lost,
@@ -165,24 +165,28 @@ class Reaper:
                 keys.SUBMISSIONS,
                 keys.CREWS,
             ],
-            [int(counted), f"{self._crew.namespace} fault", *told],
+            [int(counted), f"{self._crew.namespace} fault", *arguments],
         )
-        reach(Fault.REQUEUED)
+        fault_point(Fault.REQUEUED)
         watch.jobs_recovered(kind, count)
         requests = [request[0] for _, request, _ in jobs if request]
         log.warning(
             "recovered %d %s jobs of the %s worker %s: %s",
-            count, kind, "dead" if counted else "ended",
-            owner, ", ".join(requests), extra=about(*requests),
-        )  # fmt: skip
+            count,
+            kind,
+            "dead" if counted else "ended",
+            owner,
+            ", ".join(requests),
+            extra=log_extra(*requests),
+        )
         return [sha1 for sha1, _, _ in jobs]
 
     async def _payloads(self, place: str, longest: int) -> Any:
-        """Pairs of sha1 and payload in a list; of one that is longer only the first KiB."""
+        """Pairs of sha1 and payload in a list; only the first KiB of one above `longest` bytes."""
         index = 0
-        while found := await self._scripts["look"]([place], [index, LOOK_BYTES, longest]):
-            index += len(found)
-            for _, sha1, content in found:
+        while chunk := await self._scripts["look"]([place], [index, LOOK_BYTES, longest]):
+            index += len(chunk)
+            for _, sha1, content in chunk:
                 yield sha1.decode(), content
 
     async def _finish_cleanup(self, worker: str) -> None:
@@ -190,22 +194,24 @@ class Reaper:
         if not self._is_here:
             await self._redis.delete(key)
             return
-        # Their worker took them for short enough, by a limit that may be another one.
-        while found := [payload async for _, payload in self._payloads(key, LONGEST_MESSAGE)]:
-            for payload in found:
+        # Not this worker's MAX_MESSAGE_BYTES: the dead worker's may have been larger.
+        while payloads := [payload async for _, payload in self._payloads(key, LONGEST_MESSAGE)]:
+            for payload in payloads:
                 await self._unlink(input_names(payload, self._settings))
-                reach(Fault.CLEANUP_UNLINKED)
+                fault_point(Fault.CLEANUP_UNLINKED)
                 await self._redis.lrem(key, 1, payload)
                 request = request_of(payload) or ("unknown", "")
                 log.info(
                     "cleaned up after the dead worker %s: request %s",
-                    worker, request[0], extra=about(request[0]),
-                )  # fmt: skip
+                    worker,
+                    request[0],
+                    extra=log_extra(request[0]),
+                )
 
     async def _unlink(self, names: Collection[str]) -> None:
         await asyncio.to_thread(shm.unlink_all, names, self._uids)
 
 
 def start_of(name: str) -> str:
-    """What a result's name has in common with all that its worker writes for the same payload."""
+    """The part of a result's name that all results of its worker for the same payload share."""
     return name.rpartition("-")[0] + "-"

@@ -1,10 +1,11 @@
-"""Clearing up after others: dead workers' jobs, unread results, dead jobs, orphaned namespaces.
+"""Recovery loop: dead workers' jobs, unfetched results, dead jobs, orphaned crews.
 
-One pass may die anywhere, and the next one goes on. Every step may be done by two workers at once.
+A pass may die at any point, and the next one continues. Every step is idempotent, and two workers
+may run it at the same time.
 
-A worker that was only slow may write a result for a job that was taken away from it, and die before
-it is told that nobody wants it. A mark in the set of segments has such a result found: the start of
-its name.
+A worker that was only slow may write a result for a job that was taken from it, and die before it
+learns that it cannot commit it. Such results are found by a mark in the set of segments: the prefix
+of their names.
 """
 
 from __future__ import annotations
@@ -30,33 +31,37 @@ from core.recovery.dead_expiry import DeadExpiry
 from core.recovery.expiry import ResultExpiry, Unlink
 from core.recovery.orphans import KnownCrew, Orphans
 from core.recovery.reaping import Crew, Reaper, start_of
-from core.recovery.sight import Sight
+from core.recovery.visibility import ShmVisibility
 
 log = logging.getLogger(__name__)
 
-#: Most entries looked at in one go.
+#: Largest number of entries read at once.
 CHUNK: Final = 500
 
-#: Seconds for which the order of submissions is kept if nobody finishes them.
+#: Seconds for which unfinished submissions are kept.
 SUBMISSION_TTL_S: Final = 86_400
 
-#: Passes between two searches through all of Redis' keys, which take longer than the rest.
+#: Passes between two scans of all keys in Redis, which take longer than the rest of a pass.
 PASSES_PER_SEARCH: Final = 6
 
 
 class Recovery:
-    """Looks after one namespace, every REAP_INTERVAL_S, one worker at a time."""
+    """Recovers one namespace every REAP_INTERVAL_S; one worker of it at a time does so."""
 
     def __init__(
-        self, settings: Settings, identity: Identity, link: Link, sight: Sight | None = None
+        self,
+        settings: Settings,
+        identity: Identity,
+        link: Link,
+        visibility: ShmVisibility | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._link = link
-        self._sight = sight
+        self._sight = visibility
         self._redis = async_client(settings)
         self._scripts = load_scripts(self._redis)
-        self._turn = keys.reaper(identity.namespace)
+        self._lease = keys.reaper(identity.namespace)
         self._segments = keys.segments(identity.namespace)
         crew = Crew(
             identity.namespace,
@@ -78,27 +83,27 @@ class Recovery:
     async def run(self) -> None:
         """Recover at intervals, until cancelled."""
         interval_s = self._settings.reap_interval_s
-        was_away = False
+        redis_was_away = False
         while True:
             try:
-                if await self._is_my_turn():
-                    if was_away:  # heartbeats may have expired meanwhile: the living renew them
+                if await self._take_lease():
+                    if redis_was_away:  # heartbeats may have expired: let living workers renew them
                         await asyncio.sleep(2 * self._settings.heartbeat_interval_s)
-                        was_away = False
+                        redis_was_away = False
                     await self.recover()
             except REDIS_ERRORS as error:
                 self._link.down("recovery", error)
-                # Asked at once, so that an outage does not last until the next pass.
+                # Pinged from now on, so that the outage does not last until the next pass.
                 await self._link.retry_until_answered(lambda _: self._redis.ping())
                 self._link.up("recovery")
-                was_away = True
+                redis_was_away = True
             except Exception:
                 log.exception("recovery failed")
-            # Always below the interval, so that it bounds the time until a job is recovered.
+            # Less than the interval, which is the upper bound of the time until a recovery.
             await asyncio.sleep(interval_s * random.uniform(0.4, 0.8))  # noqa: S311 - no secret
 
     async def recover(self) -> None:
-        """One pass over everything that may be left."""
+        """One pass of everything."""
         if self._passes % PASSES_PER_SEARCH == 0:
             await self._find_forgotten()
         self._passes += 1
@@ -108,63 +113,62 @@ class Recovery:
                 await self._reaper.reap(member)
         await self._remove_late_results()
         await self._results.run(now)
-        await self.look_around()
+        await self.recover_other_crews()
         await self._dead.run(self._is_due_here, now)
 
     async def give_back_own(self) -> None:
-        """Put this worker's jobs back, without an attempt: it ends before they are done.
+        """Put this worker's unfinished jobs back, without an attempt, and remove its results.
 
-        To be called when its heartbeat has ended. What it wrote and did not commit is removed.
+        To be called when its heartbeat has ended.
         """
-        books = keys.claims(self._identity.worker)
-        noted = cast("list[bytes]", await self._redis.hkeys(books))
-        if working := [name for name in noted if name.endswith(b":work")]:
-            # Others may be quicker, and count as an attempt what is noted as worked on.
-            await self._redis.hdel(books, *working)
+        claims = keys.claims(self._identity.worker)
+        fields = cast("list[bytes]", await self._redis.hkeys(claims))
+        if working := [name for name in fields if name.endswith(b":work")]:
+            # Another reaper may be faster, and would add an attempt to jobs marked as worked on.
+            await self._redis.hdel(claims, *working)
         await self._redis.delete(keys.heartbeat(self._identity.worker))
         await self._reaper.reap(self._identity.worker, counted=False)
 
     async def tidy(self) -> None:
-        """Leave no books of what was fetched, at a clean stop."""
+        """Drop the entries of fetched results, at a clean stop."""
         await self._results.sweep_whole()
 
     async def close(self) -> None:
-        """Let others reap at once, and close the connection."""
+        """Give up the lease, so that others can reap at once, and close the connection."""
         with contextlib.suppress(*REDIS_ERRORS):
-            if await self._redis.get(self._turn) == self._identity.worker.encode():
-                await self._redis.delete(self._turn)
+            if await self._redis.get(self._lease) == self._identity.worker.encode():
+                await self._redis.delete(self._lease)
             await self._redis.aclose()
 
-    async def _is_my_turn(self) -> bool:
-        # Only to spare the server: every step may be done by two at once.
+    async def _take_lease(self) -> bool:
+        # Only to reduce load on the server: every step may run twice at the same time.
         ttl_ms = max(1, int(self._settings.reap_interval_s * 300))
         try:
             return bool(
-                await self._redis.set(self._turn, self._identity.worker, nx=True, px=ttl_ms)
+                await self._redis.set(self._lease, self._identity.worker, nx=True, px=ttl_ms)
             )
         except REDIS_ERRORS as error:
             if is_out_of_memory(error):
-                return True  # what a pass removes makes room
+                return True  # a pass frees memory
             raise
 
     async def _find_forgotten(self) -> None:
-        """Add workers that hold jobs and were struck off to the set again.
+        """Add workers that hold jobs to the set of workers again, if they were removed.
 
-        A network that hangs may deliver a dead worker's last claim after all that it left was
-        recovered.
+        A stalled network may deliver a dead worker's last claim after the worker was recovered.
         """
-        with contextlib.suppress(*REDIS_ERRORS):  # a full server: the next search will do
+        with contextlib.suppress(*REDIS_ERRORS):  # a full server: the next search does it
             await self._orphans.note_older()
             await self._forget_old_submissions()
-        crews = [self._crew, *(one.crew for one in await self._orphans.known())]
+        crews = [self._crew, *(known.crew for known in await self._orphans.known())]
         async for key in self._redis.scan_iter(keys.LISTS_OF_WORKERS, 1000, "list"):
             worker = key.decode("utf-8", "replace").split(":")[2]
-            if crew := next((one for one in crews if one.has(worker)), None):
-                with contextlib.suppress(*REDIS_ERRORS):  # on a full server the next one does
+            if crew := next((crew for crew in crews if crew.has(worker)), None):
+                with contextlib.suppress(*REDIS_ERRORS):  # the same
                     await self._redis.sadd(keys.workers(crew.namespace), worker)
 
     async def _forget_old_submissions(self) -> None:
-        """Drop the order of submissions whose jobs were removed by hand, or lost at most once."""
+        """Drop submissions whose jobs were removed by hand, or lost by at-most-once delivery."""
         cursor = b"0"
         while True:
             cursor, _dropped = await self._scripts["purge"](
@@ -174,7 +178,7 @@ class Recovery:
                 return
 
     async def _remove_late_results(self) -> None:
-        """Unlink what dead workers wrote for jobs that had been taken away from them."""
+        """Unlink results that dead workers wrote for jobs that had been taken from them."""
         starts: dict[str, str] = {}
         offset = 0
         while condemned := cast(
@@ -194,20 +198,22 @@ class Recovery:
             if not await self._redis.exists(keys.heartbeat(worker)):
                 await self._reaper.remove_uncommitted(name, starts[start])
 
-    async def look_around(self) -> None:
-        """Look after other crews, and learn whether one elsewhere serves the same queues."""
-        sight = self._sight
-        await self._orphans.run(is_sighted=sight is not None and sight.is_proven)
-        if sight is not None:
-            sight.learn(has_rivals=self._orphans.has_rivals, certain=self._orphans.certain)
+    async def recover_other_crews(self) -> None:
+        """Dissolve orphaned crews, and find out whether one elsewhere serves the same queues."""
+        visibility = self._sight
+        await self._orphans.run(has_seen_segments=visibility is not None and visibility.is_proven)
+        if visibility is not None:
+            visibility.update(
+                has_rivals=self._orphans.has_rivals, known_gone=self._orphans.known_gone
+            )
 
     async def _drop_dead_of(self, known: KnownCrew) -> bool:
-        """Drop the dead jobs of a crew; whether the list was looked at up to its end.
+        """Drop the dead jobs of a crew; whether the search reached the end of the list.
 
-        Their inputs may be here unless the crew has seen segments in a shared memory of its own.
+        Their inputs may be here, unless the crew has seen segments in another shared memory.
         """
         crew = known.crew
-        may_be_here = crew.namespace == self._identity.namespace or not known.is_sighted
+        may_be_here = crew.namespace == self._identity.namespace or not known.has_seen_segments
         expiry = self._nearby_dead if may_be_here else self._orphaned_dead
         return await expiry.run(
             lambda job: job.namespace == crew.namespace and job.queue in crew.queues.values(),
@@ -218,7 +224,7 @@ class Recovery:
         return DeadExpiry(self._redis, self._scripts, self._settings, unlink)
 
     def _is_due_here(self, job: DeadJob) -> bool:
-        """Whether a dead job is this worker's to drop once its time is over."""
+        """Whether a dead job is of this crew, so that this worker drops it once it expires."""
         is_ours = job.queue in self._crew.queues.values()
         return is_ours and job.namespace == self._identity.namespace
 
@@ -227,4 +233,4 @@ class Recovery:
 
 
 async def _leave(names: Collection[str]) -> None:
-    """Unlink nothing: what has these names here is not what had them in another shared memory."""
+    """Unlink nothing: these names belong to segments of another shared memory."""

@@ -1,7 +1,7 @@
-"""What the worker tells about itself: its log, and the record of what it has done."""
+"""Telemetry: logs, traces, and the in-memory record that metrics and the status page read."""
 
-from core.telemetry.logs import about, configure_logging
+from core.telemetry.logs import configure_logging, log_extra
 from core.telemetry.record import Watch, watch
 from core.telemetry.spans import tracing
 
-__all__ = ["Watch", "about", "configure_logging", "tracing", "watch"]
+__all__ = ["Watch", "configure_logging", "log_extra", "tracing", "watch"]

@@ -1,4 +1,4 @@
-"""Logging: one line per event, whatever the messages contain."""
+"""Logging: one line per event; control characters in messages are escaped."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-#: What could forge a line or command a terminal: control characters, line separators, and the
-#: marks that make a terminal show a line's characters in another order.
+#: Characters that could forge a line or control a terminal: control characters, line separators,
+#: and marks that change the direction of text.
 _CONTROLS = {
     code: ascii(chr(code))[1:-1]
     for code in (
@@ -21,17 +21,17 @@ _CONTROLS = {
 
 
 def printable(text: str) -> str:
-    """A text from a message on one line, its control characters escaped."""
+    """A text on one line, with its control characters escaped."""
     return text.translate(_CONTROLS)
 
 
-def about(*request_ids: str) -> Mapping[str, Any]:
-    """The `extra` of a log line about jobs: as JSON it names them in a field of their own."""
+def log_extra(*request_ids: str) -> Mapping[str, Any]:
+    """The `extra` of a log line about jobs: JSON lines get their ids as a separate field."""
     return {"request_ids": request_ids}
 
 
 class OneLineFormatter(logging.Formatter):
-    """Escapes control characters; the lines of a traceback are marked, so that none looks new."""
+    """Escapes control characters, and marks the lines of a traceback as continuation lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -45,10 +45,10 @@ class OneLineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line, in ASCII: what a message contains cannot end it or the line.
+    """One JSON object per line, in ASCII, so that no message can break the line.
 
-    `time` is ISO 8601 in UTC; `request_id` is there when the line is about one job, `request_ids`
-    when it is about several; `exception` is a traceback.
+    `time` is ISO 8601 in UTC. `request_id` is set if the line is about one job, `request_ids` if it
+    is about several. `exception` is a traceback.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -70,7 +70,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: str = "text") -> None:
-    """Send the log to standard error, from `level` on, as lines of `text` or `json`."""
+    """Send the log, from `level` on, to standard error, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else OneLineFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""The last few pictures, before and after, small: for the status page, where that is wanted."""
+"""Thumbnails of the last few pictures, before and after, for the status page (STATUS_PREVIEWS)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT: Final = 6
 LONGEST_SIDE: Final = 720
 JPEG_QUALITY: Final = 82
 
-#: Seconds between two pictures that are kept: a look now and then must not cost throughput.
+#: Shortest time between two kept pictures, in seconds, so that previews do not cost throughput.
 PAUSE_S: Final = 1.0
 
 
@@ -34,7 +34,7 @@ class Preview:
 
 
 class Named(Protocol):
-    """A job, as far as it matters here."""
+    """The part of a job that is needed here."""
 
     @property
     def request_id(self) -> str: ...
@@ -44,29 +44,33 @@ class Named(Protocol):
 
 
 class Previews:
-    """Keeps pictures while `wanted`; others may look at any time."""
+    """Keeps pictures while `enabled`; thread-safe."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.enabled = False
         self._lock = threading.Lock()
         self._kept: deque[Preview] = deque(maxlen=KEPT)
         self._numbers = itertools.count(1)
         self._next_at = 0.0
 
     def keep(self, job: Named, before: Callable[[], Any], after: Any) -> None:
-        """Keep a result (BGR uint8, H×W×3) and what `before` returns, if it is time for one.
+        """Keep a result and what `before` returns (BGR uint8, H×W×3), once every PAUSE_S.
 
-        Never raises: a preview is not worth a job.
+        Never raises, so that a preview cannot fail a job.
         """
         with self._lock:
-            if not self.wanted or time.monotonic() < self._next_at:
+            if not self.enabled or time.monotonic() < self._next_at:
                 return
             self._next_at = time.monotonic() + PAUSE_S
         try:
             preview = Preview(
-                next(self._numbers), time.time(), job.request_id, job.image_id,
-                _jpeg(before()), _jpeg(after),
-            )  # fmt: skip
+                next(self._numbers),
+                time.time(),
+                job.request_id,
+                job.image_id,
+                _jpeg(before()),
+                _jpeg(after),
+            )
         except Exception:
             log.exception("no preview of request %s", job.request_id)
             return
@@ -74,13 +78,13 @@ class Previews:
             self._kept.append(preview)
 
     def latest(self) -> list[Preview]:
-        """What is kept, the latest first."""
+        """The kept previews, newest first."""
         with self._lock:
             return list(reversed(self._kept))
 
     def find(self, number: int) -> Preview | None:
         """A preview by its number."""
-        return next((one for one in self.latest() if one.number == number), None)
+        return next((preview for preview in self.latest() if preview.number == number), None)
 
 
 def _jpeg(picture: Any) -> bytes:

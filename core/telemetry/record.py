@@ -1,7 +1,7 @@
-"""What this process has done and is doing.
+"""The record of this process: what it has done and is doing.
 
-The worker's loops and threads write into one `Watch`; metrics, health and the status page read
-it, in threads of their own. A note costs microseconds and never fails.
+The worker's loops and threads write into one `Watch`. Metrics, health and the status page read it,
+in their own threads. A write takes microseconds and never fails.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ RECENT: Final = 50
 #: Window of the rates and percentiles, in seconds.
 WINDOW_S: Final = 60.0
 
-#: Without a sign of life for so long, in seconds, a loop counts as dead. The claiming loop turns
-#: over every 2 s when idle; the slowest honest turn waits out a Redis time-out and a backoff.
+#: Seconds without a sign of life after which a loop counts as dead. The claim loop reports every 2
+#: s when idle; its slowest legitimate iteration is a Redis timeout and a backoff.
 STALE_S: Final = 24.0
 
-#: Seconds that the model may take to load, from a slow disk and with kernels to be compiled.
+#: Seconds that loading the model may take, from a slow disk and with kernels to compile.
 LOADING_STALE_S: Final = 600.0
 
 #: Seconds within which each job of a stage must be read, written, committed or unlinked. On an
-#: overloaded machine one takes seconds.
+#: overloaded machine one job takes seconds.
 STAGE_STALE_S: Final = 120.0
 
 
 class Phase(StrEnum):
-    """Where the worker is in its life."""
+    """The phase of the worker's life."""
 
     LOADING = "loading the model"
     CONNECTING = "waiting for Redis"
@@ -46,7 +46,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BatchNote:
-    """A batch that is done with. `at` is in unix seconds, durations are in seconds."""
+    """A finished batch. `at` is in unix seconds, durations are in seconds."""
 
     at: float
     kind: str
@@ -61,7 +61,7 @@ class BatchNote:
 
 @dataclass(frozen=True, slots=True)
 class FailureNote:
-    """A job's failed try. `at` is in unix seconds; `request_id` is empty where none is known."""
+    """A job's failed try. `at` is in unix seconds; `request_id` is empty if unknown."""
 
     at: float
     kind: str
@@ -75,13 +75,13 @@ class FailureNote:
 
 @dataclass
 class Watch:
-    """One worker's record. Times without a unit in their name are time.monotonic()."""
+    """One worker's record. Times are time.monotonic() unless noted otherwise."""
 
     phase: Phase = Phase.LOADING
     worker: str = ""
     started_at: float = field(default_factory=time.time)  # unix seconds
     model: str = ""  # device and precision
-    admin_port: int = 0  # where the admin server listens; 0: nowhere
+    admin_port: int = 0  # of the admin server; 0: none
     in_flight: Callable[[], int] = lambda: 0
     half_fallbacks: Callable[[], int] = lambda: 0
 
@@ -101,33 +101,33 @@ class Watch:
         self.previews = Previews()
         self._obstacles: dict[str, tuple[float, str]] = {}
         self._batches_in_hand = 0
-        self._stages_begun: dict[str, float] = {}  # by name: when it last made progress
+        self._stages_begun: dict[str, float] = {}  # by name: time of its last progress
         self._made_at = self._claimed_at = self._looped_at = time.monotonic()
         self._redis_failed_at: float | None = None
-        self._redis_changed_at = float("-inf")  # failed, or came back
+        self._redis_changed_at = float("-inf")  # time of the last failure or recovery
 
     def serving(self, worker: str, in_flight: Callable[[], int]) -> None:
-        """The worker takes jobs from now on; `in_flight` tells how many it has in hand."""
+        """The worker serves from now on; `in_flight` returns the number of its claims."""
         self.worker, self.in_flight = worker, in_flight
-        self.turned()
-        self.looped()
+        self.claim_loop_alive()
+        self.event_loop_alive()
         self.phase = Phase.SERVING
 
     # -- signs of life --------------------------------------------------------------------------
 
-    def turned(self) -> None:
-        """The claiming loop has turned over."""
+    def claim_loop_alive(self) -> None:
+        """The claim loop has begun another iteration."""
         self._claimed_at = time.monotonic()
 
-    def looped(self) -> None:
-        """The event loop has come round."""
+    def event_loop_alive(self) -> None:
+        """The event loop has run a callback."""
         self._looped_at = time.monotonic()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A stage does something that must not take long; one of a name at a time.
+        """A stage is running, and must make progress within STAGE_STALE_S; not reentrant.
 
-        Not for waits that may last: for Redis, for room in shared memory, for the network.
+        Not for waits that may be long: for Redis, for room in shared memory, for the network.
         """
         self._stages_begun[name] = time.monotonic()
         try:
@@ -136,15 +136,15 @@ class Watch:
             self._stages_begun.pop(name, None)
 
     def progressed(self, name: str) -> None:
-        """A stage is done with one of several jobs; to be called from any thread."""
+        """A stage has finished one of several jobs. May be called from any thread."""
         if name in self._stages_begun:
             self._stages_begun[name] = time.monotonic()
 
     def trouble(self) -> str:
         """Why this process should be replaced by a new one; empty if it is alive.
 
-        The claiming loop may rest while a batch or a stage is under way (INFERENCE_TIMEOUT_S ends
-        an inference that hangs, and a stage that does is told by its name) and while Redis is away.
+        The claim loop may pause while a batch or a stage is running and while Redis is away. (A
+        hung inference is ended by INFERENCE_TIMEOUT_S, a hung stage is reported by its name.)
         """
         now = time.monotonic()
         if self.phase is Phase.LOADING and (silent_s := now - self._made_at) > LOADING_STALE_S:
@@ -175,24 +175,24 @@ class Watch:
     # -- why no jobs are taken ------------------------------------------------------------------
 
     def set_obstacle(self, name: str, reason: str, after_s: float = 0.0) -> None:
-        """Something keeps this worker from its jobs, until `clear_obstacle` with the same name.
+        """Note why this worker takes no jobs, until `clear_obstacle` with the same name.
 
-        It counts once it has lasted `after_s` seconds; `reason` is a sentence for people.
+        It counts after `after_s` seconds. `reason` is a sentence for people.
         """
         since = self._obstacles[name][0] if name in self._obstacles else time.monotonic() + after_s
         self._obstacles[name] = (since, reason)
 
     def clear_obstacle(self, name: str) -> None:
-        """It is over."""
+        """The obstacle is gone."""
         self._obstacles.pop(name, None)
 
     def obstacle(self) -> str:
-        """What keeps this worker from its jobs, the oldest first; empty if nothing does."""
+        """The oldest reason why this worker takes no jobs; empty if there is none."""
         now = time.monotonic()
         return next((why for since, why in sorted(self._obstacles.values()) if since <= now), "")
 
     def redis_failed(self) -> None:
-        """An operation on Redis failed; it is tried again."""
+        """An operation on Redis failed and is retried."""
         self._redis_failed_at = self._redis_changed_at = time.monotonic()
 
     def redis_back(self) -> None:
@@ -204,7 +204,7 @@ class Watch:
     # -- batches and jobs -----------------------------------------------------------------------
 
     def batch_started(self) -> None:
-        """A batch is in the network's hands, from now until `batch_done`."""
+        """A batch is being computed, from now until `batch_done`."""
         with self.lock:
             self._batches_in_hand += 1
 
@@ -222,10 +222,17 @@ class Watch:
         """A batch has been stored; `delivered` of its jobs have a result now."""
         size = len(request_ids)
         note = BatchNote(
-            time.time(), kind, size, delivered, load_s, infer_s, store_s, total_s,
+            time.time(),
+            kind,
+            size,
+            delivered,
+            load_s,
+            infer_s,
+            store_s,
+            total_s,
             tuple(request_ids),
-        )  # fmt: skip
-        now = self._claimed_at = time.monotonic()  # from here on the claiming loop has to show
+        )
+        now = self._claimed_at = time.monotonic()  # from now on the claim loop must report again
         with self.lock:
             self._batches_in_hand -= 1
             self.batches.append(note)
@@ -239,9 +246,15 @@ class Watch:
                 self.latest.add(now, total_s)
 
     def job_failed(
-        self, kind: str, request: tuple[str, str] | None, reason: str, error: str,
-        attempts: int, *, dead: bool,
-    ) -> None:  # fmt: skip
+        self,
+        kind: str,
+        request: tuple[str, str] | None,
+        reason: str,
+        error: str,
+        attempts: int,
+        *,
+        dead: bool,
+    ) -> None:
         """A try of a job has failed: it is tried again, or dead."""
         request_id, image_id = request or ("", "")
         note = FailureNote(time.time(), kind, request_id, image_id, reason, error, attempts, dead)
@@ -251,17 +264,17 @@ class Watch:
             self.jobs[kind, "dead" if dead else "retried"] += 1
 
     def job_lost(self, kind: str) -> None:
-        """A finished job turned out to be another worker's."""
+        """A finished job was no longer this worker's."""
         with self.lock:
             self.jobs[kind, "lost"] += 1
 
     def job_given_back(self, kind: str) -> None:
-        """A job was put back without an attempt, for a fault that was not its own."""
+        """A job was put back without an attempt, because the failure was not its fault."""
         with self.lock:
             self.jobs[kind, "given_back"] += 1
 
     def job_superseded(self, kind: str) -> None:
-        """A job came after the result of a newer submission of its request."""
+        """A job was dropped because its request has a newer result."""
         with self.lock:
             self.jobs[kind, "superseded"] += 1
 
@@ -270,7 +283,7 @@ class Watch:
         with self.lock:
             self.recovered[kind] += count
 
-    # -- in short -------------------------------------------------------------------------------
+    # -- summaries ------------------------------------------------------------------------------
 
     def total(self, outcome: str) -> int:
         """How many jobs had an outcome: done, retried, dead or lost."""
@@ -283,7 +296,7 @@ class Watch:
             return self.latest.count(time.monotonic()) * 60 / WINDOW_S
 
     def in_brief(self) -> dict[str, str | int | float]:
-        """What the heartbeat says of it."""
+        """The summary that the heartbeat contains."""
         return {
             "model": self.model,
             "admin_port": self.admin_port,

@@ -1,11 +1,11 @@
 """OpenTelemetry: a span for each try of a job, in its sender's trace.
 
 A message may carry a trace context in the extra fields `traceparent`, `tracestate` and `baggage`
-(W3C). The span becomes its child, and the result's hash carries the span's own context in fields
-of the same names, for whoever does the next step. Without OpenTelemetry's SDK nothing of this
-happens, and nothing is imported.
+(W3C). The span becomes its child. The result's hash carries the span's context in fields of the
+same names, for the next step of the pipeline. Without OpenTelemetry's SDK there are no spans and
+nothing is imported.
 
-Whatever fails in here is a line in the log: a span is not worth a job.
+Errors in here are only logged, so that a span cannot fail a job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FIELDS: Final = ("traceparent", "tracestate", "baggage")
 
-#: Longest field that is taken from a message, in characters.
+#: Longest field that is accepted from a message, in characters.
 LONGEST: Final = 8192
 
 FLUSH_MS: Final = 2000
@@ -40,16 +40,16 @@ class Tracing:
         self._tracer: Any = None
 
     def start(self) -> None:
-        """Use the SDK if it is installed, as its own environment variables (OTEL_…) say.
+        """Use the SDK if it is installed, configured by its environment variables (OTEL_…).
 
-        A provider that is there already (from opentelemetry-instrument, say) is used as it is.
+        An existing provider (for example from opentelemetry-instrument) is used as it is.
         """
         if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return
         try:
             if importlib.util.find_spec("opentelemetry.sdk") is None:
                 return
-        except ModuleNotFoundError:  # not even opentelemetry
+        except ModuleNotFoundError:  # opentelemetry itself is missing
             return
         try:
             from opentelemetry import trace
@@ -62,7 +62,7 @@ class Tracing:
             log.exception("no traces: OpenTelemetry cannot be used")
 
     def flush(self) -> None:
-        """Export what has not been exported, for a moment at most."""
+        """Export the remaining spans, for FLUSH_MS at most."""
         if self._tracer is not None:
             from opentelemetry import trace
 
@@ -72,7 +72,7 @@ class Tracing:
     def done(
         self, payload: bytes, began_at: float, attributes: Mapping[str, str | int]
     ) -> dict[str, str]:
-        """A job is about to be committed; the fields to add to its result.
+        """A job is about to be committed; returns the fields to add to its result.
 
         `began_at` is in unix seconds.
         """
@@ -133,10 +133,10 @@ def _provider() -> Any:
 
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "inpainting-worker"}
     provider = TracerProvider(resource=Resource.create(named))
-    wanted = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
-    if "console" in wanted:
+    exporters = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
+    if "console" in exporters:
         provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
-    if "otlp" in wanted and any(os.environ.get(name) for name in ENDPOINTS):
+    if "otlp" in exporters and any(os.environ.get(name) for name in ENDPOINTS):
         try:
             exporter = importlib.import_module(
                 "opentelemetry.exporter.otlp.proto.http.trace_exporter"

@@ -1,4 +1,4 @@
-"""Numbers that grow: histograms, and the last hour as a series of samples."""
+"""Histograms, durations of a recent window, and a history of samples."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Histogram:
 
 
 class Durations:
-    """The durations, in seconds, of what ended in the last while, for percentiles."""
+    """Durations, in seconds, of what ended within the last `window_s` seconds, for percentiles."""
 
     def __init__(self, window_s: float, most: int = 4096) -> None:
         self._window_s = window_s
         self._ended: deque[tuple[float, float]] = deque(maxlen=most)
 
     def add(self, now: float, seconds: float) -> None:
-        """Note one that has just ended."""
+        """Add the duration of something that has just ended."""
         self._ended.append((now, seconds))
 
     def count(self, now: float) -> int:
@@ -55,7 +55,7 @@ class Durations:
         return len(self._current(now))
 
     def percentiles(self, now: float, *shares: float) -> list[float | None]:
-        """For each share (0 to 1) the duration that so many did not exceed; None without any."""
+        """For each share (0 to 1) the duration that this share did not exceed; None if empty."""
         current = sorted(self._current(now))
         if not current:
             return [None for _ in shares]
@@ -66,7 +66,7 @@ class Durations:
 
 
 class History:
-    """Rows of a table with named columns; the oldest drop out. Each row has a number."""
+    """A table of numbered rows with named columns; the oldest rows are dropped."""
 
     def __init__(self, columns: Sequence[str], most: int) -> None:
         self._columns = tuple(columns)
@@ -80,7 +80,7 @@ class History:
 
     def after(self, number: int) -> tuple[int, dict[str, list[float | None]]]:
         """The number of the last row, and the columns of all rows after `number` (0: all)."""
-        if number > self._count:  # from a worker before this one
+        if number > self._count:  # from an earlier worker
             number = 0
         fresh = list(self._rows)[max(0, len(self._rows) - (self._count - number)) :]
         return self._count, {

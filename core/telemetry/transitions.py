@@ -1,4 +1,4 @@
-"""What happens to jobs: a line in the log for each step, and a note in the record."""
+"""Logs and records every job state change."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.claims import Claim
-from core.contract import Job, request_of
+from core.contract import Job
 from core.errors import JobError
 from core.keys import Kind
-from core.telemetry import about, tracing, watch
+from core.telemetry import log_extra, tracing, watch
 
 log = logging.getLogger(__name__)
 
@@ -18,56 +18,63 @@ log = logging.getLogger(__name__)
 def taken(claim: Claim, job: Job) -> None:
     """A job was claimed and loaded."""
     request_id = job.request_id
-    log.debug("request %s taken from the %s queue", request_id, claim.kind, extra=about(request_id))
+    log.debug(
+        "request %s taken from the %s queue", request_id, claim.kind, extra=log_extra(request_id)
+    )
 
 
 def waits(job: Job, error: Exception) -> None:
-    """A finished job cannot be stored at present."""
-    log.warning("request %s waits: %s", job.request_id, error, extra=about(job.request_id))
+    """A finished job finds no room in shared memory at present."""
+    log.warning("request %s waits: %s", job.request_id, error, extra=log_extra(job.request_id))
 
 
 def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
-    """A job makes way for those behind it."""
+    """A job is put behind the others of its queue."""
     log.warning(
         "%s is put behind the others of its queue in %g s: %s",
-        _name(claim), delay_s, error, extra=_about(claim),
-    )  # fmt: skip
+        _name(claim),
+        delay_s,
+        error,
+        extra=_log_extra(claim),
+    )
 
 
 def given_back(claim: Claim, error: Exception) -> None:
-    """A job is put back for a fault that is not its own."""
+    """A job is put back without an attempt, because the failure is not its fault."""
     watch.job_given_back(claim.kind)
-    log.debug("%s is given back: %s", _name(claim), error, extra=_about(claim))
+    log.debug("%s is given back: %s", _name(claim), error, extra=_log_extra(claim))
 
 
 def refused(kind: Kind, error: JobError) -> None:
-    """A message was too large to be taken."""
+    """A message was too large to be claimed."""
     log.error("a message on the %s queue is dead (%s): %s", kind, error.reason, error)
     watch.job_failed(kind, None, error.reason, str(error), 1, dead=True)
 
 
 def superseded(claim: Claim) -> None:
-    """A job's result would come after that of a newer submission of its request."""
+    """A job is dropped because its request has a newer result."""
     watch.job_superseded(claim.kind)
     log.warning(
         "%s is superseded: the result of a newer submission is out, its inputs are removed",
-        _name(claim), extra=_about(claim),
-    )  # fmt: skip
+        _name(claim),
+        extra=_log_extra(claim),
+    )
 
 
 def lost(claim: Claim, job: Job) -> None:
-    """A finished job was another worker's."""
+    """A finished job is no longer this worker's."""
     watch.job_lost(claim.kind)
     request_id = job.request_id
     log.warning(
         "request %s is no longer this worker's: its result is discarded",
-        request_id, extra=about(request_id),
-    )  # fmt: skip
+        request_id,
+        extra=log_extra(request_id),
+    )
 
 
 def done(job: Job, segment: str) -> None:
-    """A job's result is out and its inputs are gone."""
-    log.debug("request %s done: %s", job.request_id, segment, extra=about(job.request_id))
+    """A job's result is committed and its inputs are unlinked."""
+    log.debug("request %s done: %s", job.request_id, segment, extra=log_extra(job.request_id))
 
 
 def batch_done(
@@ -80,46 +87,62 @@ def batch_done(
     store_s: float,
     total_s: float,
 ) -> None:
-    """A batch has gone through all stages; `jobs` are those that could be loaded."""
+    """A batch has passed all stages; `jobs` are those that could be loaded."""
     requests = [job.request_id for job in jobs]
     log.info(
         "batch of %d %s: %d delivered, total %.3f s, inference %.3f s, post-processing %.3f s: %s",
-        len(jobs), kind, delivered, total_s, infer_s, store_s,
-        ", ".join(requests), extra=about(*requests),
-    )  # fmt: skip
+        len(jobs),
+        kind,
+        delivered,
+        total_s,
+        infer_s,
+        store_s,
+        ", ".join(requests),
+        extra=log_extra(*requests),
+    )
     watch.batch_done(
         kind, requests, delivered, load_s=load_s, infer_s=infer_s, store_s=store_s, total_s=total_s
     )
 
 
 def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
-    """A try has failed: the job is tried again after a delay or, without one, dead."""
-    request = request_of(claim.payload)
-    extra = _about(claim)
+    """A try has failed: the job is retried after `delay_s`, or dead if that is None."""
+    extra = _log_extra(claim)
     if delay_s is None:
         log.error(
             "%s is dead (%s, try %d): %s",
-            _name(claim), error.reason, tried, error, extra=extra,
-        )  # fmt: skip
+            _name(claim),
+            error.reason,
+            tried,
+            error,
+            extra=extra,
+        )
     else:
         log.warning(
             "%s failed and is tried again in %g s (try %d of %d): %s",
-            _name(claim), delay_s, tried, allowed, error, extra=extra,
-        )  # fmt: skip
-    watch.job_failed(claim.kind, request, error.reason, str(error), tried, dead=delay_s is None)
+            _name(claim),
+            delay_s,
+            tried,
+            allowed,
+            error,
+            extra=extra,
+        )
+    watch.job_failed(
+        claim.kind, claim.request, error.reason, str(error), tried, dead=delay_s is None
+    )
     tracing.failed(claim.payload, error.reason, str(error), tried)
 
 
 def failed_unexpectedly(claim: Claim, error: Exception) -> None:
-    """Something failed that no line of the program expects."""
-    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_about(claim))
+    """A try has failed with an exception that is not a JobError."""
+    log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_log_extra(claim))
 
 
-def _about(claim: Claim) -> Mapping[str, Any] | None:
-    request = request_of(claim.payload)
-    return about(request[0]) if request else None
+def _log_extra(claim: Claim) -> Mapping[str, Any] | None:
+    return log_extra(claim.request_id) if claim.request else None
 
 
 def _name(claim: Claim) -> str:
-    request = request_of(claim.payload)
-    return f"request {request[0]}" if request else f"a message on the {claim.kind} queue"
+    if claim.request is None:
+        return f"a message on the {claim.kind} queue"
+    return f"request {claim.request_id}"

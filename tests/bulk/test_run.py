@@ -202,9 +202,9 @@ def test_a_line_of_boxes_that_is_none_is_refused_at_the_start(
     ("request_", "said"),
     [
         ({"output": "pages"}, "OUTPUT"),
-        ({"output": "pages/clean"}, "OUTPUT.*lies in INPUT"),
-        ({"source": "clean/pages", "output": "clean"}, "INPUT.*lies in OUTPUT"),
-        ({"masks": "pages/masks"}, "--masks.*lies in INPUT"),
+        ({"output": "pages/clean"}, "OUTPUT.*is inside INPUT"),
+        ({"source": "clean/pages", "output": "clean"}, "INPUT.*is inside OUTPUT"),
+        ({"masks": "pages/masks"}, "--masks.*is inside INPUT"),
         ({"source": "nowhere"}, "INPUT: there is no"),
         ({"masks": "nowhere"}, "--masks: there is no"),
         ({"output": "file"}, "OUTPUT.*is a file"),

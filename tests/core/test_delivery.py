@@ -36,7 +36,7 @@ class Told:
         self.told.append(("commit", claim.payload))
         return Outcome.COMMITTED, ""
 
-    async def cleaned(self, claim: Claim, member: str) -> None:
+    async def drop_cleanup_entry(self, claim: Claim, member: str) -> None:
         self.told.append(("cleaned", claim.payload))
 
 
@@ -111,7 +111,7 @@ def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
         go_on.set()
         await committing
         assert results.delivered == 1
-        await deliver.cleaned()
+        await deliver.wait_for_cleanup()
 
     try:
         asyncio.run(asyncio.wait_for(run(), 30))

@@ -1,4 +1,4 @@
-"""`python worker.py doctor`: each ailment is named, with its mend."""
+"""`python worker.py doctor`: each problem is named, with a remedy."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_wrong_redis_url_is_named_without_its_password() -> None:
     assert status == 1
     problem = only(found, "problem")
     assert "redis://***@127.0.0.1:9 cannot be reached" in problem["message"]
-    assert "set REDIS_URL" in problem["mend"]
+    assert "set REDIS_URL" in problem["remedy"]
     assert "secret" not in str(found)
 
 
@@ -61,7 +61,7 @@ def test_a_redis_that_refuses_the_user_is_told_apart(server: RedisServer) -> Non
     status, found = findings("redis", REDIS_URL=url)
     assert status == 1
     assert "refuses this user" in only(found, "problem")["message"]
-    assert "redis://user:password@host" in only(found, "problem")["mend"]
+    assert "redis://user:password@host" in only(found, "problem")["remedy"]
 
 
 def test_a_redis_that_forgets_or_evicts_is_a_warning(server: RedisServer, client: Any) -> None:
@@ -71,9 +71,9 @@ def test_a_redis_that_forgets_or_evicts_is_a_warning(server: RedisServer, client
     finally:
         client.config_set("maxmemory-policy", "noeviction")
     assert status == 0
-    mends = {finding["mend"] for finding in found if finding["level"] == "warning"}
+    remedies = {finding["remedy"] for finding in found if finding["level"] == "warning"}
     # A loaded machine's Redis may be slow, which is a warning too.
-    assert mends >= {"CONFIG SET maxmemory-policy noeviction", "start it with --appendonly yes"}
+    assert remedies >= {"CONFIG SET maxmemory-policy noeviction", "start it with --appendonly yes"}
 
 
 def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: redis.Redis) -> None:
@@ -91,7 +91,7 @@ def test_missing_or_damaged_weights_are_a_problem(tmp_path: Path) -> None:
     status, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
     assert status == 1
     assert str(missing) in only(found, "problem")["message"]
-    assert "set LAMA_CHECKPOINT_PATH" in only(found, "problem")["mend"]
+    assert "set LAMA_CHECKPOINT_PATH" in only(found, "problem")["remedy"]
     missing.write_bytes(b"no checkpoint")
     status, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
     assert status == 1
@@ -104,7 +104,7 @@ def test_a_wrong_setting_is_a_problem_and_a_misspelt_one_a_warning() -> None:
     assert "INPAINTING_BATCH_SIZE_LONG='many'" in only(found, "problem")["message"]
     status, found = findings("settings", LAMA_CHECKPOINT_PAHT="/x")
     assert status == 0
-    assert only(found, "warning")["mend"] == "is LAMA_CHECKPOINT_PATH meant?"
+    assert only(found, "warning")["remedy"] == "is LAMA_CHECKPOINT_PATH meant?"
     assert command("doctor", "stars").returncode == 1
 
 
@@ -125,7 +125,7 @@ def test_a_full_shared_memory_is_a_problem(server: RedisServer) -> None:
     assert done.returncode == 1
     assert "too little for a result" in problems[0]["message"]
     assert "/dev/shm has no room" in problems[1]["message"]
-    assert all("shm_size" in problem["mend"] for problem in problems)
+    assert all("shm_size" in problem["remedy"] for problem in problems)
 
 
 def test_a_missing_shared_memory_is_a_problem(
@@ -135,7 +135,7 @@ def test_a_missing_shared_memory_is_a_problem(
     status, found = findings("shm", REDIS_URL=server.url)
     assert status == 1
     assert "/nowhere/shm cannot be used" in only(found, "problem")["message"]
-    assert "ipc: host" in only(found, "problem")["mend"]
+    assert "ipc: host" in only(found, "problem")["remedy"]
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_segments_that_may_be_read_and_not_unlinked_are_a_warning(
     assert status == 0
     warning = only(found, "warning")
     assert f"uid {nobody} can't unlink segments of uid 4242" in warning["message"]
-    assert "one uid, or the worker as root" in warning["mend"]
+    assert "one uid, or the worker as root" in warning["remedy"]
     _, found = findings("shm", REDIS_URL=server.url)
     assert not [finding for finding in found if finding["level"] == "warning"]
 
@@ -172,8 +172,8 @@ def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
     client.rpush("lama_inference:longtasks", foreign)
     status, found = findings("shm", REDIS_URL=server.url)
     assert status == 1
-    assert "of 2 input segments of the next waiting jobs 0 are here" in str(found)
-    assert "ipc: host" in only(found, "problem")["mend"]
+    assert "0 of 2 input segments of the next waiting jobs are here" in str(found)
+    assert "ipc: host" in only(found, "problem")["remedy"]
     assert len(segments()) == 2
 
 
@@ -187,4 +187,4 @@ def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(
     client.set(f"inpainting:worker:{far}", json.dumps(beat))
     _, found = findings("shm", REDIS_URL=server.url)
     assert "see another shared memory" in only(found, "warning")["message"]
-    assert "{host}" in only(found, "warning")["mend"]
+    assert "{host}" in only(found, "warning")["remedy"]

@@ -240,5 +240,5 @@ def test_a_wrong_fault_point_ends_the_program_with_one_line() -> None:
         env={**os.environ, "FAULT_POINT": "nowhere"}, capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("FAULT_POINT='nowhere': one of registered, ")
+    assert done.stderr.startswith("FAULT_POINT='nowhere' must be one of registered, ")
     assert done.stderr.count("\n") == 1

@@ -30,7 +30,7 @@ from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
-PRIVATE_WORKER = Path(__file__).parent.parent / "stub" / "small_shm.py"
+PRIVATE_WORKER = Path(__file__).parents[2] / "harness/stub/small_shm.py"
 PORT = 9390
 
 needs_mounts = pytest.mark.skipif(

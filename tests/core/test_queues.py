@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from core import keys
-from core.broker.at_most_once import open_queues
+from core.broker.open import open_queues
 from core.broker.queues import Queues
 from core.claims import Claim, Outcome, Standing
 from core.config import Settings
@@ -213,7 +213,7 @@ def test_a_commit_publishes_the_result_and_leaves_the_inputs_for_cleanup(raw: re
         assert raw.lrange(keys.cleanup(ME.worker), 0, -1) == [b"job"]
         assert raw.zrange(keys.segments("boot-1"), 0, -1) == [b"s1 r"]
         assert not raw.exists(keys.ATTEMPTS)
-        await queues.cleaned(claim)
+        await queues.drop_cleanup_entry(claim)
         assert not raw.exists(keys.cleanup(ME.worker))
 
     run(raw, scenario)
@@ -292,7 +292,7 @@ def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: redis.
         # Were it the reply to the first commit that was lost, this would be its repetition.
         assert await queues.commit(first, "r", "s1", info) == (Outcome.COMMITTED, "s1")
         # Others have unlinked its inputs, as after a worker that is taken for dead.
-        await queues.cleaned(first)
+        await queues.drop_cleanup_entry(first)
         assert await queues.commit(first, "r", "s1", info) == (Outcome.LOST, "")
         assert json.loads(raw.hget("inpainting_result:r", "inpaint_shm_info"))["shm_name"] == "s2"
 

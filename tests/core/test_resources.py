@@ -22,7 +22,7 @@ from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments, wa
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)
-SMALL_SHM = Path(__file__).parent.parent / "stub" / "small_shm.py"
+SMALL_SHM = Path(__file__).parents[2] / "harness/stub/small_shm.py"
 
 
 def send(pipeline: Pipeline, seed: int = 1, **options: Any) -> str:

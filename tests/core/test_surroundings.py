@@ -23,9 +23,9 @@ import redis
 from chaos.proxy import Proxy
 from chaos.servers import Servers
 from core import keys
-from core.broker.at_most_once import open_queues
 from core.broker.connection import LUA
 from core.broker.dead_job import write_entry
+from core.broker.open import open_queues
 from core.config import Delivery, Settings
 from core.errors import JobError
 from core.identity import current_identity

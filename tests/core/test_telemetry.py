@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.telemetry.logs import JsonFormatter, OneLineFormatter, about
+from core.telemetry.logs import JsonFormatter, OneLineFormatter, log_extra
 from core.telemetry.spans import Tracing
 from core.telemetry.tallies import Durations, Histogram, History
 from harness.wire import Pipeline, page
@@ -29,19 +29,19 @@ def record(message: str, *arguments: object, **extra: Any) -> logging.LogRecord:
 @pytest.mark.parametrize("forgery", FORGERIES)
 @pytest.mark.parametrize("formatter", [OneLineFormatter(), JsonFormatter()])
 def test_no_message_forges_a_line(formatter: logging.Formatter, forgery: str) -> None:
-    line = formatter.format(record("request %s done", forgery, **about(forgery)))
+    line = formatter.format(record("request %s done", forgery, **log_extra(forgery)))
     assert len(line.splitlines()) == 1
     assert all(character.isprintable() for character in line)
 
 
 def test_a_line_of_json_says_which_requests_it_is_about() -> None:
-    line = json.loads(JsonFormatter().format(record("%d done", 1, **about("r\n1"))))
+    line = json.loads(JsonFormatter().format(record("%d done", 1, **log_extra("r\n1"))))
     assert line["message"] == "1 done"
     assert line["level"] == "INFO"
     assert line["logger"] == "core.x"
     assert line["request_id"] == "r\n1"
     assert line["time"].endswith("Z")
-    several = json.loads(JsonFormatter().format(record("2 done", **about("a", "b"))))
+    several = json.loads(JsonFormatter().format(record("2 done", **log_extra("a", "b"))))
     assert several["request_ids"] == ["a", "b"]
     assert "request_id" not in several
     assert "request_id" not in json.loads(JsonFormatter().format(record("stopped")))

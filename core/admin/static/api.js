@@ -1,4 +1,4 @@
-// Talking to the worker, and telling the user what it says.
+// Requests to the worker, and the messages to the user about them.
 
 import { $ } from "./dom.js";
 
@@ -10,7 +10,7 @@ export function keepToken(token) {
   else sessionStorage.removeItem(TOKEN);
 }
 
-/** A request to this worker; its answer, or an error with the worker's own sentence. */
+/** Sends a request to this worker; returns its answer, or throws an error with the worker's text. */
 export async function ask(path, content) {
   const token = sessionStorage.getItem(TOKEN);
   const request = { headers: token ? { Authorization: `Bearer ${token}` } : {} };
@@ -26,17 +26,17 @@ export async function ask(path, content) {
   return answer;
 }
 
-let told = false;
+let isLasting = false;
 
-/** Shows a sentence above everything else; an empty one only takes away what was not lasting. */
+/** Shows a message at the top; an empty one removes only messages that are not lasting. */
 export function complain(text, lasting = false) {
-  if (told && !lasting && !text) return;
-  told = lasting && Boolean(text);
+  if (isLasting && !lasting && !text) return;
+  isLasting = lasting && Boolean(text);
   $("notice").textContent = text;
   $("notice").hidden = !text;
 }
 
-/** Runs what a button does; what goes wrong is told until the next try. */
+/** Runs the action of a button; an error is shown until the next try. */
 export async function attempt(action) {
   try {
     await action();

@@ -5,16 +5,16 @@ import { $ } from "./dom.js";
 const HOUR_S = 3600;
 const SHORTEST_S = 300;
 const HEIGHT = 180;
-const RATE_S = 30; // the rate is an average of so many seconds
+const RATE_S = 30; // the rate is averaged over this many seconds
 
 const columns = { at: [] };
 let last = 0;
 let charts = [];
 
-/** The number of the last row that is here: what the next request asks for. */
+/** The number of the last row, after which the next request continues. */
 export const lastRow = () => last;
 
-/** Appends rows of the history; a worker that was restarted begins anew. */
+/** Appends rows of the history; starts over if the worker was restarted. */
 export function append({ number, columns: fresh }) {
   if (number < last) for (const name of Object.keys(columns)) columns[name] = [];
   last = number;
@@ -25,7 +25,7 @@ export function append({ number, columns: fresh }) {
   if (gone > 0) for (const name of Object.keys(columns)) columns[name] = columns[name].slice(gone);
 }
 
-/** Jobs per minute at each row: what was done in the last seconds before it. */
+/** Jobs per minute at each row, averaged over the RATE_S seconds before it. */
 function rates() {
   const { at, done = [] } = columns;
   let from = 0,
@@ -40,7 +40,7 @@ function rates() {
   });
 }
 
-/** `least` is the smallest top of the scale: noise is not to fill a chart. */
+/** `least` is the smallest maximum of the scale, so that noise does not fill a chart. */
 const CHARTS = [
   {
     id: "chart-backlog",
@@ -113,7 +113,7 @@ function make({ id, least, lines }) {
   return { lines, figure, plot: new uPlot(options, [[], ...lines.map(() => [])], figure) };
 }
 
-/** Draws what is here. */
+/** Draws the charts. */
 export function draw() {
   if (!charts.length) charts = CHARTS.map(make);
   const end = columns.at.at(-1) ?? Date.now() / 1000;

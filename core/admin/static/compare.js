@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-/** `before` and `after` are addresses of pictures of one size. */
+/** `before` and `after` are URLs of pictures of the same size. */
 export function compare(before, after, label) {
   const slider = h("input", {
     type: "range",

@@ -1,4 +1,4 @@
-// Elements and texts. Whatever came from a message is only ever set as text, never as markup.
+// Elements and texts. Content of messages is always set as text, never as markup.
 
 /** An element; `properties` are its properties, `dataset` and `style` entries among them. */
 export function h(tag, properties = {}, ...children) {
@@ -17,7 +17,7 @@ export const $ = (id) => document.getElementById(id);
 
 const shown = new WeakMap();
 
-/** Replaces an element's content, if what it is made from has changed: a selection survives. */
+/** Replaces an element's content only if its data has changed, so that a selection survives. */
 export function show(element, source, make) {
   const key = JSON.stringify(source);
   if (shown.get(element) === key) return;

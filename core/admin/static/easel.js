@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-const MOST_PIXELS = 64e6; // what browsers can hold in a canvas; the worker has a limit of its own
+const MOST_PIXELS = 64e6; // limit of a browser's canvas; the worker has its own limit
 const MOST_UNDOS = 12;
 
 /** The pixels of a picture file, on white where it is transparent. */
@@ -91,7 +91,7 @@ export class Easel {
       });
   }
 
-  /** Takes a mask file over: what is not black in it is a hole. */
+  /** Uses a mask file; pixels that are not black are the hole. */
   take(mask) {
     if (mask.width !== this.picture.width || mask.height !== this.picture.height) {
       throw new Error(
@@ -110,7 +110,7 @@ export class Easel {
     this.paste(holes);
   }
 
-  /** The mask as the address of a PNG: white holes on black. */
+  /** The mask as the URL of a PNG: white holes on black. */
   mask() {
     const made = h("canvas", { width: this.layer.width, height: this.layer.height });
     const pen = made.getContext("2d");

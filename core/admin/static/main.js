@@ -1,4 +1,4 @@
-// Asks the worker every two seconds, and shows what it says.
+// Queries the worker every two seconds and shows the answer.
 
 import { ask, attempt, complain, keepToken } from "./api.js";
 import { append, draw, lastRow } from "./charts.js";
@@ -12,7 +12,7 @@ const HIDDEN_PAUSE_MS = 10_000;
 let timer = 0;
 let asking = 0;
 
-/** Asks now, and from now on again and again. */
+/** Queries now, and repeatedly from now on. */
 async function refresh() {
   clearTimeout(timer);
   const turn = ++asking;

@@ -1,4 +1,4 @@
-// A picture of one's own: dropped or made up, its mask painted or dropped, and the result.
+// Tries a picture: dropped or generated, with a painted or dropped mask, and shows the result.
 
 import { ask } from "./api.js";
 import { compare } from "./compare.js";

@@ -1,6 +1,6 @@
--- Move up to `count` payloads from the head of a queue to a worker's processing list, and enter them
--- into its books. One that has an attempt against it comes alone: should it kill this worker too, no
--- other was in its hands.
+-- Claim up to `count` payloads: move them from the head of a queue to a worker's processing list
+-- and record them. A payload with an attempt behind it is claimed alone, so that no other job is
+-- lost if it kills this worker too.
 -- KEYS[1]  queue
 -- KEYS[2]  processing list of the worker and kind
 -- KEYS[3]  attempts
@@ -9,15 +9,15 @@
 -- KEYS[6]  submissions
 -- KEYS[7]  crews
 -- ARGV[1]  count
--- ARGV[2]  sha1 of the payload that these are to join, or ''
--- ARGV[3]  most bytes that a payload may have
+-- ARGV[2]  sha1 of the payload whose batch these will join, or ''
+-- ARGV[3]  largest allowed payload in bytes
 -- ARGV[4]  '1' to move them to the processing list, '0' to take them out of Redis
 -- ARGV[5]  worker
 -- ARGV[6]  epoch of the server, if it has none yet
 -- ARGV[7]  number of the first claim
--- Returns the server's epoch; the payloads, in the queue's order; the attempts of each so far; for each
--- '1' if a newer submission of its request has been committed, else ''; and of the one behind them, if
--- it is too large, its length, its sha1 and its first KiB: it stays where it is.
+-- Returns the server's epoch; the payloads, in the queue's order; the attempts of each so far; for
+-- each '1' if a newer submission of its request has been committed, else ''. If the next payload is
+-- too large, also its length, sha1 and first KiB; it stays in the queue.
 local joins = ARGV[2] ~= ''
 if joins and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then
   return {'', {}, {}, {}}

@@ -1,20 +1,21 @@
--- Commit a finished job: publish its result and leave its inputs to be unlinked.
+-- Commit a finished job: publish its result and put its inputs on the cleanup list.
 -- KEYS[10] result hash of the request
 -- KEYS[11] cleanup list of the worker
 -- ARGV[9]  name of the result segment
 -- ARGV[10] seconds after which an unread result expires
 -- ARGV[11] namespace
 -- ARGV[12…] fields and values of the hash
--- Returns {'committed', name of the segment that this result replaces or ''},
--- {'landed', ''} if an earlier call with the same segment had its effect and lost its reply,
--- {'landed', the segment} if that result was replaced and removed meanwhile,
--- {'superseded', ''} if the result of a newer submission of the request has been committed: this one
--- is not published, and the job is finished, or
--- {'lost', ''} if the payload is no longer this worker's, or others have removed the segment: the
--- worker was presumed dead, and may have been given the same payload again since.
+-- Returns
+--   {'committed', name of the segment that this result replaces or ''};
+--   {'landed', ''} if an earlier call with the same segment took effect and lost its reply;
+--   {'landed', the segment} if that result was replaced and removed meanwhile;
+--   {'superseded', ''} if the result of a newer submission of the request has been committed: this
+--   one is not published, and the job is finished;
+--   {'lost', ''} if the payload is no longer this worker's, or others have removed the segment. The
+--   worker was presumed dead, and may have claimed the same payload again since.
 --
--- A full server checks the first write of a script only. That is one which it refuses (HSET), so
--- that either nothing is changed or everything. What may fail otherwise is read before.
+-- All or nothing: a full server checks a script's first write only, and refuses this one (HSET).
+-- Commands that fail on a key of the wrong type come before it.
 local segment = ARGV[9]
 local member = segment .. ' ' .. request
 
@@ -22,7 +23,8 @@ local score = redis.call('ZSCORE', KEYS[8], member)
 if score and tonumber(score) >= 0 then
   return {'landed', ''}
 elseif score then
-  -- Only a commit leaves inputs to be unlinked: as long as this worker lives it has to do it.
+  -- Only a commit puts inputs on the cleanup list, and only this worker removes them while it
+  -- lives.
   local landed = redis.call('LPOS', KEYS[11], payload)
   return {landed and 'landed' or 'lost', landed and segment or ''}
 end
@@ -34,7 +36,7 @@ redis.call('HEXISTS', KEYS[5], sha1)
 redis.call('LLEN', KEYS[11])
 if is_superseded(entries) then
   supersede(entries, KEYS[11])
-  redis.call('ZADD', KEYS[8], 0, member)  -- it is removed even if this worker dies before it can
+  redis.call('ZADD', KEYS[8], 0, member)  -- removed even if this worker dies first
   return {'superseded', ''}
 end
 
@@ -71,8 +73,8 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[10])) do
 end
 redis.call('PERSIST', KEYS[10])
 
--- Only a segment that a worker wrote for the same request is ours to remove. Score 0 has it
--- removed even if this worker dies before it can, and on another host by a worker there.
+-- Only a segment that a worker wrote for the same request may be removed. Score 0 ensures it is
+-- removed even if this worker dies first; on another host, by a worker there.
 local old_member = replaced .. ' ' .. request
 if replaced ~= '' and redis.call('ZSCORE', KEYS[8], old_member) then
   redis.call('ZADD', KEYS[8], 0, old_member)
@@ -91,14 +93,15 @@ redis.call('HDEL', KEYS[5], sha1)
 redis.call('HDEL', KEYS[7], ARGV[11] .. ' fault')
 drop_claim()
 
--- Older submissions that are not done yet come too late from now on.
-local own
+-- Older submissions that are not done yet are superseded from now on.
+local claimed_at
 for _, entry in ipairs(entries) do
-  own = entry[1] == sha1 and entry[3] == '' and entry[2] or own
+  claimed_at = entry[1] == sha1 and entry[3] == '' and entry[2] or claimed_at
 end
 for _, entry in ipairs(entries) do
-  -- As texts: they have more digits than a number of Lua holds. With 'u' the time is a latest one.
-  if own and entry[2] < own then
+  -- Compared as strings: they have more digits than a Lua number holds. With 'u', the claim was
+  -- earlier than the recorded time.
+  if claimed_at and entry[2] < claimed_at then
     entry[3] = 's'
   end
 end

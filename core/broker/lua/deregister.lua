@@ -1,6 +1,6 @@
--- Take the announcement of a worker back. One that leaves something behind is kept in the set of
--- workers, or added again, so that it is found without a heartbeat. The last one of a shared memory takes the notes about
--- it along, unless results or dead jobs are left: those are found by them.
+-- Deregister a worker. If it leaves something behind, it stays in the set of workers (or is added
+-- again), where a reaper finds it without a heartbeat. The last worker of a namespace also removes
+-- the notes about it, unless results or dead jobs are left, which are found by these notes.
 -- KEYS[1]  workers of the namespace
 -- KEYS[2]  heartbeat of the worker
 -- KEYS[3]  its claims
@@ -11,8 +11,8 @@
 -- ARGV[1]  worker
 -- ARGV[2]  namespace
 -- ARGV[3]  name of its crew
--- ARGV[4]  milliseconds after which no worker is left that might commit a barred segment
--- Returns 1 if it was struck off.
+-- ARGV[4]  milliseconds after which no worker can commit a barred segment any more
+-- Returns 1 if it was removed from the set of workers, 0 if it was kept.
 redis.call('DEL', KEYS[2])
 for i = 7, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then

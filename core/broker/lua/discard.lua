@@ -1,16 +1,15 @@
--- Drop a dead job and leave its inputs to be unlinked, as those of a worker that died meanwhile:
--- so a reaper finds them even if the process that discards the job dies before it has unlinked them.
+-- Drop a dead job and put its inputs on a cleanup list. A reaper unlinks them if the process that
+-- discards the job dies before it has done so.
 -- KEYS[2]  queue that the job came from
 -- KEYS[3]  cleanup list of the process that discards the job
 -- KEYS[4]  set of workers of the shared memory that the inputs are in
 -- ARGV[4]  payload
--- ARGV[5]  the name in the set under which the cleanup list is found
+-- ARGV[5]  name of that process in the set of workers
 -- Returns -1 if another entry is at the index, 1 if the inputs are to be unlinked, or 2 if they are
--- still needed: the same message is in the queue once more.
+-- still needed because the same message is in the queue again.
 --
--- A full server checks the first write of a script only, and never refuses LREM. What may fail for
--- another reason (a key of another type) is asked for before it, so that nothing or everything is
--- changed.
+-- All or nothing: a full server checks a script's first write only, and never refuses LREM.
+-- Commands that fail on a key of the wrong type come before it.
 local entry = find_entry()
 if not entry then
   return -1

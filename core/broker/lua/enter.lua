@@ -1,5 +1,5 @@
--- Enter claims into the books of their worker whose payloads it got without a script.
--- KEYS[1]  workers of the namespace: others would not find the claims of a worker that was struck off
+-- Record claims that their worker made without a script (BLMOVE, BLPOP).
+-- KEYS[1]  workers of the namespace: a reaper finds the claims of the workers in this set
 -- KEYS[2]  claims of the worker
 -- KEYS[3]  attempts
 -- KEYS[4]  submissions
@@ -8,11 +8,11 @@
 -- KEYS[7]  the same, short
 -- ARGV[1]  worker
 -- ARGV[2]  epoch of the server, if it has none yet
--- ARGV[3…] for each claim its number, its payload, its request id or '', and which of KEYS must have
---          the payload, or '' with at-most-once delivery
--- Returns the server's epoch; for each claim the attempts of its payload so far, or '' if it was taken
--- away meanwhile and is not entered; and for each '1' if a newer submission of its request has been
--- committed, else ''.
+-- ARGV[3…] for each claim its number, its payload, its request id or '', and the index in KEYS of
+--          the list that must have the payload, or '' with at-most-once delivery
+-- Returns the server's epoch; for each claim the attempts of its payload so far, or '' if it was
+-- taken from the worker meanwhile and is not recorded; and for each '1' if a newer submission of
+-- its request has been committed, else ''.
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('HSETNX', KEYS[5], 'epoch', ARGV[2])
 local now = redis.call('TIME')

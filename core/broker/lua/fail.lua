@@ -1,18 +1,22 @@
--- Give a job up: put it on the dead list and tell its request.
+-- Give up a job: put it on the dead list and publish the failure for its request.
 -- KEYS[10] dead list
 -- KEYS[11] cleanup list of the worker
 -- KEYS[12] result hash of the request (absent if the request is not known)
 -- ARGV[9]  entry of the dead list
 -- ARGV[10] milliseconds that the result hash lives
 -- ARGV[11] namespace if the device may be at fault, or ''
--- ARGV[12] seconds that a fault of the device is remembered
+-- ARGV[12] seconds for which a device fault is remembered
 -- ARGV[13…] fields and values of the hash
--- Returns 'failed', 'landed' if an earlier call did it, 'lost' if the payload is no longer this
--- worker's, 'superseded' if the result of a newer submission has been committed: then nothing is on
--- the dead list, or 'held' if the device is at fault: another job was given up in the same way, and
--- nothing has been delivered since. Then nothing is changed.
+-- Returns
+--   'failed';
+--   'landed' if an earlier call did it;
+--   'lost' if the payload is no longer this worker's;
+--   'superseded' if the result of a newer submission has been committed: nothing is put on the
+--   list;
+--   'held' if the device is at fault, that is, another job was given up for such a reason and
+--   nothing has been delivered since: nothing is changed.
 --
--- The first write is one that a full server refuses, so that nothing or everything is changed.
+-- All or nothing: the first write is one that a full server refuses.
 local owner = ownership()
 if owner ~= 'mine' then
   return owner
@@ -32,7 +36,7 @@ if ARGV[11] ~= '' then
   if first and first ~= sha1 and now - tonumber(since) < tonumber(ARGV[12]) then
     redis.call('HSET', KEYS[7], fault, 'held ' .. first .. ' ' .. now)
     if not string.find(known, '^held') then
-      redis.call('DEL', KEYS[5])  -- what jobs have failed for so far may not have been their own
+      redis.call('DEL', KEYS[5])  -- earlier failures may have been the device's
     end
     return 'held'
   end
@@ -43,7 +47,8 @@ if ARGV[11] ~= '' then
 end
 if KEYS[12] then
   local kind = redis.call('TYPE', KEYS[12]).ok
-  -- A failure never replaces a result: of a job sent twice, the second finds its inputs gone.
+  -- A failure never replaces a result: the second copy of a job that was sent twice finds no
+  -- inputs.
   if kind == 'none' or (kind == 'hash' and redis.call('HEXISTS', KEYS[12], 'inpaint_shm_info') == 0)
   then
     redis.call('HSET', KEYS[12], unpack(ARGV, 13))

@@ -1,12 +1,12 @@
--- Search for an entry of the dead list from an index to the head of the list. Entries are pushed to
--- the tail, so that an entry that moves while others are removed moves towards the head.
+-- Find an entry of the dead list, from an index towards the head. Entries are pushed to the tail,
+-- so the removal of others only moves an entry towards the head.
 -- KEYS[1]  dead list
 -- ARGV[1]  index at which the search begins
 -- ARGV[2]  head of the entry
 -- ARGV[3]  length of the entry
--- ARGV[4]  bytes that may be copied: the search ends with the group of entries that exceeds them
--- Returns {1, index} of the entry, or {0, index} at which the search has to go on: -1 if the entry
--- is not on the list.
+-- ARGV[4]  bytes that may be copied; the search stops after the group of entries that exceeds them
+-- Returns {1, index of the entry}, or {0, index at which to continue}, which is -1 if the entry is
+-- not on the list.
 local LONGEST_GROUP = 32
 local head, length, budget = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local index = math.min(tonumber(ARGV[1]), redis.call('LLEN', KEYS[1]) - 1)

@@ -1,10 +1,10 @@
--- Strike a dead worker off the set of workers once it has left nothing behind.
+-- Remove a dead worker from the set of workers once nothing is left of it.
 -- KEYS[1]  set of workers of the namespace
 -- KEYS[2]  heartbeat of the worker
 -- KEYS[3]  its claims
 -- KEYS[4…] its lists
 -- ARGV[1]  the worker
--- Returns 1 if it was struck off.
+-- Returns 1 if it was removed.
 for i = 2, #KEYS do
   if i ~= 3 and redis.call('EXISTS', KEYS[i]) == 1 then
     return 0

@@ -1,13 +1,13 @@
--- The heads of entries of the dead list, so that nobody handles more of it than a few megabytes.
+-- Read the heads of entries of the dead list, a few megabytes at most.
 -- KEYS[1]  dead list
 -- ARGV[1]  index of the first entry
--- ARGV[2]  most entries
--- ARGV[3]  bytes that may be copied: the script ends with the entry that exceeds them
+-- ARGV[2]  largest number of entries
+-- ARGV[3]  bytes that may be copied; the script stops after the entry that exceeds them
 -- ARGV[4]  bytes of a head
 -- Returns head and length of the first entry, of the second, and so on.
 --
--- The size of an entry is known only once it has been copied. So the entries are copied in groups,
--- each at most twice as long as the one before, and shorter where entries turn out to be large.
+-- Redis tells the size of an entry only by copying it. So entries are copied in groups, each at
+-- most twice as long as the one before, and shorter if the entries turn out to be large.
 local LONGEST_GROUP = 32
 local index, most, budget, cut =
   tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -1,4 +1,4 @@
--- Note that claims are worked on. One that has ended, or was taken away, is not entered again.
+-- Mark claims as worked on. A claim that has ended or was taken from the worker is not added again.
 -- KEYS[1]  claims of the worker
 -- ARGV     numbers of the claims
 for _, number in ipairs(ARGV) do

@@ -1,9 +1,10 @@
--- Move jobs that have waited long enough to the tail of their queue.
--- KEYS[1]  waiting set
+-- Move jobs that are due from the delayed set to the tail of their queue.
+-- KEYS[1]  delayed set
 -- KEYS[2]  queue
--- ARGV[1]  most jobs to move
--- ARGV[2]  bytes after which no further one is moved
--- Returns how many were moved, and the milliseconds until the next is due, or -1 if none waits.
+-- ARGV[1]  largest number of jobs to move
+-- ARGV[2]  bytes after which no further job is moved
+-- Returns the number of moved jobs and the milliseconds until the next one is due, -1 if there is
+-- none.
 if not is_list(KEYS[2]) then
   return {0, -1}
 end

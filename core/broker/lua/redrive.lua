@@ -1,4 +1,4 @@
--- Put a dead job back to the tail of its queue, with no attempt against it.
+-- Put a dead job back at the tail of its queue, with its attempts reset.
 -- KEYS[2]  queue
 -- KEYS[3]  attempts
 -- KEYS[4]  result hash of the request (absent if the request is not known)
@@ -6,9 +6,8 @@
 -- ARGV[5]  sha1 of the payload
 -- Returns 1, or -1 if another entry is at the index.
 --
--- A full server checks the first write of a script only, and never refuses LREM. What may fail for
--- another reason (a key of another type) is asked for before it, so that nothing or everything is
--- changed.
+-- All or nothing: a full server checks a script's first write only, and never refuses LREM.
+-- Commands that fail on a key of the wrong type come before it.
 local entry = find_entry()
 if not entry then
   return -1

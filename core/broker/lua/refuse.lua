@@ -1,5 +1,5 @@
--- Put what is known of a payload that is too large on the dead list, in its place.
--- KEYS[1]  list that it is in
+-- Replace a payload that is too large by an entry of the dead list.
+-- KEYS[1]  list that has the payload
 -- KEYS[2]  dead list
 -- ARGV[1]  its length
 -- ARGV[2]  its sha1
@@ -10,7 +10,7 @@ local last = ARGV[4] == '1' and redis.call('LLEN', KEYS[1]) - 1 or 0
 for i = 0, last do
   local payload = redis.call('LINDEX', KEYS[1], i)
   if payload and #payload == tonumber(ARGV[1]) and redis.sha1hex(payload) == ARGV[2] then
-    redis.call('LLEN', KEYS[2])  -- a dead list that is no list is refused before anything is written
+    redis.call('LLEN', KEYS[2])  -- fails before any write if the dead list is of another type
     redis.call('LREM', KEYS[1], 1, payload)
     redis.call('RPUSH', KEYS[2], ARGV[3])
     return 1

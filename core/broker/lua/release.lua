@@ -1,8 +1,8 @@
--- Put a job back to the head of its queue, with nothing held against it.
--- Returns 'released', 'landed' if an earlier call did it, or 'lost' if the payload is no longer this
--- worker's.
+-- Put a job back at the head of its queue; this is no attempt.
+-- Returns 'released', 'landed' if an earlier call did it, or 'lost' if the payload is no longer
+-- this worker's.
 --
--- The first write frees memory, so that a full server refuses nothing.
+-- The first write frees memory, so a full server refuses nothing.
 local owner = ownership()
 if owner ~= 'mine' then
   return owner

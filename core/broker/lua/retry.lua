@@ -1,11 +1,11 @@
--- Have a job that cannot be done now wait for another try. It goes to the tail of its queue then, or at
--- once if it is not to wait.
--- ARGV[9]  '1' if this was an attempt, '0' if nothing is held against the job
--- ARGV[10] milliseconds that it waits
+-- Schedule a job for another try: it goes to the tail of its queue after a delay, or at once
+-- without one.
+-- ARGV[9]  '1' if this counts as an attempt, else '0'
+-- ARGV[10] delay in milliseconds
 -- Returns 'waits', 'landed' if an earlier call did it, or 'lost' if the payload is no longer this
 -- worker's.
 --
--- The first write frees memory, so that a full server refuses nothing.
+-- The first write frees memory, so a full server refuses nothing.
 local owner = ownership()
 if owner ~= 'mine' then
   return owner

@@ -1,10 +1,10 @@
--- Find out whether this user may do all that other scripts do to keys. A command that is refused in
--- the middle of a script would leave it half done, and a message between two places.
--- KEYS[1]  a key that nobody else uses; it is gone afterwards
+-- Check that this user may run every command of the other scripts. A command that is refused in the
+-- middle of a script would leave it half done, and could lose a message.
+-- KEYS[1]  a key that nobody else uses; deleted afterwards
 -- ARGV[1]  '1' if jobs are moved from list to list (at-least-once delivery)
 -- Returns 1; fails with the name of the first command that is refused.
 --
--- The first write needs no memory: a full server refuses nothing after it.
+-- The first write needs no memory, so a full server refuses nothing after it.
 local key = KEYS[1]
 redis.call('DEL', key)
 redis.call('RPUSH', key, 'a')

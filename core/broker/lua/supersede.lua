@@ -1,7 +1,8 @@
--- Finish a job of whose request a newer result has been committed: its inputs are to be unlinked.
+-- Finish a job whose request has a newer committed result: only its inputs are left, to be
+-- unlinked.
 -- KEYS[10] cleanup list of the worker
--- Returns 'superseded', 'landed' if an earlier call did it, or 'lost' if the payload is no longer this
--- worker's.
+-- Returns 'superseded', 'landed' if an earlier call did it, or 'lost' if the payload is no longer
+-- this worker's.
 local owner = ownership()
 if owner ~= 'mine' then
   return owner

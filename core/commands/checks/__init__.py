@@ -1,4 +1,4 @@
-"""Checks of everything that a worker needs, each with what to do if it fails."""
+"""Checks of everything that a worker needs. A finding says what to do about a failure."""
 
 from core.commands.checks.finding import Finding, Level
 from core.commands.checks.rounds import CHECKS, examine

@@ -1,4 +1,4 @@
-"""Settings: those that are no setting but look like one, and those that do not go together."""
+"""Settings: variables that look like misspelt settings, and a lossy delivery mode."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Final
 from core.commands.checks.finding import Finding, ok, warning
 from core.config import Delivery, Settings
 
-#: How close, from 0 to 1, a variable's name is to a setting's if it is a slip of the pen.
+#: Similarity, from 0 to 1, from which a variable's name counts as a misspelt setting.
 CLOSE: Final = 0.85
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """The settings, which have been read already."""
+    """Check the settings, which are valid by now."""
     known = [name.upper() for name in Settings.model_fields]
-    given = [name for name in known if os.environ.get(name)]
-    yield ok("settings", f"all are valid; from the environment: {', '.join(given) or 'none'}")
+    from_environment = [name for name in known if os.environ.get(name)]
+    yield ok(
+        "settings", f"all are valid; from the environment: {', '.join(from_environment) or 'none'}"
+    )
     for name in sorted(set(os.environ) - set(known)):
         close = difflib.get_close_matches(name.upper(), known, 1, CLOSE)
         if close:

@@ -1,4 +1,4 @@
-"""What a check found, and how it is said."""
+"""The findings of checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad a finding is: a worker cannot work with a problem, a warning is worth a look."""
+    """Severity: with a problem a worker cannot work; a warning should be examined."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,24 +16,24 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence about one thing and, unless all is well, how to mend it."""
+    """A sentence about one thing and, unless it is OK, what to do about it."""
 
     check: str
     level: Level
     message: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def ok(check: str, message: str) -> Finding:
     return Finding(check, Level.OK, message)
 
 
-def warning(check: str, message: str, mend: str) -> Finding:
-    return Finding(check, Level.WARNING, message, mend)
+def warning(check: str, message: str, remedy: str) -> Finding:
+    return Finding(check, Level.WARNING, message, remedy)
 
 
-def problem(check: str, message: str, mend: str) -> Finding:
-    return Finding(check, Level.PROBLEM, message, mend)
+def problem(check: str, message: str, remedy: str) -> Finding:
+    return Finding(check, Level.PROBLEM, message, remedy)
 
 
 def size(count: float) -> str:

@@ -1,4 +1,4 @@
-"""The network: its files, its device, and a picture put through it."""
+"""The network: its files, its device, and a test picture."""
 
 from __future__ import annotations
 
@@ -23,19 +23,16 @@ FILES: Final = (
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Hash, load and run what the settings name, as a worker would."""
-    found = False
+    """Hash, load and run the configured network, as a worker does."""
     for name, path in (
         ("LAMA_CONFIG_PATH", settings.lama_config_path),
         ("LAMA_CHECKPOINT_PATH", settings.lama_checkpoint_path),
     ):
         if path.is_file():
-            found = True
             yield ok("model", f"{path}: {size(path.stat().st_size)}, sha256 {_sha256(path)}")
         else:
             yield problem("model", f"there is no file {path} ({name})", FILES)
             return
-    assert found
     try:
         import torch
 
@@ -56,26 +53,26 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 
 def _device(settings: Settings, torch: Any) -> Finding:
-    said = f"torch {torch.__version__}"
+    text = f"torch {torch.__version__}"
     if torch.cuda.is_available():
         free, whole = torch.cuda.mem_get_info()
         device = torch.cuda.get_device_name()
-        said = f"{said}; {device}, {size(free)} free of {size(whole)}"
+        text = f"{text}; {device}, {size(free)} free of {size(whole)}"
         if not settings.use_cuda:
-            return warning("model", f"{said}, which USE_CUDA=0 leaves unused", "USE_CUDA=1")
-        return ok("model", said)
+            return warning("model", f"{text}, which USE_CUDA=0 leaves unused", "USE_CUDA=1")
+        return ok("model", text)
     if settings.use_cuda:
         return warning(
             "model",
-            f"{said}: USE_CUDA=1, but no CUDA device can be used; the CPU is",
+            f"{text}: USE_CUDA=1, but no CUDA device can be used; the CPU is",
             "install the driver (in Docker also --gpus all and the NVIDIA container toolkit), or "
             "USE_CUDA=0",
         )
-    return ok("model", f"{said}; on the CPU, as USE_CUDA=0 says")
+    return ok("model", f"{text}; on the CPU, as USE_CUDA=0 says")
 
 
 def _picture(network: Any) -> Finding:
-    """A small picture with a hole: only the hole may change, and not into nonsense."""
+    """Fill a small picture: its hole must change, and nothing outside it."""
     picture = np.random.default_rng(1).integers(96, 160, (128, 128, 3), np.uint8)
     mask = np.zeros((128, 128), np.uint8)
     mask[48:80, 48:80] = 255
@@ -84,17 +81,19 @@ def _picture(network: Any) -> Finding:
         (filled,) = network.fill([picture], [mask])
     except Exception as error:
         return problem(
-            "model", f"a picture of 128×128 cannot be filled: {error}",
+            "model",
+            f"a picture of 128×128 cannot be filled: {error}",
             "if it says half precision or memory: USE_FP16=0, or another device",
-        )  # fmt: skip
+        )
     took_s = time.perf_counter() - began
-    kept = np.array_equal(filled[mask == 0], picture[mask == 0])
-    changed = not np.array_equal(filled[mask > 0], picture[mask > 0])
-    if not (kept and changed):
+    is_kept = np.array_equal(filled[mask == 0], picture[mask == 0])
+    is_filled = not np.array_equal(filled[mask > 0], picture[mask > 0])
+    if not (is_kept and is_filled):
         return problem(
-            "model", "a picture came back unchanged in its hole, or changed outside it",
+            "model",
+            "a picture came back unchanged in its hole, or changed outside it",
             "these weights are not LaMa's, or the device computes wrongly: try USE_CUDA=0",
-        )  # fmt: skip
+        )
     return ok("model", f"a picture of 128×128 was filled in {took_s:.3f} s")
 
 

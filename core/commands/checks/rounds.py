@@ -1,4 +1,4 @@
-"""All checks, one after the other: the quick ones first."""
+"""All checks in order; the fast ones come first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKS: Final[dict[str, Check]] = {
 
 
 def examine(settings: Settings, names: list[str]) -> Iterator[Finding]:
-    """The findings of these checks, as they are made."""
+    """Run these checks; yields each finding at once."""
     for name, check in CHECKS.items():
         if name in names:
             try:
@@ -29,5 +29,5 @@ def examine(settings: Settings, names: list[str]) -> Iterator[Finding]:
                 yield problem(
                     name,
                     f"the check itself failed: {type(error).__name__}: {error}",
-                    "this is a fault of the program: please report it",
+                    "this is a bug of the worker: please report it",
                 )

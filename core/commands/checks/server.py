@@ -1,4 +1,4 @@
-"""Redis: reached, of the right version, neither evicting nor forgetting, and quick."""
+"""Redis: connection, version, mode, eviction, persistence, latency, and the types of keys."""
 
 from __future__ import annotations
 
@@ -29,44 +29,46 @@ from core.redis_url import without_password
 
 PINGS: Final = 25
 
-#: Median round trip, in ms, from which claims and commits are felt.
+#: Median round trip, in ms, above which claims and commits slow the worker down.
 SLOW_MS: Final = 5.0
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """The server that REDIS_URL names."""
-    where = without_password(settings.redis_url)
+    """Check the server of REDIS_URL."""
+    address = without_password(settings.redis_url)
     try:
         with sync_client(settings) as client:
-            yield from _reached(settings, client, where)
+            yield from _reached(settings, client, address)
     except (AuthenticationError, NoPermissionError) as error:
         yield problem(
             "redis",
-            f"{where} refuses this user: {error}",
+            f"{address} refuses this user: {error}",
             "put user and password into REDIS_URL (redis://user:password@host); "
             "docs/redis-and-security.md has the rights that are needed",
         )
     except REDIS_ERRORS as error:
         yield problem(
             "redis",
-            f"{where} cannot be reached: {error}",
+            f"{address} cannot be reached: {error}",
             "start Redis there, or set REDIS_URL to where it runs",
         )
 
 
-def _reached(settings: Settings, client: redis.Redis, where: str) -> Iterator[Finding]:
+def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[Finding]:
     info = client.info()
-    yield _version(settings, info, where)
+    yield _version(settings, info, address)
     if is_cluster(info):
         yield problem(
-            "redis", "it is a cluster: the worker's keys do not share a slot",
+            "redis",
+            "it is a cluster: the worker's keys do not share a slot",
             "point REDIS_URL at a server that is not in cluster mode",
-        )  # fmt: skip
+        )
     if info.get("role", "master") != "master":
         yield problem(
-            "redis", "it is a replica, which takes no writes",
+            "redis",
+            "it is a replica, which takes no writes",
             "point REDIS_URL at the master, or use redis+sentinel://",
-        )  # fmt: skip
+        )
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
@@ -76,16 +78,16 @@ def _reached(settings: Settings, client: redis.Redis, where: str) -> Iterator[Fi
         yield from _orphans(settings, client)
 
 
-def _version(settings: Settings, info: dict[str, Any], where: str) -> Finding:
+def _version(settings: Settings, info: dict[str, Any], address: str) -> Finding:
     if is_too_old(info, settings.delivery):
         return problem(
             "redis",
-            f"{where} is version {version(info)}, DELIVERY={settings.delivery} needs "
+            f"{address} is version {version(info)}, DELIVERY={settings.delivery} needs "
             f"{oldest(settings.delivery)}",
             "upgrade it, or DELIVERY=at_most_once (a crash then loses what is computed and read "
             "ahead)",
         )
-    return ok("redis", f"version {version(info)} answers at {where}")
+    return ok("redis", f"version {version(info)} answers at {address}")
 
 
 def _policy(info: dict[str, Any]) -> Finding:
@@ -93,14 +95,16 @@ def _policy(info: dict[str, Any]) -> Finding:
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if policy != KEEPS_ALL:
         return warning(
-            "redis", f"its maxmemory-policy is {policy}: jobs may be evicted",
+            "redis",
+            f"its maxmemory-policy is {policy}: jobs may be evicted",
             f"CONFIG SET maxmemory-policy {KEEPS_ALL}",
-        )  # fmt: skip
+        )
     if most and used > 0.9 * most:
         return warning(
-            "redis", f"{size(used)} of {size(most)} are in use: it will refuse jobs when full",
+            "redis",
+            f"{size(used)} of {size(most)} are in use: it will refuse jobs when full",
             "raise maxmemory",
-        )  # fmt: skip
+        )
     return ok("redis", f"evicts nothing; {size(used)} in use")
 
 
@@ -108,14 +112,16 @@ def _persistence(info: dict[str, Any]) -> Finding:
     if int(info.get("aof_enabled", 0)):
         if info.get("aof_last_write_status", "ok") != "ok":
             return problem(
-                "redis", "it cannot write its append-only file",
+                "redis",
+                "it cannot write its append-only file",
                 "make room on its disk, and look at its log",
-            )  # fmt: skip
+            )
         return ok("redis", "writes an append-only file: jobs survive its restart")
     return warning(
-        "redis", "writes no append-only file: jobs since its last snapshot die with it",
+        "redis",
+        "writes no append-only file: jobs since its last snapshot die with it",
         "start it with --appendonly yes",
-    )  # fmt: skip
+    )
 
 
 def _latency(client: redis.Redis) -> Finding:
@@ -125,18 +131,18 @@ def _latency(client: redis.Redis) -> Finding:
         client.ping()
         times_ms.append(1000 * (time.perf_counter() - began))
     median_ms = statistics.median(times_ms)
-    said = f"a round trip takes {median_ms:.2f} ms (median of {PINGS}, longest {max(times_ms):.2f})"
+    text = f"a round trip takes {median_ms:.2f} ms (median of {PINGS}, longest {max(times_ms):.2f})"
     if median_ms > SLOW_MS:
-        return warning("redis", said, "each job needs a few: move worker and Redis closer")
-    return ok("redis", said)
+        return warning("redis", text, "each job needs a few: move worker and Redis closer")
+    return ok("redis", text)
 
 
 def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
-    """What dead workers have left that no living worker of their shared memory recovers."""
+    """Jobs of dead workers whose crew has no living worker to recover them."""
     for orphan in read_overview(client, settings).orphans:
         yield warning(
             "redis",
-            f"{orphan.jobs} jobs are in the hands of dead workers on {orphan.host} "
+            f"{orphan.jobs} jobs are claimed by dead workers on {orphan.host} "
             f"({' and '.join(orphan.queues.values())}), none of which is alive",
             "start a worker there, or any worker of these queues: it gives them back after "
             "ORPHAN_AFTER_S",
@@ -146,15 +152,16 @@ def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
 def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     expected = {settings.queue(kind): "list" for kind in Kind}
     expected |= keys.TYPES
-    good = True
-    for key, wanted in expected.items():
-        found = cast(bytes, client.type(key)).decode()
-        if found not in ("none", wanted):
-            good = False
+    is_good = True
+    for key, needed in expected.items():
+        actual = cast(bytes, client.type(key)).decode()
+        if actual not in ("none", needed):
+            is_good = False
             yield problem(
-                "redis", f"the key {key} is a {found}, a {wanted} is needed",
+                "redis",
+                f"the key {key} is a {actual}, must be a {needed}",
                 "something else uses this key: name another one, or another database in REDIS_URL",
-            )  # fmt: skip
-    if good:
+            )
+    if is_good:
         lengths = ", ".join(f"{client.llen(settings.queue(kind))} {kind}" for kind in Kind)
         yield ok("redis", f"jobs waiting: {lengths}; dead: {client.llen(keys.DEAD)}")

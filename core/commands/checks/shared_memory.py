@@ -1,4 +1,4 @@
-"""Shared memory: its room, whether it can be written, and whose it is."""
+"""Shared memory: free space, a test write, and whether the jobs' segments are in it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from core.keys import Kind
 from core.pixels import shm
 from core.recovery.overview import read_overview
 
-#: A job takes about 5 MB and its result 3 MB until it is fetched: room for a few batches.
+#: Free space for a few batches: a job takes about 5 MB, its result 3 MB until it is fetched.
 LITTLE_BYTES: Final = 256 << 20
 TEST_BYTES: Final = 8 << 20
 
-#: Waiting jobs of each queue whose segments are looked for.
+#: Number of waiting jobs of each queue whose segments are searched for.
 SAMPLE: Final = 20
 
 MAKE_ROOM: Final = (
@@ -39,7 +39,7 @@ SHARE: Final = (
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """The shared memory that this process sees."""
+    """Check the shared memory that this process sees."""
     try:
         mine = current_identity(settings).namespace
     except NoSharedMemory as error:
@@ -58,17 +58,17 @@ def check(settings: Settings) -> Iterator[Finding]:
         with sync_client(settings) as client:
             yield from _sharing(settings, client, mine)
     except REDIS_ERRORS:
-        pass  # the check of Redis says so
+        pass  # the check of Redis reports it
 
 
 def _room() -> Finding:
     free, whole = shm.free_bytes(), shm.size_bytes()
-    said = f"{shm.SHM_FOLDER} has {size(free)} free of {size(whole)}"
+    text = f"{shm.SHM_FOLDER} has {size(free)} free of {size(whole)}"
     if free < TEST_BYTES:
-        return problem("shm", f"{said}: too little for a result", MAKE_ROOM)
+        return problem("shm", f"{text}: too little for a result", MAKE_ROOM)
     if free < LITTLE_BYTES:
-        return warning("shm", f"{said}, and a job takes about 8 MB until it is fetched", MAKE_ROOM)
-    return ok("shm", said)
+        return warning("shm", f"{text}, and a job takes about 8 MB until it is fetched", MAKE_ROOM)
+    return ok("shm", text)
 
 
 def _writing(settings: Settings) -> Finding:
@@ -88,7 +88,7 @@ def _writing(settings: Settings) -> Finding:
 
 
 def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Finding]:
-    """Whether the jobs that wait can be opened here, in the namespace `mine`."""
+    """Whether the segments of waiting jobs are here, in the namespace `mine`."""
     names: list[str] = []
     for kind in Kind:
         waiting = cast("list[bytes]", client.lrange(settings.queue(kind), 0, SAMPLE - 1))
@@ -96,13 +96,13 @@ def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Fin
             names += input_names(payload, settings)
     here = sum(shm.exists(name) for name in names)
     if not names:
-        yield ok("shm", "no job is waiting, so whether its producer shares it cannot be seen")
+        yield ok("shm", "no job is waiting, so whether producers share it cannot be checked")
     elif here == len(names):
         yield ok("shm", f"all {here} input segments of the next waiting jobs are here")
     else:
-        found = problem if here == 0 else warning
-        yield found(
-            "shm", f"of {len(names)} input segments of the next waiting jobs {here} are here", SHARE
+        finding = problem if here == 0 else warning
+        yield finding(
+            "shm", f"{here} of {len(names)} input segments of the next waiting jobs are here", SHARE
         )
     others = [
         worker.worker

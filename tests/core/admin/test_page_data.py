@@ -171,7 +171,7 @@ def test_what_cannot_be_tried_is_told_why(start_worker: StartWorker, client: red
         ({"image": bomb(2**31, 2**31)}, "MAX_IMAGE_PIXELS"),
         ({"image": bomb(0, 0)}, "not a PNG that OpenCV can read"),
         ({"mask": png(np.zeros((5, 5), np.uint8))}, "must have the same size"),
-        ({"kind": "square"}, "kind is auto, long or short"),
+        ({"kind": "square"}, "kind must be auto, long or short"),
     ]
     for fields, complaint in bad:
         reply = admin.ask("/api/try", {"image": image, "mask": mask, **fields}, **OWN_PAGE)

@@ -299,8 +299,8 @@ def test_submit_tells_programs_what_it_did(
     ("image", "output", "said"),
     [
         ("none.png", "o.png", "none.png is not a file"),
-        ("page.png", "none/o.png", "none is no folder that this user may write to"),
-        ("page.png", "o.xyz", "end it in .png, .jpg or .webp"),
+        ("page.png", "none/o.png", "none is not a folder or not writable"),
+        ("page.png", "o.xyz", "use the suffix .png, .jpg or .webp"),
     ],
 )
 def test_submit_refuses_files_before_it_sends_anything(

@@ -1,8 +1,8 @@
--- Put before the scripts that enter claims or submissions into the books.
+-- Prepended to the scripts that record claims or submissions.
 
--- Enter the time of a submission among those of its request, unless it is there. `place` tells those
--- of one call apart, `mark` is 'u' if nobody knows when it was claimed, else ''. Returns the mark that
--- it has (see ownership.lua).
+-- Record the time of a submission among those of its request, unless it is there. `place` orders
+-- the submissions of one call, `mark` is 'u' if the time of the claim is unknown, else ''. Returns
+-- the mark that the submission has (see ownership.lua).
 local function enter_submission(submissions, request, sha1, time, place, mark)
   if request == '' then
     return ''
@@ -17,10 +17,9 @@ local function enter_submission(submissions, request, sha1, time, place, mark)
   return mark
 end
 
--- Enter a claim into the books: whose it is, that it is being worked on, and the place of its
--- submission among those of its request. `keys` are claims, attempts and submissions; `place` tells
--- claims of one call apart. Returns the attempts so far, and '1' if a newer submission of the request
--- has been committed, else ''.
+-- Record a claim as worked on, and its submission among those of its request. `keys` are claims,
+-- attempts and submissions; `place` orders the claims of one call. Returns the attempts so far, and
+-- '1' if a newer submission of the request has been committed, else ''.
 local function enter(keys, number, sha1, request, time, place)
   redis.call('HSET', keys[1], number, sha1, number .. ':work', sha1)
   local attempts = redis.call('HGET', keys[2], sha1) or '0'

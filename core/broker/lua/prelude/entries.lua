@@ -1,5 +1,5 @@
--- Put before the scripts that take an entry from the dead list. Their first keys and arguments are the
--- same:
+-- Prepended to the scripts that remove an entry of the dead list. Their first keys and arguments
+-- are the same:
 -- KEYS[1]  dead list
 -- ARGV[1]  index of the entry
 -- ARGV[2]  head of the entry
@@ -13,7 +13,7 @@ local function find_entry()
   end
 end
 
--- Remove it. A full server never refuses that.
+-- Remove the entry. A full server never refuses this.
 local function remove(entry)
   local from_head = tonumber(ARGV[1]) < redis.call('LLEN', KEYS[1]) / 2
   redis.call('LREM', KEYS[1], from_head and 1 or -1, entry)

@@ -1,25 +1,25 @@
--- Put before every script that finishes a claim. Their first keys and arguments are the same:
+-- Prepended to every script that ends a claim. Their first keys and arguments are the same:
 -- KEYS[1]  processing list of the worker and kind
 -- KEYS[2]  claims of the worker
 -- KEYS[3]  queue
--- KEYS[4]  waiting set of the queue
+-- KEYS[4]  delayed set of the queue
 -- KEYS[5]  attempts
 -- KEYS[6]  submissions
 -- KEYS[7]  crews
 -- KEYS[8]  segments of the namespace
 -- KEYS[9]  workers of the namespace
 -- ARGV[1]  '1' if the payload must be in the processing list (at-least-once delivery)
--- ARGV[2]  '1' if an earlier call may have been done and have lost its reply
+-- ARGV[2]  '1' if this repeats a call whose reply was lost
 -- ARGV[3]  payload
 -- ARGV[4]  sha1 of the payload
--- ARGV[5]  number of the claim, or '' if it was never entered (see enter.lua)
--- ARGV[6]  epoch of the server when the claim was entered, or ''
+-- ARGV[5]  number of the claim, or '' if it was never recorded (see enter.lua)
+-- ARGV[6]  epoch of the server when the claim was recorded, or ''
 -- ARGV[7]  request id, or '' if the message has none
--- ARGV[8]  member of the segments that marks the payload as taken away from this worker, or ''
+-- ARGV[8]  member of the segments that marks the payload as taken from this worker, or ''
 local payload, sha1, number, request = ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 
--- After a loss of all data nobody but its worker knows of a claim, unless the server has kept the
--- message in another place: then it is taken from there.
+-- After a loss of all data only the worker itself knows of a claim. If the server has kept the
+-- message in another place, it is taken from there.
 local function recovered_from_loss()
   if ARGV[8] ~= '' and redis.call('ZSCORE', KEYS[8], ARGV[8]) then
     return 'lost'
@@ -33,15 +33,15 @@ local function recovered_from_loss()
   if redis.call('LREM', KEYS[3], 1, payload) == 0 then
     redis.call('ZREM', KEYS[4], payload)
   end
-  -- The loss may have struck this worker off. It is added again, so that what it leaves is found.
+  -- The set of workers may be lost too. This worker is added again, so that a reaper finds it.
   redis.call('SADD', KEYS[9], string.match(KEYS[2], '^inpainting:claims:(.*)$'))
   return 'mine'
 end
 
--- 'mine' if the claim is this worker's to finish, 'landed' if an earlier call has finished it,
--- 'lost' if it was taken away.
--- `may_be_forgotten` has a claim without a record looked for: a server that came back with an older
--- snapshot has the same epoch, and no other call has finished the claim.
+-- 'mine' if the claim is this worker's to end, 'landed' if an earlier call has ended it, 'lost' if
+-- it was taken from this worker.
+-- `may_be_forgotten`: also search for a claim without a record. A server that restarted from an
+-- older snapshot has the same epoch, and no other call has ended the claim.
 local function ownership(may_be_forgotten)
   local there = ARGV[1] == '0' or redis.call('LPOS', KEYS[1], payload)
   if number == '' or redis.call('HEXISTS', KEYS[2], number) == 1 then
@@ -53,7 +53,7 @@ local function ownership(may_be_forgotten)
   return recovered_from_loss()
 end
 
--- Neither of these commands needs memory: after them a full server refuses nothing in a script.
+-- Neither command needs memory, so a full server refuses nothing after them.
 local function drop_claim()
   redis.call('HDEL', KEYS[2], number, number .. ':work')
   if ARGV[1] == '1' then
@@ -61,8 +61,8 @@ local function drop_claim()
   end
 end
 
--- The claimed and unfinished submissions of the request: {sha1, time of the claim, mark}. The mark is
--- 's' if a newer one has been committed, 'u' if nobody knows when it was claimed, or ''.
+-- The claimed and unfinished submissions of the request: {sha1, time of the claim, mark}. The mark
+-- is 's' if a newer one has been committed, 'u' if the time of the claim is unknown, or ''.
 local function submissions()
   local entries = {}
   local value = request ~= '' and redis.call('HGET', KEYS[6], request)
@@ -72,23 +72,23 @@ local function submissions()
   return entries
 end
 
--- Write them back without this one.
+-- Write the submissions back without this one.
 local function leave_submissions(entries)
-  local left = {}
+  local remaining = {}
   for _, entry in ipairs(entries) do
     if entry[1] ~= sha1 then
-      left[#left + 1] = entry[1] .. ':' .. entry[2] .. entry[3]
+      remaining[#remaining + 1] = entry[1] .. ':' .. entry[2] .. entry[3]
     end
   end
-  if #left > 0 then
-    redis.call('HSET', KEYS[6], request, table.concat(left, ' '))
+  if #remaining > 0 then
+    redis.call('HSET', KEYS[6], request, table.concat(remaining, ' '))
   elseif #entries > 0 then
     redis.call('HDEL', KEYS[6], request)
   end
 end
 
--- Have the payload wait in Redis. A second copy of the same message waits under a name of its own:
--- JSON has no zero byte.
+-- Put the payload into the delayed set. A second copy of the same message gets a suffix: a zero
+-- byte, which JSON never contains, and a number.
 local function wait(seconds)
   local member, copy = payload, 0
   while redis.call('ZSCORE', KEYS[4], member) do

@@ -1,7 +1,7 @@
-"""Whether this worker sees the shared memory that its jobs are in.
+"""Whether this worker sees the shared memory of its jobs.
 
 A worker without the producers' /dev/shm (a container without `ipc: host`, another host) finds no
-segment at all. It fails faster than a good one computes, and so would take nearly every job.
+segment. It would fail faster than a healthy worker computes, and so would take nearly every job.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
-#: Different jobs without segments, and none with them, after which a worker stops claiming.
+#: Number of different jobs without segments after which a worker stops claiming, if no job had any.
 MOST_MISSES: Final = 3
 
-#: Seconds between two tries of a worker that sees nothing: the first, doubled up to the last.
+#: Seconds between two tries of a blind worker: the first interval, doubled up to the longest.
 FIRST_INTERVAL_S, LONGEST_INTERVAL_S = 1.0, 10.0
 
-#: The newest messages of a queue that are looked at for segments that are here.
+#: Number of the newest messages of a queue whose segments a blind worker looks for.
 PEEKED: Final = 50
 
 OBSTACLE: Final = "segments"
@@ -41,8 +41,8 @@ FIX: Final = (
 )
 
 
-class Sight:
-    """What this worker has seen of its jobs' segments since it was started."""
+class ShmVisibility:
+    """Whether this worker has found segments of its jobs since its start."""
 
     def __init__(self, settings: Settings, queues: Queues, stop: asyncio.Event) -> None:
         self._settings = settings
@@ -50,66 +50,66 @@ class Sight:
         self._stop = stop
         self._missing: set[str] = set()
         self._interval_s = FIRST_INTERVAL_S
-        self._next_look_at = 0.0
-        self._has_said_so = False
-        #: A segment was found. From then on a missing one counts against its job.
+        self._next_try_at = 0.0
+        self._is_reported = False
+        #: A segment was found. From then on, a missing segment is the fault of its job.
         self.is_proven = False
         #: Workers of another namespace serve the same queues.
         self.has_rivals = False
-        #: sha1s of jobs whose segments went with their namespace, so that a miss is certain.
-        self.certain: set[str] = set()
+        #: sha1s of jobs whose segments are gone with their namespace: no worker would find them.
+        self.known_gone: set[str] = set()
 
     @property
     def is_blind(self) -> bool:
-        """Whether this worker gives jobs back instead of failing at them."""
+        """Whether this worker seems to see no segments, so that it gives jobs back."""
         return not self.is_proven and len(self._missing) >= (1 if self.has_rivals else MOST_MISSES)
 
-    def learn(self, *, has_rivals: bool, certain: set[str]) -> None:
-        """What is known of other namespaces has changed."""
-        self.has_rivals, self.certain = has_rivals, certain
+    def update(self, *, has_rivals: bool, known_gone: set[str]) -> None:
+        """Take over what is known of other namespaces."""
+        self.has_rivals, self.known_gone = has_rivals, known_gone
         if self.is_blind:
-            self._say_so()
-        elif self._has_said_so and not self.is_proven:  # the others have gone
-            self._has_said_so = False
+            self._report()
+        elif self._is_reported and not self.is_proven:  # the others have gone
+            self._is_reported = False
             watch.clear_obstacle(OBSTACLE)
 
     def note(self, claims: Sequence[Claim], outcomes: Iterable[object]) -> None:
-        """Note what came of reading these jobs."""
+        """Take the results, or errors, of reading these jobs into account."""
         if self.is_proven:
             return
         for claim, outcome in zip(claims, outcomes, strict=True):
             if not isinstance(outcome, Exception) or self._sees(claim.payload):
                 self._prove()
                 return
-            if is_miss(outcome) and claim.sha1 not in self.certain:
+            if is_miss(outcome) and claim.sha1 not in self.known_gone:
                 self._missing.add(claim.sha1)
         if self.is_blind:
-            self._say_so()
+            self._report()
 
     def excuses(self, claim: Claim, error: Exception) -> bool:
         """Whether a job failed only because this worker sees no segments."""
-        return self.is_blind and is_miss(error) and claim.sha1 not in self.certain
+        return self.is_blind and is_miss(error) and claim.sha1 not in self.known_gone
 
     async def wait(self) -> None:
-        """While blind, wait until it is time to look at a job again."""
+        """While blind, wait until the next job may be tried."""
         while self.is_blind and not self._stop.is_set():
-            watch.turned()
-            left_s = self._next_look_at - time.monotonic()
-            if left_s > 0:
-                await pause(min(left_s, 1.0), unless=self._stop)
+            watch.claim_loop_alive()
+            remaining_s = self._next_try_at - time.monotonic()
+            if remaining_s > 0:
+                await pause(min(remaining_s, 1.0), unless=self._stop)
                 continue
-            self._next_look_at = time.monotonic() + self._interval_s
+            self._next_try_at = time.monotonic() + self._interval_s
             self._interval_s = min(2 * self._interval_s, LONGEST_INTERVAL_S)
             await self._peek()
             return
 
     async def _peek(self) -> None:
-        """Look at the newest messages: one whose segments are here proves that they can be seen."""
+        """Check the newest messages: a segment that is here proves that this worker sees them."""
         for kind in Kind:
             try:
                 payloads = await self._queues.newest(kind, PEEKED)
             except REDIS_ERRORS:
-                return  # the next claim will tell
+                return  # the next claim will show
             if any(self._sees(payload) for payload in payloads):
                 self._prove()
                 return
@@ -124,11 +124,11 @@ class Sight:
         self._missing.clear()
         watch.clear_obstacle(OBSTACLE)
 
-    def _say_so(self) -> None:
-        if self._has_said_so:
+    def _report(self) -> None:
+        if self._is_reported:
             return
-        self._has_said_so = True
-        self._next_look_at = time.monotonic() + self._interval_s
+        self._is_reported = True
+        self._next_try_at = time.monotonic() + self._interval_s
         others = " (workers with another one take the same jobs)" if self.has_rivals else ""
         reason = (
             f"no segment of {len(self._missing)} jobs in a row is in this /dev/shm{others}: "
@@ -139,5 +139,5 @@ class Sight:
 
 
 def is_miss(outcome: object) -> bool:
-    """Whether a job could not be read because there is no such segment."""
+    """Whether a job could not be read because its segment does not exist here."""
     return isinstance(outcome, TransientFailure) and outcome.reason == "segment_missing"
