@@ -15,7 +15,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from redis.exceptions import NoPermissionError, ResponseError
@@ -129,7 +129,17 @@ class Queues(Finishing):
 
         A job with an attempt behind it is claimed alone.
         """
-        return await self._unless_no_list(kind, self._take(kind, count, joining)) or []
+        if count <= 0:
+            return []
+        return await self._unless_no_list(kind, self._take(kind, {kind: count}, joining)) or []
+
+    async def take_either(self, first: Kind, counts: Mapping[Kind, int]) -> list[Claim]:
+        """Claim jobs of the first kind or, if there is none, of the other kind, in one call."""
+        for kind in (first, first.other):
+            claims = await self._unless_no_list(kind, self._take(kind, counts))
+            if claims is not None:
+                return claims
+        return []
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
         """Wait for a job of either kind; returns none after a while or `unblock()`.
@@ -255,40 +265,48 @@ class Queues(Finishing):
 
     # -- underneath -------------------------------------------------------------------------
 
-    async def _take(self, kind: Kind, count: int, joining: Claim | None) -> list[Claim]:
-        queue, worker = self.settings.queue(kind), self.identity.worker
+    async def _take(
+        self, kind: Kind, counts: Mapping[Kind, int], joining: Claim | None = None
+    ) -> list[Claim]:
+        """Claim jobs of a kind or, if `counts` has the other kind too, of that one if need be."""
+        worker = self.identity.worker
         while True:
-            numbers = [next(self._numbers) for _ in range(max(1, count))]
-            epoch, taken, attempts, superseded, *large = await self._scripts["claim"](
+            numbers = [next(self._numbers) for _ in range(max(counts.values()))]
+            epoch, taken, attempts, superseded, is_other, *large = await self._scripts["claim"](
                 [
-                    queue,
+                    self.settings.queue(kind),
                     keys.processing(worker, kind),
                     keys.ATTEMPTS,
                     keys.workers(self.identity.namespace),
                     keys.claims(worker),
                     keys.SUBMISSIONS,
                     keys.CREWS,
+                    self.settings.queue(kind.other),
+                    keys.processing(worker, kind.other),
                 ],
                 [
-                    count,
+                    counts[kind],
                     joining.sha1 if joining else "",
                     self.settings.max_message_bytes,
                     int(self.fenced),
                     worker,
                     secrets.token_hex(8),
                     numbers[0],
+                    counts.get(kind.other, 0),
                 ],
             )
+            used = kind.other if is_other else kind
             if large and not taken:  # else it is refused next time, at the head
-                await self._refuse(kind, queue, Oversized(large[0], large[1].decode(), large[2]))
-            else:
-                claims = [
-                    Claim(kind, payload, number)
-                    for payload, number in zip(taken, numbers, strict=False)
-                ]
-                self._held.update(claims)
-                self._note(claims, epoch, attempts, superseded)
-                return claims
+                oversized = Oversized(large[0], large[1].decode(), large[2])
+                await self._refuse(used, self.settings.queue(used), oversized)
+                continue
+            claims = [
+                Claim(used, payload, number)
+                for payload, number in zip(taken, numbers, strict=False)
+            ]
+            self._held.update(claims)
+            self._note(claims, epoch, attempts, superseded)
+            return claims
 
     async def _wait(self, kind: Kind) -> bytes | None:
         block = self._block(kind, self._waiters[kind].longest_s)

@@ -142,11 +142,9 @@ class BatchSource:
 
     async def _claim(self) -> None:
         # Every claim is added to self._claimed at once, so that a later error does not lose it.
-        for kind in (self._turn, self._turn.other):
-            self._claimed += await self._queues.take(kind, self._size(kind))
-            if self._claimed:
-                break
-        else:
+        sizes = {kind: self._size(kind) for kind in Kind}
+        self._claimed += await self._queues.take_either(self._turn, sizes)
+        if not self._claimed:
             self._claimed += await self._queues.wait_for_either(self._turn)
         if not self._claimed:
             return

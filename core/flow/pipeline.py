@@ -188,7 +188,9 @@ class BatchPipeline:
         if self._hold.is_active:
             self._hold.tried()
         claims = [claim for claim, _ in jobs]
-        if has_to_wait := self.device.is_busy:  # if this process dies meanwhile, they are not to blame
+        if (
+            has_to_wait := self.device.is_busy
+        ):  # if this process dies meanwhile, they are not to blame
             self._queues.mark_work(claims, working=False)
         async with self.device.slots:
             async with self.device.launching:

@@ -122,6 +122,31 @@ def test_jobs_join_neither_one_that_has_an_attempt_nor_the_other_way_round(
     run(raw, scenario)
 
 
+def test_jobs_of_either_kind_are_claimed_in_one_call_those_of_the_first_kind_first(
+    raw: redis.Redis,
+) -> None:
+    raw.rpush(LONG, b"a", b"b", b"c")
+    raw.rpush(SHORT, b"d", b"e", b"f")
+    counts = {Kind.LONG: 2, Kind.SHORT: 1}
+
+    async def scenario(queues: Queues) -> None:
+        async def take(first: Kind) -> list[tuple[Kind, bytes]]:
+            claims = await queues.take_either(first, counts)
+            assert all(standing == Standing(0) for standing in await queues.enter(claims))
+            return [(claim.kind, claim.payload) for claim in claims]
+
+        assert await take(Kind.LONG) == [(Kind.LONG, b"a"), (Kind.LONG, b"b")]
+        assert await take(Kind.SHORT) == [(Kind.SHORT, b"d")]
+        assert await take(Kind.LONG) == [(Kind.LONG, b"c")]
+        assert await take(Kind.LONG) == [(Kind.SHORT, b"e")], "there is no long one left"
+        raw.set(LONG, "not a list")
+        assert await take(Kind.LONG) == [(Kind.SHORT, b"f")]
+        assert await take(Kind.SHORT) == []
+        assert raw.lrange(PROCESSING, 0, -1) == [b"a", b"b", b"c"]
+
+    run(raw, scenario)
+
+
 def test_a_queue_that_is_no_list_is_named_once_and_does_not_hold_up_the_other(
     raw: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,8 @@
 -- KEYS[5]  claims of the worker
 -- KEYS[6]  submissions
 -- KEYS[7]  crews
+-- KEYS[8]  the other queue
+-- KEYS[9]  processing list of the worker and the other kind
 -- ARGV[1]  count
 -- ARGV[2]  sha1 of the payload whose batch these will join, or ''
 -- ARGV[3]  largest allowed payload in bytes
@@ -15,17 +17,26 @@
 -- ARGV[5]  worker
 -- ARGV[6]  epoch of the server, if it has none yet
 -- ARGV[7]  number of the first claim
+-- ARGV[8]  count for the other queue, which is used if the first one is empty; '0' to leave it alone
 -- Returns the server's epoch; the payloads, in the queue's order; the attempts of each so far; for
--- each '1' if a newer submission of its request has been committed, else ''. If the next payload is
--- too large, also its length, sha1 and first KiB; it stays in the queue.
+-- each '1' if a newer submission of its request has been committed, else ''; and 1 if the other queue
+-- was used, else 0. If the next payload is too large, also its length, sha1 and first KiB; it stays
+-- in the queue.
 local joins = ARGV[2] ~= ''
 if joins and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then
-  return {'', {}, {}, {}}
+  return {'', {}, {}, {}, 0}
+end
+local queue, processing, count, other = KEYS[1], KEYS[2], tonumber(ARGV[1]), 0
+if ARGV[8] ~= '0' and redis.call('LLEN', queue) == 0 then
+  local length = redis.pcall('LLEN', KEYS[8])  -- an error if the key is not a list
+  if type(length) == 'number' and length > 0 then
+    queue, processing, count, other = KEYS[8], KEYS[9], tonumber(ARGV[8]), 1
+  end
 end
 local taken, attempts, superseded, large = {}, {}, {}, nil
 local now = redis.call('TIME')
-for i = 1, tonumber(ARGV[1]) do
-  local payload = redis.call('LINDEX', KEYS[1], 0)
+for i = 1, count do
+  local payload = redis.call('LINDEX', queue, 0)
   if not payload then
     break
   end
@@ -39,9 +50,9 @@ for i = 1, tonumber(ARGV[1]) do
     break
   end
   if ARGV[4] == '1' then
-    redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+    redis.call('LMOVE', queue, processing, 'LEFT', 'RIGHT')
   else
-    redis.call('LPOP', KEYS[1])
+    redis.call('LPOP', queue)
   end
   local readable, message = pcall(cjson.decode, payload)
   local request = readable and type(message) == 'table' and message.request_id
@@ -60,6 +71,6 @@ if #taken > 0 then
   epoch = redis.call('HGET', KEYS[7], 'epoch')
 end
 if large then
-  return {epoch, taken, attempts, superseded, unpack(large)}
+  return {epoch, taken, attempts, superseded, other, unpack(large)}
 end
-return {epoch, taken, attempts, superseded}
+return {epoch, taken, attempts, superseded, other}

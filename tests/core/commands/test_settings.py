@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from worker import main
 from core.config import Settings
+from worker import main
 
 SECRET = "s3cret-passw0rd"
 
