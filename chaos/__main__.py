@@ -16,11 +16,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from chaos import deeds, private, surroundings
+from chaos import deeds, surroundings
 from chaos.account import Account
 from chaos.arena import Arena, Deed
 from chaos.programs import Tally
 from chaos.settling import settle
+from harness import private
 
 #: What is done, and how often: the first of them at first.
 WEIGHTS: Final[dict[Deed, float]] = {

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from chaos import large
 from chaos.consumer import FETCHED, VERDICTS
-from chaos.jobs import DEV_SHM, HOPELESS, QUEUES, Case, Jobs
+from chaos.jobs import HOPELESS, QUEUES, Case, Jobs
 from chaos.large import LargeMessage
 from chaos.settings import MAX_ATTEMPTS
 from core import keys
+from harness.wire import DEV_SHM
 
 #: Reasons for which a job that was as it should be may be dead all the same.
 EXCUSES: Final = {

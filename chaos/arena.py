@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from chaos.account import Evidence
-from chaos.device import VARIABLE as DEVICE
-from chaos.device import Device
-from chaos.jobs import DEV_SHM, Jobs
+from chaos.jobs import Jobs
 from chaos.probe import Crowd, free_ports
 from chaos.producer import Journal
 from chaos.programs import Program, Tally
@@ -21,6 +19,10 @@ from chaos.servers import Servers
 from chaos.settings import GRACES_S, SETTINGS
 from core import keys
 from core.faults import VARIABLE, Fault
+from harness.device import VARIABLE as DEVICE
+from harness.device import Device
+from harness.networks import VARIABLE as NETWORK
+from harness.wire import DEV_SHM
 
 #: Jobs per second: more than the workers get done, so that there is always something to lose.
 RATE = 60.0
@@ -72,7 +74,7 @@ class Arena:
                 yield
             finally:
                 for program in (*self.workers, *self.guests, *self.neighbours.values()):
-                    program.kill_for_good()
+                    program.kill()
                 for name in self.jobs.segments():
                     (DEV_SHM / name).unlink(missing_ok=True)
 
@@ -98,13 +100,14 @@ class Arena:
         """A worker that is not started yet."""
         environment = {
             **SETTINGS,
+            NETWORK: "tiny",
             DEVICE: str(self.folder / "device"),
             "REDIS_URL": f"redis://127.0.0.1:{self.network.port}",
             "SHM_NAME_PREFIX": f"img_shm_{self.jobs.tag}",
             **settings,
         }
         log = self.folder / f"{name}.log"
-        return Program(kind, ["-m", "chaos.worker"], self.tally, log, environment, behind)
+        return Program(kind, ["-m", "harness.launch"], self.tally, log, environment, behind)
 
     def _extra(self) -> dict[str, str]:
         """How patient a new worker is when it is stopped, and perhaps a place at which it dies."""
@@ -214,4 +217,4 @@ class Arena:
     def stop_all(self) -> None:
         """Stop every program that still runs."""
         for program in (*self._lasting(), *self.guests):
-            program.stop()
+            program.finish()

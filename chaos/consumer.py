@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import redis
 
-from chaos.jobs import DEV_SHM, Jobs
+from chaos.jobs import Jobs
+from harness.wire import DEV_SHM
 
 #: list: results that were taken over and not finished with.
 FETCHED = "chaos:fetched"

@@ -31,10 +31,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from harness.fills import GREY
 from harness.redis_server import RedisServer
-from harness.stub.worker import GREY
+from harness.waiting import wait_until
 from harness.wire import DEV_SHM, Json, Kind, Pipeline, page
-from harness.workers import OWN, STUB_WORKER, OwnPipeline, Worker, wait_until
+from harness.workers import OWN, STUB_WORKER, OwnPipeline, Worker
 
 #: What becomes of a case. "either" is where an independent answer would repeat the worker's code.
 Fate = Literal["dead", "delivered", "either"]
@@ -575,7 +576,7 @@ class Siege:
             count = min(BATCH, cases - report.cases)
             self.round([self.case(report.cases + number) for number in range(count)])
             report.cases += count
-        if self.worker.process.poll() is not None:
+        if self.worker.poll() is not None:
             report.wrong.append(f"the worker has ended: {self.worker.output[-3000:]}")
             return report
         after = self.vitals()
@@ -592,7 +593,7 @@ class Siege:
         return report
 
     def vitals(self) -> dict[str, int]:
-        folder = Path("/proc", str(self.worker.process.pid))
+        folder = Path("/proc", str(self.worker.pid))
         lines = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
         numbers = {name: int(lines[name].split()[0]) for name in ("VmHWM", "Threads")}
         return numbers | {"descriptors": len(list((folder / "fd").iterdir()))}
@@ -637,7 +638,7 @@ class Siege:
                 if case is not None:
                     self.pipeline.push(case.payload, case.kind)
             self.wait_until_idle()
-        if self.worker.process.poll() is not None:
+        if self.worker.poll() is not None:
             return
         for request_id, (image, mask) in good.items():
             self.check_good(request_id, image, mask)
@@ -651,7 +652,7 @@ class Siege:
     def wait_until_idle(self) -> None:
         def idle() -> bool:
             lists = ("inpainting:processing:*", "inpainting:cleanup:*")
-            return self.worker.process.poll() is not None or not (
+            return self.worker.poll() is not None or not (
                 self.redis.exists(*self.pipeline.queues.values())
                 or any(key for pattern in lists for key in self.redis.scan_iter(pattern, 1000))
             )
@@ -759,8 +760,8 @@ def siege(server: RedisServer, folder: Path, seed: int) -> Iterator[Siege]:
             attack = Siege(pipeline, worker, folder, seed)
             yield attack
         finally:
-            if worker.process.poll() is None:
-                worker.process.kill()
+            if worker.poll() is None:
+                worker.kill()
             worker.wait()
             if attack is not None:
                 attack.bystanders.close()

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from chaos.account import Account, count_leftovers, is_idle, jobs_account, remove_unsent
 from chaos.arena import Arena
-from chaos.device import BROKEN_TEXT
 from core import keys
 from core.config import load_settings
 from core.identity import current_identity
+from harness.device import BROKEN_TEXT
 
 #: How long everything may take to settle once it is left in peace, in seconds. A device that has
 #: killed everything is tried once a minute.

@@ -82,7 +82,7 @@ def _run(output: Path, console: Console) -> int:
                 console.print(f"its status page: http://localhost:{worker.admin_port}/")
             outcomes = _erase(jobs, worker, scenes, console)
             with _waiting(console, "stopping the worker"):
-                status = worker.stop()
+                status = worker.finish()
         except KeyboardInterrupt:
             console.print("stopping: the worker may finish the batch in hand (Ctrl-C: at once)")
             raise

@@ -7,7 +7,8 @@ import json
 import re
 from typing import Any
 
-from harness.workers import Worker, wait_until
+from harness.waiting import wait_until
+from harness.workers import Worker
 
 JSON = {"Content-Type": "application/json"}
 

@@ -8,9 +8,10 @@ import redis
 
 from core import keys
 from core.config import Settings
+from harness import ROOT
 from harness.redis_server import RedisServer
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker
+from harness.workers import StartWorker
 
 README = (ROOT / "README.md").read_text()
 

@@ -14,9 +14,10 @@ import pytest
 import redis
 
 from harness.admin import Admin
+from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.wire import page as picture
-from harness.workers import StartWorker, segments, wait_until
+from harness.workers import StartWorker, segments
 from tests.browser.conftest import OpenPage
 
 PORT = 19_300

@@ -23,7 +23,7 @@ from bulk import on_ray
 from bulk.errors import BulkRefused
 from bulk.on_ray import networks
 from bulk.run import Request, prepare
-from harness.workers import wait_until
+from harness.waiting import wait_until
 from tests.bulk.catalogue import Catalogue, settings
 
 missing = importlib.util.find_spec("ray") is None

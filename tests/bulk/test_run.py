@@ -21,7 +21,7 @@ from bulk.run import Request, _alone, estimate
 from bulk.storage import Folder
 from core.errors import WorkerError
 from core.network import LaMa
-from harness.workers import PATIENCE_S
+from harness.waiting import PATIENCE_S
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,

@@ -13,12 +13,13 @@ import pytest
 import redis
 
 from chaos.consumer import FETCHED, VERDICTS, Consumer
-from chaos.device import BROKEN_TEXT
 from chaos.jobs import Case, Jobs
 from chaos.producer import Journal, Producer
 from chaos.programs import Program, Tally
 from core.pixels import shm
-from harness.workers import OWN, segments, wait_until
+from harness.device import BROKEN_TEXT
+from harness.waiting import wait_until
+from harness.workers import OWN, segments
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def test_a_last_stop_must_be_clean_unless_it_was_to_kill(tmp_path: Path) -> None
         program = Program("worker", ["-c", script], tally, log)
         program.start(**armed)
         wait_until(lambda log=log: "ready" in log.read_text(), "the program is ready")
-        program.stop()
+        program.finish()
         assert (tally.kills.total(), len(tally.wrong)) == (kills, deviations)
 
 
@@ -102,7 +103,7 @@ def test_a_program_is_well_unless_it_is_frozen_or_about_to_end(tmp_path: Path) -
     assert tally.harmed == {pid}
     program.send(signal.SIGCONT)
     assert program.well() is None
-    program.kill_for_good()
+    program.kill()
 
 
 def test_segments_that_come_late_come_after_the_message(

@@ -10,7 +10,7 @@ import redis
 
 from chaos.proxy import Proxy
 from harness.redis_server import RedisServer
-from harness.workers import wait_until
+from harness.waiting import wait_until
 
 ALL = 1.0
 

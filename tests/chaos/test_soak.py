@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from chaos.jobs import DEV_SHM
 from chaos.programs import Program, Tally
 from chaos.soak import Soak, Vitals, vitals
 from core.pixels import shm
-from harness.workers import OWN, ROOT
+from harness import ROOT
+from harness.wire import DEV_SHM
+from harness.workers import OWN
 
 
 @pytest.mark.timeout(120)
@@ -61,7 +62,7 @@ def test_a_worker_that_ends_is_told_with_its_last_words(
         with pytest.raises(RuntimeError, match=r"ended before job 0 was done: out of order"):
             soak.run(1, os.getpid())
     finally:
-        worker.kill_for_good()
+        worker.kill()
         shm.unlink_all([path.name for path in DEV_SHM.glob(f"*{OWN}soak*")], {os.getuid()})
 
 

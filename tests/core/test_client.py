@@ -20,9 +20,11 @@ from core.client import Client, Submission, SubmitError
 from core.config import Settings
 from core.keys import Kind
 from core.pixels import shm
+from harness import ROOT
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OWN, ROOT, StartWorker, wait_until
+from harness.workers import OWN, StartWorker
 
 QUEUE = "lama_inference:shorttasks"
 

@@ -19,8 +19,9 @@ from core.config import Settings
 from core.identity import current_identity, is_kin
 from core.pixels import shm
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OWN, StartWorker, segments, wait_until
+from harness.workers import OWN, StartWorker, segments
 
 LONG = "lama_inference:longtasks"
 

@@ -19,8 +19,8 @@ from core.keys import Kind
 from core.pixels import shm
 from core.pixels.handover import Loaded
 from core.pixels.stages import Loader
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import wait_until
 
 
 class Told:

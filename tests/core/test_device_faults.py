@@ -20,8 +20,9 @@ from core.identity import current_identity
 from core.recovery.recovery import Recovery
 from harness.admin import Admin
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until
+from harness.workers import OWN, SOON, StartWorker, Worker, segments
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
@@ -161,7 +162,7 @@ def stop_at_grace(worker: Worker) -> int:
 
 
 def stop_twice(worker: Worker) -> int:
-    worker.process.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     worker.wait_for_line("no more claims")
     return worker.stop()
 
@@ -211,13 +212,13 @@ def test_only_what_was_computed_has_an_attempt_when_a_worker_is_killed(
     worker = start_worker(**settings)
     wait_until(lambda: worker.output.count("taken from") == 4, "a batch is read ahead")
     wait_until(lambda: _marked(client) == 2, "it is known which are computed")
-    worker.process.kill()
+    worker.kill()
     _recover(server, client)
     assert attempts(client) == dict.fromkeys(requests[:2], 1)
     # Each of the two is tried alone now: nothing is read ahead of a job that may kill.
     worker = start_worker(**settings)
     worker.wait_for_line("taken from")
-    worker.process.kill()
+    worker.kill()
     _recover(server, client)
     assert attempts(client) == {requests[0]: 2, requests[1]: 1}
     hold.unlink()
@@ -238,7 +239,7 @@ def test_a_job_that_waits_for_its_turn_alone_is_not_blamed_for_the_batch_before_
     worker = start_worker(STUB_HOLD=make_hold(), **SOON)
     wait_until(lambda: processing(client) == 2, "both are claimed")
     wait_until(lambda: _marked(client) == 1, "one of them is computed")
-    worker.process.kill()
+    worker.kill()
     _recover(server, client)
     assert queued(client) == [first, tried]
     assert attempts(client) == {first: 1, tried: 1}
@@ -262,9 +263,9 @@ def test_a_result_that_waits_to_be_committed_is_not_blamed_for_the_end_of_its_wo
         worker.wait_for_line("OutOfMemoryError")
         wait_until(lambda: len(segments()) == 3, "the result is written")
         wait_until(lambda: _marked(client) == 0, "it is not being worked on")
-        worker.process.kill()
+        worker.kill()
     finally:
-        worker.process.kill()
+        worker.kill()
         worker.wait()
         client.config_set("maxmemory", 0)
     _recover(server, client)
@@ -290,7 +291,7 @@ def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
     tries = {name: int(count) for name, count in client.hgetall(keys.ATTEMPTS).items()}
     assert set(tries.values()) == {1}
     for _ in range(3):
-        worker.process.kill()
+        worker.kill()
         worker.wait()
         worker = start_worker(RETRY_DELAY_S=1, MAX_ATTEMPTS=9, REAP_INTERVAL_S=0.1)
     assert not dead(client)

@@ -16,9 +16,10 @@ import redis
 
 from core.config import Settings
 from core.identity import identity_in
+from harness import ROOT
 from harness.redis_server import RedisServer
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, segments
+from harness.workers import StartWorker, segments
 from tests.core.commands.test_commands import command
 from tests.core.test_worker import MODEL
 

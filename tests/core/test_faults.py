@@ -18,8 +18,10 @@ import redis
 
 from core import keys
 from core.faults import Fault, parse
+from harness import ROOT
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, Worker, segments, wait_until
+from harness.workers import StartWorker, Worker, segments
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)
@@ -138,7 +140,7 @@ def a_busy_worker_is_stopped(stage: Stage) -> None:
         lambda: sum(map(stage.client.llen, stage.client.scan_iter(processing))) == 4,
         "a batch is computed and one is claimed ahead",
     )
-    victim.process.send_signal(signal.SIGTERM)
+    victim.send_signal(signal.SIGTERM)
     victim.wait_for_line("no more claims")
     hold.unlink()
     stage.see_die(victim)

@@ -16,7 +16,7 @@ from core.errors import DeviceFault, TransientFailure
 from core.halving import halving, is_out_of_memory
 from core.network import LaMa
 from core.pixels.handover import Restored
-from harness.workers import ROOT
+from harness import ROOT
 
 
 @dataclass

@@ -11,7 +11,7 @@ from core.broker.heartbeat import Heartbeat
 from core.config import Settings
 from core.identity import current_identity
 from harness.redis_server import RedisServer
-from harness.workers import wait_until
+from harness.waiting import wait_until
 
 
 def test_no_error_ends_the_heartbeat(

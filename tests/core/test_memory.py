@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from core.memory import KERNEL_CACHES
-from harness.workers import ROOT
+from harness import ROOT
 
 FAULTS = """
 import resource, sys

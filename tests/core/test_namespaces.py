@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import redis
 
-from chaos.private import is_allowed
 from core import keys
 from core.broker.connection import Link
 from core.broker.dead_job import write_entry
@@ -24,13 +23,14 @@ from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
 from harness.admin import Admin
+from harness.private import is_allowed, own_shm
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import DEV_SHM, Pipeline, page
-from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until, worker_id
+from harness.workers import OWN, SOON, StartWorker, Worker, segments, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
-PRIVATE_WORKER = Path(__file__).parent.parent / "stub" / "small_shm.py"
 PORT = 9390
 
 needs_mounts = pytest.mark.skipif(
@@ -57,10 +57,8 @@ class Private:
     """A worker with a /dev/shm of its own."""
 
     def __init__(self, start_worker: StartWorker, **settings: object) -> None:
-        self.worker: Worker = start_worker(
-            PRIVATE_WORKER, STUB_SHM_OPTIONS="size=64m", **{**SOON, **settings}
-        )
-        self.folder = Path(f"/proc/{self.worker.process.pid}/root/dev/shm")
+        self.worker: Worker = start_worker(behind=own_shm("size=64m"), **{**SOON, **settings})
+        self.folder = Path(f"/proc/{self.worker.pid}/root/dev/shm")
 
     def place(self, message: dict[str, Any]) -> dict[str, Any]:
         """Have a message's segments where this worker sees them, and only there."""
@@ -195,7 +193,7 @@ def test_what_a_vanished_namespace_left_is_given_back_and_removed(
     lost = [private.send(pipeline, seed=seed) for seed in range(3)]
     wait_until(lambda: processing(client) == 2, "two jobs are in hand")
     namespace = _namespace(client, private.worker)
-    private.worker.process.kill()
+    private.worker.kill()
     private.worker.wait()
     survivor = start_worker(**ORPHANING)
     assert pipeline.fetch(send(pipeline, seed=9)).shape == (60, 90, 3)  # it sees its segments
@@ -327,7 +325,7 @@ def test_jobs_of_workers_whose_queues_were_renamed_are_back_in_the_old_ones(
         for kind in ("long", "short")
     ]
     wait_until(lambda: processing(client) == 2, "both are in hand")
-    worker.process.kill()
+    worker.kill()
     renamed = start_worker(**names, **ORPHANING)
     renamed.wait_for_line("dissolved the workers of")
     wait_until(lambda: processing(client) == 0, "nothing is in hand")

@@ -29,8 +29,9 @@ from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import CHUNK, Recovery
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, wait_until, worker_id
+from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 UIDS = frozenset({os.geteuid()})
@@ -454,7 +455,7 @@ def test_jobs_of_a_killed_worker_are_done_by_another(
         lambda: client.llen(f"inpainting:processing:{worker_id(client, victim)}:long") == 4,
         "a batch is computed and one is claimed ahead",
     )
-    victim.process.kill()
+    victim.kill()
     rescuer = start_worker(**SOON)
     for request_id in requests:
         assert pipeline.fetch(request_id).shape == (60, 90, 3)
@@ -514,11 +515,11 @@ def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(
     frozen = start_worker(STUB_HOLD=hold, **SOON)
     request_id = send(pipeline)
     frozen.wait_for_line("taken from")
-    frozen.process.send_signal(signal.SIGSTOP)
+    frozen.send_signal(signal.SIGSTOP)
     start_worker(**SOON)
     assert pipeline.fetch(request_id).shape == (60, 90, 3)
     hold.unlink()
-    frozen.process.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGCONT)
     frozen.wait_for_line("no longer this worker's")
     frozen.wait_for_line("registered")
     assert not client.exists(f"inpainting_result:{request_id}")

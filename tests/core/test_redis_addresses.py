@@ -20,8 +20,9 @@ from core.broker.connection import sync_client
 from core.config import Settings
 from core.redis_url import SentinelUrl, parse_sentinel_url, without_password
 from harness.redis_server import RedisServer, find_binary
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OwnPipeline, StartWorker, wait_until
+from harness.workers import OwnPipeline, StartWorker
 
 SERVICE = "pictures"
 

@@ -16,13 +16,14 @@ import redis
 
 from core import keys
 from core.pixels import shm
+from harness.private import own_shm
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import DEV_SHM, Pipeline, page
-from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
+from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)
-SMALL_SHM = Path(__file__).parent.parent / "stub" / "small_shm.py"
 
 
 def send(pipeline: Pipeline, seed: int = 1, **options: Any) -> str:
@@ -42,7 +43,7 @@ class SmallShm:
     def __init__(self, worker: Worker, pipeline: Pipeline) -> None:
         self.worker = worker
         self.pipeline = pipeline
-        self.folder = Path(f"/proc/{worker.process.pid}/root/dev/shm")
+        self.folder = Path(f"/proc/{worker.pid}/root/dev/shm")
 
     def send(self, seed: int, **fields: Any) -> tuple[str, bytes]:
         """A job with its segments where the worker sees them: request id and payload."""
@@ -98,14 +99,12 @@ def small_shm(
     make_hold: Callable[[], Path],
 ) -> SmallShm:
     """A worker that holds its first job while /dev/shm fills up: no blocks, or no inodes."""
-    worker = start_worker(
-        SMALL_SHM, ready=False, STUB_SHM_OPTIONS=request.param, STUB_HOLD=make_hold()
-    )
+    worker = start_worker(behind=own_shm(request.param), ready=False, STUB_HOLD=make_hold())
     wait_until(
-        lambda: worker.process.poll() is not None or " takes jobs from " in worker.output,
+        lambda: worker.poll() is not None or " takes jobs from " in worker.output,
         "the worker is ready",
     )
-    if worker.process.poll() is not None:
+    if worker.poll() is not None:
         pytest.skip(f"a /dev/shm of one's own cannot be mounted here: {worker.output}")
     return SmallShm(worker, pipeline)
 
@@ -285,11 +284,11 @@ def test_a_worker_frozen_while_it_has_a_result_unlinks_it_when_it_may_not_commit
     frozen = start_worker(STUB_HOLD=hold, **SOON)
     request = send(pipeline)
     frozen.wait_for_line("taken from")
-    frozen.process.send_signal(signal.SIGSTOP)
+    frozen.send_signal(signal.SIGSTOP)
     other = start_worker(**SOON)
     assert pipeline.fetch(request).shape == (60, 90, 3)
     hold.unlink()
-    frozen.process.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGCONT)
     frozen.wait_for_line("no longer this worker's")
     wait_until(lambda: not segments(), "its output is unlinked")
     assert not client.exists(f"inpainting_result:{request}")

@@ -16,19 +16,11 @@ import pytest
 import redis
 
 from core import keys
+from harness.fills import GREY
 from harness.redis_server import RedisServer
-from harness.stub.worker import GREY
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import (
-    OWN,
-    SOON,
-    STUB_WORKER,
-    OwnPipeline,
-    StartWorker,
-    segments,
-    wait_until,
-    worker_id,
-)
+from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
@@ -228,12 +220,11 @@ def test_a_worker_says_that_it_cannot_unlink_what_it_may_read(
 ) -> None:
     program = tmp_path / "nobody.py"  # not in truth: its user might be unable to read Python
     program.write_text(
-        STUB_WORKER.read_text().replace(
-            "    serve(settings, StubNetwork)",
-            "    from core import shm\n"
-            "    shm.not_unlinkable = lambda uids: sorted(set(uids) - {os.geteuid()})\n"
-            "    serve(settings, StubNetwork)",
-        )
+        "import os\n"
+        "from core.pixels import shm\n"
+        "from harness.launch import launch\n"
+        "shm.not_unlinkable = lambda uids: sorted(set(uids) - {os.geteuid()})\n"
+        "launch()\n"
     )
     worker = start_worker(program, SHM_ALLOWED_UIDS="54321,54320")
     worker.wait_for_line("can't unlink segments of uid 54320, 54321 in /dev/shm")
@@ -340,7 +331,7 @@ def test_sigterm_mid_batch_delivers_it_and_puts_the_rest_back_in_order(
     requests = [send(pipeline, "long", seed) for seed in range(8)]
     worker = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=2)
     wait_until(lambda: processing(client) == 4, "a batch is computed and one is claimed ahead")
-    worker.process.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     worker.wait_for_line("no more claims")
     hold.unlink()
     assert worker.wait() == 0
@@ -414,7 +405,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
     worker = start_worker(STUB_HOLD=make_hold())
     send(pipeline, "long")
     worker.wait_for_line("taken from")
-    worker.process.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     worker.wait_for_line("no more claims")
     assert worker.stop() == 128 + signal.SIGTERM
     assert client.llen(LONG) == 1
@@ -571,7 +562,7 @@ def test_a_bad_job_is_dead_with_a_reason_and_its_batch_mates_are_delivered(
     left = segments() - before
     assert left <= inputs
     assert len(left) >= 2  # kept for another try
-    assert worker.process.poll() is None
+    assert worker.poll() is None
     assert send_and_fetch(pipeline)
     pipeline.close()
     for name in left & segments():

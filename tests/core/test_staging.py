@@ -14,8 +14,8 @@ from core.network import LaMa
 from core.pixels import shm
 from core.pixels.handover import is_pending
 from core.pixels.stages import Finisher, Loader
+from harness import ROOT
 from harness.wire import Pipeline, page
-from harness.workers import ROOT
 from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama.late_device import LateDevice

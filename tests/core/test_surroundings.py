@@ -30,20 +30,12 @@ from core.config import Delivery, Settings
 from core.errors import JobError
 from core.identity import current_identity
 from core.keys import Kind
+from harness import ROOT
 from harness.admin import Admin
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import (
-    OWN,
-    ROOT,
-    SOON,
-    OwnPipeline,
-    StartWorker,
-    Worker,
-    segments,
-    wait_until,
-    worker_id,
-)
+from harness.workers import OWN, SOON, OwnPipeline, StartWorker, Worker, segments, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
@@ -93,7 +85,7 @@ class Memory:
     """How much memory a process has had at most since it was last asked to forget that."""
 
     def __init__(self, worker: Worker) -> None:
-        self._folder = Path(f"/proc/{worker.process.pid}")
+        self._folder = Path(f"/proc/{worker.pid}")
         self.begin()
 
     def begin(self) -> None:
@@ -355,7 +347,7 @@ def test_at_most_once_jobs_that_wait_for_another_try_survive_a_kill(
     for message in late:
         pipeline.push(message, "long")
     wait_until(lambda: client.zcard(keys.delayed(LONG)) == 20, "all of them wait")
-    worker.process.kill()
+    worker.kill()
     for one in put_back:
         one()
     start_worker(**once)
@@ -486,21 +478,15 @@ def test_a_connection_lost_just_after_the_registration_does_not_end_the_worker(
 ) -> None:
     program = tmp_path / "unlucky.py"
     program.write_text(
-        "from core.config import load_settings\n"
         "from core.broker.queues import Queues\n"
-        "from core.flow.service import serve\n"
-        "from core.telemetry import configure_logging\n"
         "from redis.exceptions import ConnectionError\n"
-        "from harness.stub.worker import StubNetwork\n"
+        "from harness.launch import launch\n"
         "lucky = Queues.is_device_held\n"
         "async def unlucky(self):\n"
         "    Queues.is_device_held = lucky\n"
         "    raise ConnectionError('lost')\n"
         "Queues.is_device_held = unlucky\n"
-        "if __name__ == '__main__':\n"
-        "    settings = load_settings()\n"
-        "    configure_logging(settings.log_level, settings.log_format)\n"
-        "    serve(settings, StubNetwork)\n"
+        "launch()\n"
     )
     worker = start_worker(program)
     assert pipeline.fetch(send(pipeline)).shape == (60, 90, 3)
@@ -739,10 +725,10 @@ def test_a_worker_that_is_stopped_on_a_full_server_gives_its_jobs_back(
     requests = [send(pipeline, seed=seed) for seed in range(3)]
     wait_until(lambda: worker.output.count("taken from") == 2, "one is read ahead")
     full()
-    worker.process.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     if times == 2:
         worker.wait_for_line("no more claims")
-        worker.process.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGTERM)
     assert worker.wait() != 0
     assert [json.loads(one)["request_id"] for one in client.lrange(LONG, 0, -1)] == requests
     assert not client.exists(keys.ATTEMPTS)

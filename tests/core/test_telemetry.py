@@ -14,8 +14,10 @@ import pytest
 from core.telemetry.logs import JsonFormatter, OneLineFormatter, about
 from core.telemetry.spans import Tracing
 from core.telemetry.tallies import Durations, Histogram, History
+from harness import ROOT
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, wait_until
+from harness.workers import StartWorker
 
 FORGERIES = ["a\nERROR forged", "a\rb", "\x1b[2Jx", "a\u2028b", "a\u202eb", "\x85", '"}\n{"a": "']
 

@@ -15,9 +15,11 @@ import pytest
 import redis
 import torch
 
+from harness import ROOT
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OWN, ROOT, StartWorker, wait_until
+from harness.workers import OWN, StartWorker
 from lama import regions
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.refinement import Refiner

@@ -17,8 +17,9 @@ from demo.jobs import Jobs
 from demo.main import run_demo
 from demo.scenes import SCENES, build
 from demo.worker_process import WorkerProcess
+from harness import ROOT
 from harness.redis_server import RedisServer
-from harness.workers import ROOT, STUB_WORKER
+from harness.workers import STUB_WORKER
 
 
 class Traces:

@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.device import DEVICE_MEMORY
 from harness.admin import Admin
+from harness.waiting import wait_until
 from harness.wire import Pipeline
-from harness.workers import StartWorker, wait_until
+from harness.workers import StartWorker
 from tests.deploy.tools import DEPLOY, load, run
 
 PROMETHEUS = DEPLOY / "prometheus"

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from core.commands import _parser
-from harness.workers import ROOT
+from harness import ROOT
 from tests.deploy.tools import load, run
 
 JOB = load("ray/rayjob.yaml")

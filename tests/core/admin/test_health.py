@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from pathlib import Path
@@ -12,13 +13,15 @@ import redis
 from core.admin.sampler import REDIS_TIMEOUT_S
 from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
+from harness import ROOT
 from harness.admin import Admin
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, wait_until
+from harness.workers import StartWorker
 
 PORT = 19_100
-STALLED_WORKER = ROOT / "harness/stub/stalled.py"
+STALLED_WORKER = ROOT / "harness/stalled.py"
 
 
 def test_a_worker_at_rest_is_live_and_ready(start_worker: StartWorker, client: redis.Redis) -> None:
@@ -136,16 +139,17 @@ def test_the_port_answers_while_the_model_is_loaded(
 ) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text(
-        (ROOT / "harness/stub/worker.py").read_text().replace(
-            "serve(settings, StubNetwork)",
-            "go = Path(os.environ['STUB_GO'])\n"
-            "    def load(settings):\n"
-            "        while not go.exists():\n"
-            "            time.sleep(0.01)\n"
-            "        return StubNetwork(settings)\n"
-            "    serve(settings, load)",
-        )
-    )  # fmt: skip
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "from harness.launch import launch\n"
+        "from harness.networks import StubNetwork\n"
+        "go = Path(os.environ['STUB_GO'])\n"
+        "def load(settings):\n"
+        "    while not go.exists():\n"
+        "        time.sleep(0.01)\n"
+        "    return StubNetwork(settings)\n"
+        "launch(load)\n"
+    )
     go = tmp_path / "go"
     admin = Admin(start_worker(slow, ready=False, ADMIN_PORT=PORT, STUB_GO=go))
     assert admin.ask("/livez").status == 200
@@ -164,7 +168,7 @@ def test_a_stopping_worker_is_live_but_not_ready(
     request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
     wait_until(trace.exists, "the network has the job: one not begun would be put back")
     assert admin.status["worker"]["in_flight"] == 1
-    worker.process.terminate()
+    worker.send_signal(signal.SIGTERM)
     reply = admin.wait_for("/readyz", 503)
     assert reply.text == "stopping\n"
     assert admin.ask("/livez").status == 200

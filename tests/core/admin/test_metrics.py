@@ -15,8 +15,9 @@ from core.config import Settings
 from core.network import LaMa
 from core.telemetry import Watch
 from harness.admin import Admin
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import StartWorker, wait_until
+from harness.workers import StartWorker
 from lama.bin.inference import engine_of
 from tests.core.admin.test_health import PORT
 from tests.core.test_worker import MODEL

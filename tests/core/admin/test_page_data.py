@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import struct
 import time
 import zlib
@@ -18,8 +19,9 @@ import redis
 from core.broker.dead_job import HEAD_BYTES, write_entry
 from core.pixels import shm
 from harness.admin import OWN_PAGE, Admin, Reply
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import StartWorker, segments, wait_until
+from harness.workers import StartWorker, segments
 from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
@@ -193,7 +195,7 @@ def test_a_try_that_no_worker_gets_to_before_the_stop_is_taken_back(
         wait_until(lambda: client.llen(pipeline.queues["short"]) == 1, "the try waits")
         inputs = inputs_of(client.lindex(pipeline.queues["short"], 0))
         assert all(map(pipeline.exists, inputs))
-        worker.process.terminate()
+        worker.send_signal(signal.SIGTERM)
         admin.wait_for("/readyz", 503)
         hold.unlink()
         assert worker.wait() == 0

@@ -19,7 +19,8 @@ from core.config import Settings
 from core.telemetry import Watch
 from harness.admin import Admin
 from harness.redis_server import RedisServer
-from harness.workers import StartWorker, wait_until
+from harness.waiting import wait_until
+from harness.workers import StartWorker
 from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"

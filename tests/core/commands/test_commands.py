@@ -21,10 +21,12 @@ import pytest
 import redis
 
 from core.broker.dead_job import write_entry, write_truncated_entry
+from harness import ROOT
 from harness.admin import Admin
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, segments, wait_until
+from harness.workers import StartWorker, segments
 from worker import main
 
 PORT = 19_500

@@ -1,7 +1,7 @@
-"""The device of a run, in a folder: files there tell every worker's network how it behaves.
+"""A device that may break, as a folder: files there tell each worker's network how to behave.
 
-It also notes which process began to compute which job, so that the account can tell whether a job
-was being computed when processes died.
+It also notes which process began to compute which job, so that chaos' account can tell whether a
+job was being computed when processes died.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Final
 
 from core.errors import DeviceFault
 
-#: Where the network finds the folder.
-VARIABLE: Final = "CHAOS_DEVICE"
+#: Environment variable: the folder.
+VARIABLE: Final = "HARNESS_DEVICE"
 
 #: What a device that is broken says; the log of a worker may contain it.
 BROKEN_TEXT: Final = "the device of this run is broken"
@@ -37,7 +37,7 @@ class State(StrEnum):
 
 
 class Device:
-    """What the arena changes, and what each network asks for when it computes."""
+    """Chaos changes it, and each network uses it when it computes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
