@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.config import PROJECT_ROOT
-from demo.scenes import SAMPLES
+from harness.samples import read_sample, resized, sample_files
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, big_lama, lama_fourier
 from lama.saicinpainting.training.trainers import InpaintingModel, load_checkpoint
 from lama.saicinpainting.training.trainers.config import load_train_config
@@ -47,14 +46,9 @@ def model(name: str) -> InpaintingModel:
 
 def pictures(count: int, height: int, width: int) -> Picture:
     """Sample pictures of one size: count×H×W×3 RGB."""
-    paths = sorted(SAMPLES.glob("*.jpg"))
-    found = []
-    for i in range(count):
-        image = cv2.imread(str(paths[i % len(paths)]))
-        assert image is not None
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        found.append(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
-    return np.stack(found).astype(np.uint8)
+    files = sample_files()
+    samples = [read_sample(files[number % len(files)]) for number in range(count)]
+    return np.stack([resized(sample, height, width)[..., ::-1] for sample in samples])
 
 
 def holes(kind: str, count: int, height: int, width: int) -> Hole:

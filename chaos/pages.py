@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from demo.scenes import SAMPLES
+from harness.samples import read_sample, resized, sample_files
 
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
@@ -77,13 +77,10 @@ def _part(rng: np.random.Generator, height: int, width: int) -> Picture:
 @cache
 def _photographs() -> list[Picture]:
     """RGB; each has room for the largest page."""
-    found = []
-    for path in sorted(SAMPLES.glob("*.jpg")):
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise FileNotFoundError(f"{path} cannot be read: it is part of the repository")
+    scaled = []
+    for picture in map(read_sample, sample_files()):
         height, width = picture.shape[:2]
         scale = 2 * SIDES[1] / min(height, width)
-        size = round(width * scale), round(height * scale)
-        found.append(np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8))
-    return found
+        smaller = resized(picture, round(height * scale), round(width * scale))
+        scaled.append(np.ascontiguousarray(smaller[..., ::-1]))
+    return scaled

@@ -29,9 +29,10 @@ from core.redis_url import without_password
 from demo.jobs import Jobs, Outcome, Stalled
 from demo.metrics import measure
 from demo.report import Result, table, write_pictures, write_results, write_sheet
-from demo.scenes import SampleMissing, Scene, all_scenes
+from demo.scenes import Scene, all_scenes
 from demo.worker_process import WorkerFailed, WorkerProcess
 from harness.redis_server import RedisServer, RedisServerError
+from harness.samples import SampleMissing
 
 EXPECTED = (WorkerError, WorkerFailed, Stalled, RedisServerError, SampleMissing)
 

@@ -44,11 +44,8 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-OpenPage = Callable[..., Any]
-
-
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[OpenPage]:
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens pages; fails if one had an error, or asked another host for anything."""
     contexts, complaints = [], []
 

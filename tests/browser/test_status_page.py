@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.wire import page as picture
 from harness.workers import StartWorker, segments
-from tests.browser.conftest import OpenPage
 
 PORT = 19_300
+OpenPage = Callable[..., Any]
 SECRET = "correct horse"
 
 INJECTION = (
