@@ -7,8 +7,11 @@ import json
 import re
 from typing import Any
 
+from harness.process import Process
 from harness.waiting import wait_until
-from harness.workers import Worker
+
+#: ADMIN_PORT of workers: where each begins its search for a free port.
+PORT = 19_100
 
 JSON = {"Content-Type": "application/json"}
 
@@ -40,7 +43,7 @@ class Reply:
 class Admin:
     """The admin port of a worker, found by the line in its log."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Process) -> None:
         worker.wait_for_line("metrics, health and status page on ")
         (port,) = re.findall(r"status page on http://.*?:(\d+)/", worker.output)
         self.port = int(port)

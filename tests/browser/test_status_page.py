@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import redis
 
-from harness.admin import Admin
+from harness.admin import PORT, Admin
 from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.wire import page as picture
 from harness.workers import StartWorker, segments
 
-PORT = 19_300
 OpenPage = Callable[..., Any]
 SECRET = "correct horse"
 

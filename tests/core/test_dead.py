@@ -20,10 +20,8 @@ from core.identity import current_identity, is_kin
 from core.pixels import shm
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
+from harness.wire import LONG, Pipeline, page
 from harness.workers import OWN, StartWorker, segments
-
-LONG = "lama_inference:longtasks"
 
 
 @pytest.fixture

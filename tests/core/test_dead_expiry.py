@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -17,27 +17,10 @@ from core.broker.dead_job import DeadJob
 from core.config import Settings
 from core.recovery import dead_expiry
 from core.recovery.dead_expiry import CHUNK, IDLE_CHUNKS, DeadExpiry
-from harness.redis_server import RedisServer
-from tests.core.test_dead_entry import entry_of_an_earlier_version
+from tests.core.support import entry_of_an_earlier_version
 
 MINE, OTHERS = "mine", "others"
 PAST = 1000
-
-
-@pytest.fixture(params=["server", "oldest_server"])
-def settings(request: pytest.FixtureRequest) -> Settings:
-    """Settings for a server that is empty, the newest and the oldest in turn."""
-    server: RedisServer = request.getfixturevalue(request.param)
-    return Settings(_env_file=None, redis_url=server.url)
-
-
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
-        client.flushall()
-        yield client
-        client.config_set("maxmemory", 0)
-        client.flushall()
 
 
 def entry(name: str, queue: str = MINE, at: int = PAST, size: int = 0) -> bytes:

@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -18,37 +17,20 @@ from core.broker.connection import Link
 from core.config import Settings
 from core.identity import current_identity
 from core.recovery.recovery import Recovery
-from harness.admin import Admin
+from harness.admin import PORT, Admin
+from harness.jobs import CANVAS, dead_entries, processing, send
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
+from harness.wire import LONG, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, Worker, segments
-
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-CANVAS = (64, 96)
-
-#: Where the search for a free port begins.
-PORT = 9290
 
 #: The waits of a worker whose device is at fault, in tenths of what they are.
 IMPATIENT = "core.flow.device_hold.TRY_INTERVAL_S=0.3 core.flow.device_hold.LOOK_INTERVAL_S=0.1"
 
 
-def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), kind, canvas=CANVAS, **options)
-
-
-def dead(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1)]
-
-
 def queued(client: redis.Redis, queue: str = LONG) -> list[str]:
     """The requests in a queue, the first at its head."""
     return [json.loads(payload)["request_id"] for payload in client.lrange(queue, 0, -1)]
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
 
 
 def attempts(client: redis.Redis) -> dict[str, int]:
@@ -102,14 +84,14 @@ def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_wai
         assert lives < 20
     for _ in range(3):  # it is tried again and again
         assert start_worker(ready=False, **settings).wait() == -signal.SIGKILL
-    assert len(dead(client)) <= 1
+    assert len(dead_entries(client)) <= 1
     patient = {**settings, "STUB_CONSTANTS": "core.flow.device_hold.TRY_INTERVAL_S=2"}
     worker = start_worker(ADMIN_PORT=PORT, **patient)
     worker.wait_for_line("the device seems to be at fault")
     reply = Admin(worker).wait_for("/readyz", 503)
     assert "the device seems to be at fault" in reply.text
     killing.unlink()
-    lost = {entry["request_id"] for entry in dead(client)}
+    lost = {entry["request_id"] for entry in dead_entries(client)}
     for request in requests:
         if request not in lost:
             assert pipeline.fetch(request).shape == (60, 90, 3)
@@ -133,7 +115,7 @@ def test_a_network_that_fails_at_every_job_costs_one_at_most(
     requests = [send(pipeline, seed=seed, image_id="explode.jpg") for seed in range(6)]
     worker.wait_for_line("the device seems to be at fault")
     wait_until(lambda: worker.output.count("inference failed for request") > 12, "it goes on")
-    assert len(dead(client)) == 1
+    assert len(dead_entries(client)) == 1
     good = [send(pipeline, seed=seed) for seed in range(3)]
     for request in good:
         assert pipeline.fetch(request).shape == (60, 90, 3)
@@ -148,7 +130,7 @@ def test_pictures_that_fail_among_others_that_do_not_are_given_up_one_by_one(
     worker = start_worker(STUB_CONSTANTS=IMPATIENT, MAX_ATTEMPTS=2)
     for seed in range(3):
         send(pipeline, seed=seed, image_id="explode.jpg")
-        wait_until(lambda: len(dead(client)) > seed, "it is given up")  # noqa: B023
+        wait_until(lambda: len(dead_entries(client)) > seed, "it is given up")  # noqa: B023
         assert pipeline.fetch(send(pipeline, seed=seed)).shape == (60, 90, 3)
     assert "the device seems to be at fault" not in worker.output
     pipeline.close()
@@ -294,7 +276,7 @@ def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
         worker.kill()
         worker.wait()
         worker = start_worker(RETRY_DELAY_S=1, MAX_ATTEMPTS=9, REAP_INTERVAL_S=0.1)
-    assert not dead(client)
+    assert not dead_entries(client)
     for path in paths:
         os.rename(f"{path}.hidden", path)
     for message in late:

@@ -20,8 +20,7 @@ from harness import ROOT
 from harness.redis_server import RedisServer
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, segments
-from tests.core.commands.test_commands import command
-from tests.core.test_worker import MODEL
+from tests.core.support import MODEL, command
 
 
 def findings(*checks: str, **environment: object) -> tuple[int, list[dict[str, str]]]:

@@ -19,17 +19,13 @@ import redis
 from core import keys
 from core.faults import Fault, parse
 from harness import ROOT
+from harness.jobs import CANVAS
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
-from harness.workers import StartWorker, Worker, segments
-
-LONG = "lama_inference:longtasks"
-CANVAS = (64, 96)
-TTL_S = 0.5
-SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": TTL_S, "REAP_INTERVAL_S": 0.3}
+from harness.wire import LONG, Pipeline, page
+from harness.workers import SOON, StartWorker, Worker, segments
 
 #: How long the jobs of a dead worker may take another one.
-LONGEST_S = TTL_S + 10
+LONGEST_S = SOON["HEARTBEAT_TTL_S"] + 10
 
 
 class Stage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -18,30 +17,12 @@ from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
 from core.identity import current_identity
 from core.pixels import shm
-from harness.redis_server import RedisServer
+from harness.wire import LONG
 from harness.workers import OWN, segments
-from tests.core.test_dead_entry import entry_of_an_earlier_version
-
-LONG = "lama_inference:longtasks"
+from tests.core.support import entry_of_an_earlier_version
 
 #: Bytes of a long message.
 LARGE = 900_000
-
-
-@pytest.fixture(params=["server", "oldest_server"])
-def settings(request: pytest.FixtureRequest) -> Settings:
-    """Settings for a server that is empty, the newest and the oldest in turn."""
-    server: RedisServer = request.getfixturevalue(request.param)
-    return Settings(_env_file=None, redis_url=server.url)
-
-
-@pytest.fixture
-def raw(settings: Settings, shm_baseline: None) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
-        client.flushall()
-        yield client
-        client.config_set("maxmemory", 0)
-        client.flushall()
 
 
 @pytest.fixture

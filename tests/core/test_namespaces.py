@@ -17,21 +17,18 @@ import redis
 from core import keys
 from core.broker.connection import Link
 from core.broker.dead_job import write_entry
-from core.config import Settings
 from core.identity import Identity, crew_name, current_identity, identity_in
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
-from harness.admin import Admin
+from harness.admin import PORT, Admin
+from harness.jobs import CANVAS, dead_entries, processing, send
 from harness.private import is_allowed, own_shm
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import DEV_SHM, Pipeline, page
+from harness.wire import DEV_SHM, LONG, SHORT, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, Worker, segments, worker_id
-
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-CANVAS = (64, 96)
-PORT = 9390
+from tests.core.support import settings_for
 
 needs_mounts = pytest.mark.skipif(
     not is_allowed(), reason="a /dev/shm of one's own cannot be mounted by this user"
@@ -39,18 +36,6 @@ needs_mounts = pytest.mark.skipif(
 
 #: Settings of workers that soon take others' leavings for orphaned.
 ORPHANING = {**SOON, "ORPHAN_AFTER_S": 1}
-
-
-def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), kind, canvas=CANVAS, **options)
-
-
-def dead(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1)]
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
 
 
 class Private:
@@ -171,7 +156,7 @@ def test_a_worker_alone_gives_jobs_back_after_three_misses_until_it_finds_a_segm
     # From now on what is missing is missing.
     for request in requests:
         assert pipeline.result(request)["status"] == "failed"
-    assert {entry["reason"] for entry in dead(client)} == {"segment_missing"}
+    assert {entry["reason"] for entry in dead_entries(client)} == {"segment_missing"}
     pipeline.close()
 
 
@@ -202,8 +187,8 @@ def test_what_a_vanished_namespace_left_is_given_back_and_removed(
         assert (result["status"], result["reason"]) == ("failed", "segment_missing")
     survivor.wait_for_line("dissolved the workers of")
     assert not client.exists(keys.result(unfetched))
-    assert refused not in {entry["request_id"] for entry in dead(client)}
-    assert sorted(entry["request_id"] for entry in dead(client)) == sorted(lost)
+    assert refused not in {entry["request_id"] for entry in dead_entries(client)}
+    assert sorted(entry["request_id"] for entry in dead_entries(client)) == sorted(lost)
     wait_until(lambda: not _traces(client, namespace), "nothing is left of the namespace")
     assert not client.exists(keys.ATTEMPTS)
     assert kinds(client) <= {"worker", "workers", "crews", "dead", "segments", "reaper"}
@@ -264,12 +249,6 @@ class Gone:
         self.client.rpush(keys.DEAD, write_entry(payload, reason="crashed", **about))
 
 
-def settings_for(server: RedisServer, **changes: Any) -> Settings:
-    return Settings(
-        _env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}", **changes
-    )
-
-
 OTHER_BOOT = "00000000-1111-2222-3333-444444444444"
 
 
@@ -290,7 +269,9 @@ def test_what_an_earlier_boot_left_is_given_back_at_once_and_fails_for_its_segme
     worker.wait_for_line("dissolved the workers of")
     wait_until(lambda: not _traces(client, gone.namespace), "nothing is left of the namespace")
     assert not client.exists(keys.result("unfetched"), keys.cleanup(gone.identity.worker))
-    assert {entry["request_id"] for entry in dead(client)} == {one["request_id"] for one in lost}
+    assert {entry["request_id"] for entry in dead_entries(client)} == {
+        one["request_id"] for one in lost
+    }
 
 
 def test_dropping_the_dead_of_an_earlier_boot_unlinks_no_segment_of_this_one(
@@ -353,7 +334,7 @@ def test_a_crew_that_lives_is_never_dissolved(
     assert client.exists(keys.result("unfetched"))
     client.delete(keys.heartbeat(gone.identity.worker))
     worker.wait_for_line("dissolved the workers of")
-    wait_until(lambda: dead(client), "what it had is no message")
+    wait_until(lambda: dead_entries(client), "what it had is no message")
 
 
 def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(

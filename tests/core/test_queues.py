@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,22 +23,12 @@ from core.config import Settings
 from core.errors import BadMessage, JobError, RedisUnsuitable
 from core.identity import Identity
 from core.keys import Kind
+from harness.wire import LONG, SHORT
 
 ME = Identity("host-1-0a0b0c0d", "boot-1", "host", 1, 0)
 OTHER = Identity("host-2-0a0b0c0d", "boot-1", "host", 2, 0)
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 PROCESSING = keys.processing(ME.worker, Kind.LONG)
 ERROR = BadMessage("bad_json", "the message is not JSON")
-
-
-@pytest.fixture(params=["server", "oldest_server"])
-def raw(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    """A client of an empty server, the newest and the oldest in turn."""
-    server = request.getfixturevalue(request.param)
-    with redis.Redis.from_url(server.url, protocol=2) as client:
-        client.flushall()
-        yield client
-        client.config_set("maxmemory", 0)
 
 
 def settings_of(raw: redis.Redis, **changes: Any) -> Settings:

@@ -10,9 +10,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,29 +27,13 @@ from core.identity import Identity, current_identity
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import CHUNK, Recovery
+from harness.jobs import send
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
+from harness.wire import LONG, SHORT, Pipeline
 from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, worker_id
 
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 UIDS = frozenset({os.geteuid()})
-
-
-@pytest.fixture(params=["server", "oldest_server"])
-def settings(request: pytest.FixtureRequest) -> Settings:
-    """Settings for a server that is empty, the newest and the oldest in turn."""
-    server: RedisServer = request.getfixturevalue(request.param)
-    chosen = Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")
-    with redis.Redis.from_url(server.url, protocol=2) as client:
-        client.flushall()
-    return chosen
-
-
-@pytest.fixture
-def raw(settings: Settings, shm_baseline: None) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
-        yield client
 
 
 def reap(settings: Settings) -> Identity:
@@ -437,10 +420,6 @@ def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
 
 
 # -- with real workers that are killed ------------------------------------------------------------
-
-
-def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), kind, canvas=(64, 96), **options)
 
 
 def test_jobs_of_a_killed_worker_are_done_by_another(

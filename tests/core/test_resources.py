@@ -16,23 +16,12 @@ import redis
 
 from core import keys
 from core.pixels import shm
+from harness.jobs import CANVAS, processing, send
 from harness.private import own_shm
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import DEV_SHM, Pipeline, page
+from harness.wire import DEV_SHM, LONG, Pipeline, page
 from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments
-
-LONG = "lama_inference:longtasks"
-CANVAS = (64, 96)
-
-
-def send(pipeline: Pipeline, seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), "long", canvas=CANVAS, **options)
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
-
 
 # -- a full /dev/shm ----------------------------------------------------------------------------
 
@@ -216,7 +205,7 @@ def test_results_are_held_and_claims_stop_while_redis_takes_nothing(
     with RedisServer() as server, OwnPipeline(server.url) as pipeline:
         hold = make_hold()
         worker = start_worker(REDIS_URL=server.url, STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1)
-        requests = [send(pipeline, seed) for seed in range(4)]
+        requests = [send(pipeline, seed=seed) for seed in range(4)]
         wait_until(
             lambda: worker.output.count("taken from") == 2, "one is computed, one is read ahead"
         )
@@ -242,7 +231,7 @@ def test_a_broken_device_ends_the_process_and_costs_no_job(
 ) -> None:
     broken = tmp_path / "broken"
     broken.touch()
-    requests = [send(pipeline, seed) for seed in range(6)]
+    requests = [send(pipeline, seed=seed) for seed in range(6)]
     worker = start_worker(STUB_BROKEN=broken, ready=False, **SOON)
     assert worker.wait() == 1
     assert "the stub is broken: the process ends" in worker.output
@@ -262,7 +251,7 @@ def test_what_a_hung_worker_had_is_done_by_the_next(
     make_hold: Callable[[], Path],
     device: dict[str, int],
 ) -> None:
-    requests = [send(pipeline, seed) for seed in range(6)]
+    requests = [send(pipeline, seed=seed) for seed in range(6)]
     hung = start_worker(
         STUB_HOLD=make_hold(), INFERENCE_TIMEOUT_S=0.2, ready=False, **device, **SOON
     )
@@ -326,7 +315,7 @@ def test_a_device_that_breaks_while_a_picture_comes_back_costs_no_job(
     request = send(pipeline)
     wait_until(trace.exists, "it is computed")
     # Once the second is computed, the first was painted and is being waited for.
-    other = send(pipeline, 2)
+    other = send(pipeline, seed=2)
     wait_until(lambda: trace.read_text().count("\n") == 2, "the next one is")
     broken.touch()
     hold.unlink()

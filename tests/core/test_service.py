@@ -17,19 +17,11 @@ import redis
 
 from core import keys
 from harness.fills import GREY
+from harness.jobs import CANVAS, dead_entries, processing, send
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
+from harness.wire import LONG, SHORT, Pipeline, page
 from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, worker_id
-
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-CANVAS = (64, 96)
-
-
-def send(pipeline: Pipeline, kind: str = "short", seed: int = 1, **options: object) -> str:
-    """A small page on the queue; its request id."""
-    image, mask = page(60, 90, seed)
-    return pipeline.submit(image, mask, kind, canvas=CANVAS, **options)
 
 
 def take(fields: dict[str, Any]) -> np.ndarray:
@@ -39,14 +31,6 @@ def take(fields: dict[str, Any]) -> np.ndarray:
     picture = np.frombuffer(path.read_bytes(), info["dtype"]).reshape(info["shape"])
     path.unlink()
     return picture
-
-
-def dead(client: redis.Redis) -> list[dict[str, object]]:
-    return [json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1)]
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
 
 
 def wait_until_idle(client: redis.Redis) -> None:
@@ -122,7 +106,7 @@ def test_without_a_usable_original_the_job_is_done_from_the_shrunk_picture(
 def test_the_hash_appears_at_once_and_whole(start_worker: StartWorker, pipeline: Pipeline) -> None:
     pipeline.listen()
     start_worker()
-    request = send(pipeline)
+    request = send(pipeline, "short")
     pipeline.fetch(request)
     (event,) = [event for event in pipeline.events(request) if event[0] == "hset"]
     assert {"image_id", "inpaint_shm_info", "is_long"} <= event[1].keys()
@@ -177,7 +161,7 @@ def test_a_request_sent_again_replaces_the_result_that_nobody_fetched(
     start_worker()
     names = []
     for seed in (1, 2):
-        send(pipeline, seed=seed, request_id="again")
+        send(pipeline, "short", seed=seed, request_id="again")
         wait_until(lambda: client.hget("inpainting_result:again", "worker"), "there is a result")
         wait_until_idle(client)
         info = json.loads(client.hget("inpainting_result:again", "inpaint_shm_info"))
@@ -537,16 +521,16 @@ def test_a_bad_job_is_dead_with_a_reason_and_its_batch_mates_are_delivered(
     reason: str,
 ) -> None:
     before = segments()
-    mates = [send(pipeline, seed=1)]
+    mates = [send(pipeline, "short", seed=1)]
     bad = spoiled(pipeline, what)
     inputs = segments() - before
     payload = pipeline.push(bad, "short")
-    mates += [send(pipeline, seed=2)]
+    mates += [send(pipeline, "short", seed=2)]
     worker = start_worker()
     for mate in mates:
         assert pipeline.fetch(mate).shape == (60, 90, 3)
-    wait_until(lambda: dead(client), "the bad job is dead")
-    (entry,) = dead(client)
+    wait_until(lambda: dead_entries(client), "the bad job is dead")
+    (entry,) = dead_entries(client)
     assert entry["reason"] == reason
     assert entry["raw"] == payload.decode("utf-8", "replace")
     assert entry["queue"] == SHORT
@@ -575,7 +559,7 @@ def test_a_queue_that_is_no_list_holds_up_neither_the_other_nor_itself_once_it_i
     client.hset(LONG, "no", "list")
     start_worker()
     for seed in range(6):
-        assert pipeline.fetch(send(pipeline, seed=seed)).shape == (60, 90, 3)
+        assert pipeline.fetch(send(pipeline, "short", seed=seed)).shape == (60, 90, 3)
     client.delete(LONG)
     assert pipeline.fetch(send(pipeline, "long")).shape == (60, 90, 3)
 
@@ -583,7 +567,7 @@ def test_a_queue_that_is_no_list_holds_up_neither_the_other_nor_itself_once_it_i
 def test_a_job_that_killed_a_worker_takes_none_of_those_behind_it_with_it(
     start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
 ) -> None:
-    requests = [send(pipeline, seed=seed) for seed in range(4)]
+    requests = [send(pipeline, "short", seed=seed) for seed in range(4)]
     poison, *others = client.lrange(SHORT, 0, -1)
     client.hset(keys.ATTEMPTS, keys.sha1(poison), 1)
     victim = start_worker(FAULT_POINT="claimed", **SOON)
@@ -597,7 +581,7 @@ def test_a_job_that_killed_a_worker_takes_none_of_those_behind_it_with_it(
 
 
 def send_and_fetch(pipeline: Pipeline) -> bool:
-    return pipeline.fetch(send(pipeline)).size > 0
+    return pipeline.fetch(send(pipeline, "short")).size > 0
 
 
 def test_a_segment_that_comes_late_is_found_by_a_later_try(
@@ -623,9 +607,9 @@ def test_no_message_can_forge_a_line_of_the_log(
     forged = (
         "x\n2026-01-01 00:00:00,000 CRITICAL core.flow.service: forged\x1b[2J\u202edegrof\u2069"
     )
-    send(pipeline, request_id=forged)
+    send(pipeline, "short", request_id=forged)
     pipeline.fetch(forged)
-    send(pipeline, request_id=forged, padding_info="bad")
+    send(pipeline, "short", request_id=forged, padding_info="bad")
     worker.wait_for_line("is dead")
     assert "forged" in worker.output
     assert not any(line.startswith("2026-01-01") for line in worker.output.splitlines())
@@ -698,6 +682,6 @@ def test_at_most_once_delivers_too_and_says_what_it_does_not_promise(
     for kind in ("long", "short", "long"):
         assert pipeline.fetch(send(pipeline, kind)).shape == (60, 90, 3)
     client.rpush(SHORT, b"bad")
-    wait_until(lambda: dead(client), "the bad job is dead")
+    wait_until(lambda: dead_entries(client), "the bad job is dead")
     assert worker.stop() == 0
     assert client.keys("inpainting:processing:*") == []

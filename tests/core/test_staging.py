@@ -15,12 +15,11 @@ from core.pixels import shm
 from core.pixels.handover import is_pending
 from core.pixels.stages import Finisher, Loader
 from harness import ROOT
+from harness.jobs import CANVAS
 from harness.wire import Pipeline, page
 from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama.late_device import LateDevice
-
-CANVAS = (64, 96)
 
 
 @pytest.fixture

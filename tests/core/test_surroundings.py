@@ -26,31 +26,25 @@ from core import keys
 from core.broker.at_most_once import open_queues
 from core.broker.connection import LUA
 from core.broker.dead_job import write_entry
-from core.config import Delivery, Settings
+from core.config import Delivery
 from core.errors import JobError
 from core.identity import current_identity
 from core.keys import Kind
 from harness import ROOT
-from harness.admin import Admin
+from harness.admin import PORT, Admin
+from harness.jobs import CANVAS, dead_entries, hide, processing, send
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
-from harness.workers import OWN, SOON, OwnPipeline, StartWorker, Worker, segments, worker_id
+from harness.wire import LONG, SHORT, Pipeline, page
+from harness.workers import OWN, SOON, OwnPipeline, StartWorker, segments, worker_id
+from tests.core.support import Memory, leave_behind, settings_for
 
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-CANVAS = (64, 96)
 MIB = 1 << 20
 
-#: Where the search for a free port begins.
-PORT = 9190
 
 #: Bytes of a message that no worker must hold in memory, and by how much one may grow meanwhile.
 HUGE = 20_000_000
 MOST_GROWTH = 8 * MIB
-
-
-def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), kind, canvas=CANVAS, **options)
 
 
 def without_picture(pipeline: Pipeline, kind: str = "long", **options: Any) -> bytes:
@@ -58,49 +52,6 @@ def without_picture(pipeline: Pipeline, kind: str = "long", **options: Any) -> b
     message = pipeline.message(*page(60, 90, 1), kind, canvas=CANVAS, **options)
     os.unlink(f"/dev/shm/{message['preprocessed_img_shm_info']['shm_name']}")
     return pipeline.push(message, kind)
-
-
-def dead(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1)]
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
-
-
-def settings_for(server: RedisServer) -> Settings:
-    """Settings as those of a worker that these tests start."""
-    return Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")
-
-
-def leave_behind(server: RedisServer, client: redis.Redis, *payloads: bytes) -> str:
-    """A dead worker of this shared memory with long jobs that it has read; its id."""
-    identity = current_identity(settings_for(server))
-    client.sadd(keys.workers(identity.namespace), identity.worker)
-    client.rpush(keys.processing(identity.worker, Kind.LONG), *payloads)
-    return identity.worker
-
-
-class Memory:
-    """How much memory a process has had at most since it was last asked to forget that."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._folder = Path(f"/proc/{worker.pid}")
-        self.begin()
-
-    def begin(self) -> None:
-        (self._folder / "clear_refs").write_text("5")
-        self._began = self._read("VmRSS")
-
-    @property
-    def growth(self) -> int:
-        return self._read("VmHWM") - self._began
-
-    def _read(self, name: str) -> int:
-        for line in (self._folder / "status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError(f"no {name}")
 
 
 # -- large messages -------------------------------------------------------------------------------
@@ -155,7 +106,7 @@ def test_a_message_of_any_length_is_refused_unread_and_holds_nobody_up(
         assert pipeline.fetch(request).shape == (60, 90, 3)
     wait_until(lambda: client.llen(keys.DEAD) == 2, "the busy worker has refused it")
     assert memory.growth < MOST_GROWTH
-    for entry, queue in zip(dead(client), (SHORT, LONG), strict=True):
+    for entry, queue in zip(dead_entries(client), (SHORT, LONG), strict=True):
         assert_truncated(entry, payload, queue)
     assert not client.exists(keys.ATTEMPTS)
     assert worker.stop() == 0
@@ -174,7 +125,7 @@ def test_a_message_of_any_length_that_a_dead_worker_had_is_refused_too(
         assert pipeline.fetch(request).shape == (60, 90, 3)
     wait_until(lambda: client.llen(keys.DEAD), "it is refused")
     assert memory.growth < MOST_GROWTH
-    assert_truncated(dead(client)[0], payload, LONG)
+    assert_truncated(dead_entries(client)[0], payload, LONG)
 
 
 def test_a_message_claimed_without_a_reply_is_refused_if_it_is_too_long(
@@ -184,7 +135,7 @@ def test_a_message_claimed_without_a_reply_is_refused_if_it_is_too_long(
     payload = huge_bytes()
     client.rpush(keys.processing(worker_id(client, worker), Kind.LONG), payload)
     wait_until(lambda: client.llen(keys.DEAD), "it is refused")
-    assert_truncated(dead(client)[0], payload, LONG)
+    assert_truncated(dead_entries(client)[0], payload, LONG)
     assert pipeline.fetch(send(pipeline)).shape == (60, 90, 3)
     assert processing(client) == 0
 
@@ -204,7 +155,7 @@ def test_the_longest_message_that_is_allowed_is_read(
         wait_until(lambda: client.info("clients")["blocked_clients"], "the worker is idle")
         push()
     wait_until(lambda: client.llen(keys.DEAD) == 2, "both are dead")
-    reasons = {entry["length"]: entry["reason"] for entry in dead(client)}
+    reasons = {entry["length"]: entry["reason"] for entry in dead_entries(client)}
     assert reasons == {1024: "bad_json", 1025: "too_long"}
 
 
@@ -248,14 +199,6 @@ def test_many_long_refused_messages_make_no_worker_large_and_no_page_slow(
 
 
 # -- submissions of one request -------------------------------------------------------------------
-
-
-def hide(message: dict[str, Any], field: str = "preprocessed_mask_shm_info") -> Callable[[], None]:
-    """Take a segment of a message away; what is returned puts it back."""
-    path = Path("/dev/shm", message[field]["shm_name"])
-    hidden = path.with_name(f"{path.name}.hidden")
-    path.rename(hidden)
-    return lambda: hidden.rename(path) and None
 
 
 @pytest.mark.parametrize("is_fetched", [False, True], ids=["unfetched", "fetched"])
@@ -562,7 +505,9 @@ def test_a_key_that_becomes_one_of_another_type_ends_the_worker_too_and_costs_no
     assert "is not a list" not in worker.output
     client.delete(name)
     start_worker(**SOON)
-    wait_until(lambda: [entry["raw"] for entry in dead(client)] == [payload.decode()], "it fails")
+    wait_until(
+        lambda: [entry["raw"] for entry in dead_entries(client)] == [payload.decode()], "it fails"
+    )
 
 
 @pytest.mark.parametrize(
@@ -708,7 +653,7 @@ def test_a_full_server_loses_no_trace_of_a_message_that_is_too_long(
     full()
     client.config_set("maxmemory", 0)
     wait_until(lambda: client.llen(keys.DEAD) == 1, "it is refused")
-    assert dead(client)[0]["length"] == 2000
+    assert dead_entries(client)[0]["length"] == 2000
     assert worker.stop() == 0
 
 
@@ -775,7 +720,7 @@ def test_hundreds_of_jobs_without_segments_hold_up_no_good_one(
         assert time.monotonic() - began < 2
     delays = {float(one) for one in re.findall(r"is tried again in ([\d.]+) s", worker.output)}
     assert delays == {0.1, 0.2, 0.3}
-    assert {entry["attempts"] for entry in dead(client)} == {5}
+    assert {entry["attempts"] for entry in dead_entries(client)} == {5}
     pipeline.close()
 
 

@@ -23,12 +23,7 @@ from harness.workers import OWN, StartWorker
 from lama import regions
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.refinement import Refiner
-
-GOLDEN = ROOT / "tests/data/golden/blocks2-ngf16"
-MODEL = {
-    "LAMA_CONFIG_PATH": GOLDEN / "config.yaml",
-    "LAMA_CHECKPOINT_PATH": GOLDEN / "models/best.ckpt",
-}
+from tests.core.support import GOLDEN, MODEL
 
 
 def run(*command: object, **environment: object) -> subprocess.CompletedProcess[str]:

@@ -11,9 +11,8 @@ import redis
 from core.admin.guard import Guard
 from core.admin.http import HttpError, Request
 from core.config import Settings
-from harness.admin import OWN_PAGE, Admin
+from harness.admin import OWN_PAGE, PORT, Admin
 from harness.workers import StartWorker
-from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
 BROWSER = {

@@ -14,13 +14,12 @@ from core.admin.sampler import REDIS_TIMEOUT_S
 from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
 from harness import ROOT
-from harness.admin import Admin
+from harness.admin import PORT, Admin
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker
 
-PORT = 19_100
 STALLED_WORKER = ROOT / "harness/stalled.py"
 
 

@@ -16,10 +16,9 @@ from core.admin import handler, listener
 from core.admin.http import Places, Request, Response, Route, text_response
 from core.admin.listener import MOST_OF_ONE_PEER, MOST_WAITING, listen
 from core.admin.server import MOST_TRIED
-from harness.admin import OWN_PAGE, Admin
+from harness.admin import OWN_PAGE, PORT, Admin
 from harness.waiting import wait_until
 from harness.workers import StartWorker
-from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
 #: What a probe may take: Kubernetes waits for 5 s.

@@ -14,13 +14,12 @@ from core.admin.sampler import Sampler
 from core.config import Settings
 from core.network import LaMa
 from core.telemetry import Watch
-from harness.admin import Admin
+from harness.admin import PORT, Admin
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker
 from lama.bin.inference import engine_of
-from tests.core.admin.test_health import PORT
-from tests.core.test_worker import MODEL
+from tests.core.support import MODEL
 
 KIND = ("long", "short")
 

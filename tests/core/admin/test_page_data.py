@@ -18,11 +18,10 @@ import redis
 
 from core.broker.dead_job import HEAD_BYTES, write_entry
 from core.pixels import shm
-from harness.admin import OWN_PAGE, Admin, Reply
+from harness.admin import OWN_PAGE, PORT, Admin, Reply
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, segments
-from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
 TOKEN = {"Authorization": f"Bearer {SECRET}"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,34 +25,11 @@ from harness.redis_server import RedisServer
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, segments
-from worker import main
+from tests.core.support import Done, command
 
 PORT = 19_500
 
 Run = Callable[..., "Done"]
-
-
-@dataclass
-class Done:
-    """What a command came to."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(*words: object, **environment: object) -> Done:
-    """Run a command of worker.py, in this process: a new one takes a second to start."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, str(value))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                status = main(list(map(str, words)))
-            except SystemExit as ended:
-                status = int(str(ended.code))
-    return Done(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
