@@ -1,4 +1,4 @@
-"""What several files of these tests need: commands in this process, weights, settings, entries."""
+"""What several of these files need: commands in this process, weights, settings, results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
@@ -19,6 +20,8 @@ from core.identity import current_identity
 from core.keys import Kind
 from harness import ROOT
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
+from harness.wire import LONG, SHORT
 from harness.workers import OWN, Worker
 from worker import main
 
@@ -97,3 +100,24 @@ class Memory:
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError(f"no {name}")
+
+
+def take(fields: dict[str, Any]) -> np.ndarray:
+    """The picture of a result that was read from its hash; its segment is unlinked."""
+    info = fields["inpaint_shm_info"]
+    path = Path("/dev/shm", info["shm_name"])
+    picture = np.frombuffer(path.read_bytes(), info["dtype"]).reshape(info["shape"])
+    path.unlink()
+    return picture
+
+
+def wait_until_idle(client: redis.Redis) -> None:
+    """Return once nothing is queued, in hand or to be cleaned up."""
+    wait_until(
+        lambda: (
+            not client.exists(LONG, SHORT)
+            and not list(client.scan_iter("inpainting:processing:*"))
+            and not list(client.scan_iter("inpainting:cleanup:*"))
+        ),
+        "the worker is idle",
+    )

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,146 +19,20 @@ from core.identity import Identity, crew_name, current_identity, identity_in
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
-from harness.admin import PORT, Admin
 from harness.jobs import CANVAS, dead_entries, processing, send
-from harness.private import is_allowed, own_shm
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.wire import DEV_SHM, LONG, SHORT, Pipeline, page
+from harness.wire import LONG, SHORT, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, Worker, segments, worker_id
+from tests.core.private import Private, needs_mounts
 from tests.core.support import settings_for
-
-needs_mounts = pytest.mark.skipif(
-    not is_allowed(), reason="a /dev/shm of one's own cannot be mounted by this user"
-)
 
 #: Settings of workers that soon take others' leavings for orphaned.
 ORPHANING = {**SOON, "ORPHAN_AFTER_S": 1}
 
 
-class Private:
-    """A worker with a /dev/shm of its own."""
-
-    def __init__(self, start_worker: StartWorker, **settings: object) -> None:
-        self.worker: Worker = start_worker(behind=own_shm("size=64m"), **{**SOON, **settings})
-        self.folder = Path(f"/proc/{self.worker.pid}/root/dev/shm")
-
-    def place(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Have a message's segments where this worker sees them, and only there."""
-        for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
-            name = message[field]["shm_name"]
-            shutil.move(DEV_SHM / name, self.folder / name)
-        return message
-
-    def send(self, pipeline: Pipeline, seed: int = 1, **options: Any) -> str:
-        message = pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS, **options)
-        pipeline.push(self.place(message), "long")
-        return str(message["request_id"])
-
-
 def kinds(client: redis.Redis) -> set[str]:
     return {key.decode().split(":")[1] for key in client.scan_iter("inpainting:*")}
-
-
-# -- a worker that sees no segment ----------------------------------------------------------------
-
-
-@needs_mounts
-@pytest.mark.parametrize("is_first", [False, True], ids=["later", "first"])
-def test_a_worker_with_another_shared_memory_costs_no_job_an_attempt(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, is_first: bool
-) -> None:
-    good = None if is_first else start_worker(**SOON)
-    blind = Private(start_worker, ADMIN_PORT=PORT).worker
-    good = good or start_worker(**SOON)
-    wait_until(lambda: client.hlen(keys.CREWS) >= 4, "both have noted their crews")
-    if is_first:
-        _wait_for_passes(client, blind)
-    requests = [send(pipeline, ("long", "short")[seed % 2], seed) for seed in range(100)]
-    for request in requests:
-        assert pipeline.fetch(request).shape == (60, 90, 3)
-    assert not client.exists(keys.DEAD, keys.ATTEMPTS)
-    assert "is tried again" not in blind.output
-    if "is given back" in blind.output:
-        reply = Admin(blind).wait_for("/readyz", 503)
-        assert "ipc: host" in reply.text
-    wait_until(lambda: not segments(), "the inputs are unlinked")
-    assert good.stop() == 0
-
-
-def _wait_for_passes(client: redis.Redis, worker: Worker) -> None:
-    """Return once a worker has looked around after now, twice."""
-    for _ in range(2):
-        identity = worker_id(client, worker)
-        namespace = json.loads(client.get(keys.heartbeat(identity)))["namespace"]
-        client.delete(keys.reaper(namespace))
-        wait_until(lambda: client.exists(keys.reaper(namespace)), "a pass begins")  # noqa: B023
-    time.sleep(0.2)
-
-
-@needs_mounts
-def test_a_worker_beside_another_shared_memory_is_not_ready_after_its_first_miss_and_says_why(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
-) -> None:
-    hold = make_hold()
-    good = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1, **SOON)
-    requests = [send(pipeline, seed=seed) for seed in range(3)]
-    wait_until(lambda: good.output.count("taken from") == 2, "the good one has its hands full")
-    blind = Private(start_worker, ADMIN_PORT=PORT).worker
-    blind.wait_for_line("no segment of 1 jobs in a row is in this /dev/shm")
-    reply = Admin(blind).wait_for("/readyz", 503)
-    assert "ipc: host" in reply.text
-    assert "workers with another one take the same jobs" in reply.text
-    hold.unlink()
-    for request in requests:
-        assert pipeline.fetch(request).shape == (60, 90, 3)
-    assert not client.exists(keys.DEAD, keys.ATTEMPTS)
-    assert blind.stop() == good.stop() == 0
-
-
-@needs_mounts
-def test_a_worker_that_a_rival_makes_blind_says_so(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
-) -> None:
-    private = Private(start_worker, ADMIN_PORT=PORT, RETRY_DELAY_S=100, RETRY_DELAY_MAX_S=100)
-    send(pipeline)
-    private.worker.wait_for_line("is tried again in 100 s")
-    admin = Admin(private.worker)
-    assert admin.ask("/readyz").status == 200
-    rival = start_worker(**SOON)
-    admin.wait_for("/readyz", 503)
-    assert "no segment of 1 jobs in a row" in private.worker.output
-    assert rival.stop() == 0
-    admin.wait_for("/readyz", 200)
-    pipeline.close()
-
-
-@needs_mounts
-def test_a_worker_alone_gives_jobs_back_after_three_misses_until_it_finds_a_segment(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
-) -> None:
-    private = Private(start_worker, ADMIN_PORT=PORT, MAX_ATTEMPTS=2, RETRY_DELAY_S=0.1)
-    admin = Admin(private.worker)
-    requests = [send(pipeline, seed=seed) for seed in range(8)]
-    private.worker.wait_for_line("jobs in a row is in this /dev/shm")
-    private.worker.wait_for_line("is given back")
-    assert "ipc: host" in admin.wait_for("/readyz", 503).text
-    assert admin.ask("/livez").status == 200
-    assert not client.exists(keys.DEAD)
-    assert private.worker.output.count("is tried again") <= 2 * 4  # before it was certain
-    found = private.send(pipeline)
-    result = pipeline.result(found)
-    (private.folder / result["inpaint_shm_info"]["shm_name"]).unlink()
-    private.worker.wait_for_line("a job's segment is here: jobs are taken as usual")
-    admin.wait_for("/readyz", 200)
-    # From now on what is missing is missing.
-    for request in requests:
-        assert pipeline.result(request)["status"] == "failed"
-    assert {entry["reason"] for entry in dead_entries(client)} == {"segment_missing"}
-    pipeline.close()
-
-
-# -- a shared memory that is gone -----------------------------------------------------------------
 
 
 @needs_mounts
@@ -350,9 +222,6 @@ def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(
     assert client.lrange("long:old-host", 0, -1) == [b"a"]
     assert not client.exists(keys.result("unfetched"))
     assert not _traces(client, gone.namespace)
-
-
-# -- two shared memories --------------------------------------------------------------------------
 
 
 @needs_mounts
