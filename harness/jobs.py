@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-import redis
-
+from harness.redis_server import RedisClient
 from harness.wire import DEV_SHM, Json, Kind, Pipeline, page
 
 #: The canvas and the size of a small page: it is padded, and not shrunk.
@@ -33,11 +32,11 @@ def hide(message: Json, field: str = "preprocessed_mask_shm_info") -> Callable[[
     return lambda: hidden.rename(path)
 
 
-def processing(client: redis.Redis) -> int:
+def processing(client: RedisClient) -> int:
     """The number of jobs that are in the processing lists of all workers."""
     return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
 
 
-def dead_entries(client: redis.Redis) -> list[Json]:
+def dead_entries(client: RedisClient) -> list[Json]:
     """The dead list, the oldest entry first."""
     return [json.loads(entry) for entry in client.lrange("inpainting:dead", 0, -1)]

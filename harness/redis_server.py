@@ -15,10 +15,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import redis
 
 from harness.process import Process
+
+#: A client of redis-py. Its annotations join those of the blocking and the asynchronous one.
+RedisClient = Any
 
 OLDEST_SUPPORTED = (6, 2)
 START_TIMEOUT_S = 20.0

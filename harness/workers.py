@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from harness import ROOT
 from harness.forkserver import fork
 from harness.process import Process, minimal_environment, python, spawn
+from harness.redis_server import RedisClient
 from harness.wire import Pipeline
 
 STUB_WORKER = ROOT / "harness" / "launch.py"
@@ -60,7 +59,7 @@ class Worker(Process):
         )
 
 
-def worker_id(client: redis.Redis, worker: Process) -> str:
+def worker_id(client: RedisClient, worker: Process) -> str:
     """The id under which a worker process has registered."""
     for key in client.scan_iter("inpainting:worker:*"):
         beat = json.loads(client.get(key) or "{}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline
 from harness.workers import OWN, STUB_WORKER, OwnPipeline, StartWorker, Worker, segments
 
@@ -40,7 +40,7 @@ def oldest_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
+def client(server: RedisServer) -> Iterator[RedisClient]:
     """A client of an empty server."""
     with redis.Redis.from_url(server.url, protocol=2) as connected:
         connected.flushall()
@@ -56,7 +56,7 @@ def shm_baseline() -> Iterator[None]:
 
 
 @pytest.fixture
-def pipeline(client: redis.Redis, server: RedisServer, shm_baseline: None) -> Iterator[Pipeline]:
+def pipeline(client: RedisClient, server: RedisServer, shm_baseline: None) -> Iterator[Pipeline]:
     """The programs on either side of the worker."""
     with OwnPipeline(server.url) as running:
         yield running

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-import redis
-
 from core import keys
 from core.config import Settings
 from harness import ROOT
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker
 
@@ -60,7 +58,7 @@ def test_every_redis_key_is_listed() -> None:
 
 
 def test_the_acl_suffices(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     (rules,) = re.findall(r"ACL SETUSER (inpainting .*?)\n\n", README, re.DOTALL)
     client.execute_command("ACL", "SETUSER", *rules.replace("\\\n", " ").split())

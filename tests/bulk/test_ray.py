@@ -88,7 +88,7 @@ class Node:
     def __init__(self, host: str, *arguments: str) -> None:
         program = Path(sys.executable).with_name("ray")
         command = [
-            program, "start", "--block", f"--node-ip-address={host}", "--num-cpus=2",
+            str(program), "start", "--block", f"--node-ip-address={host}", "--num-cpus=2",
             f"--object-store-memory={MEMORY}", *arguments,
         ]  # fmt: skip
         self.process = subprocess.Popen(

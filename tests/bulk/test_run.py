@@ -217,7 +217,7 @@ def test_what_could_do_harm_is_refused_at_the_start(
 ) -> None:
     catalogue.add("a.png")
     (catalogue.root / "file").touch()
-    places = {
+    places: dict[str, Any] = {
         key: value if "://" in value or not value else str(catalogue.root / value)
         for key, value in request_.items()
     }

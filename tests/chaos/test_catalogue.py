@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def test_a_run_that_is_killed_is_finished_by_a_second_one_with_every_result_righ
     assert account["half written"] == account["missing"] == account["done twice"] == "0"
 
 
-def _fill(images: list[Picture], masks: list[Picture]) -> list[Picture]:
+def _fill(images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:
     return [fill_mean(image, mask) for image, mask in zip(images, masks, strict=True)]
 
 

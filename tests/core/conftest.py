@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from core.config import Settings
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.workers import OWN
 
 
@@ -20,7 +20,7 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 
 
 @pytest.fixture
-def raw(settings: Settings, shm_baseline: None) -> Iterator[redis.Redis]:
+def raw(settings: Settings, shm_baseline: None) -> Iterator[RedisClient]:
     """A client of that server, which is empty before and after."""
     with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
         client.flushall()

@@ -7,7 +7,6 @@ import json
 import os
 
 import numpy as np
-import redis
 
 from core import keys
 from core.broker.connection import Link
@@ -16,6 +15,7 @@ from core.identity import Identity, current_identity
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
+from harness.redis_server import RedisClient
 
 UIDS = frozenset({os.geteuid()})
 
@@ -33,7 +33,7 @@ def reap(settings: Settings) -> Identity:
     return me
 
 
-def crashed(settings: Settings, raw: redis.Redis, *payloads: bytes, kind: str = "long") -> str:
+def crashed(settings: Settings, raw: RedisClient, *payloads: bytes, kind: str = "long") -> str:
     """A worker without a heartbeat that has worked on some payloads; its id."""
     identity = current_identity(settings)
     raw.sadd(keys.workers(identity.namespace), identity.worker)
@@ -44,7 +44,7 @@ def crashed(settings: Settings, raw: redis.Redis, *payloads: bytes, kind: str = 
     return identity.worker
 
 
-def kept(raw: redis.Redis) -> list[bytes]:
+def kept(raw: RedisClient) -> list[bytes]:
     """All keys but what workers note of each other, which lasts."""
     return sorted(key for key in raw.scan_iter() if key != keys.CREWS.encode())
 

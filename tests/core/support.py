@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from core.config import Settings
 from core.identity import current_identity
 from core.keys import Kind
 from harness import ROOT
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, SHORT
 from harness.workers import OWN, Worker
@@ -72,7 +71,7 @@ def settings_for(server: RedisServer, **changes: Any) -> Settings:
     )
 
 
-def leave_behind(server: RedisServer, client: redis.Redis, *payloads: bytes) -> str:
+def leave_behind(server: RedisServer, client: RedisClient, *payloads: bytes) -> str:
     """A dead worker of this shared memory with long jobs that it has read; its id."""
     identity = current_identity(settings_for(server))
     client.sadd(keys.workers(identity.namespace), identity.worker)
@@ -111,7 +110,7 @@ def take(fields: dict[str, Any]) -> np.ndarray:
     return picture
 
 
-def wait_until_idle(client: redis.Redis) -> None:
+def wait_until_idle(client: RedisClient) -> None:
     """Return once nothing is queued, in hand or to be cleaned up."""
     wait_until(
         lambda: (

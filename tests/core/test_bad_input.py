@@ -7,10 +7,10 @@ import os
 
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from harness.jobs import CANVAS, dead_entries, send
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import LONG, SHORT, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, segments
@@ -79,7 +79,7 @@ def spoiled(pipeline: Pipeline, what: str) -> dict[str, object] | bytes:
 def test_a_bad_job_is_dead_with_a_reason_and_its_batch_mates_are_delivered(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     what: str,
     reason: str,
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_bad_job_is_dead_with_a_reason_and_its_batch_mates_are_delivered(
 
 
 def test_a_queue_that_is_no_list_holds_up_neither_the_other_nor_itself_once_it_is_one(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     client.hset(LONG, "no", "list")
     start_worker()
@@ -128,7 +128,7 @@ def test_a_queue_that_is_no_list_holds_up_neither_the_other_nor_itself_once_it_i
 
 
 def test_a_job_that_killed_a_worker_takes_none_of_those_behind_it_with_it(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     requests = [send(pipeline, "short", seed=seed) for seed in range(4)]
     poison, *others = client.lrange(SHORT, 0, -1)

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from harness.admin import PORT, Admin
 from harness.jobs import dead_entries, send
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.workers import SOON, StartWorker, Worker, segments, worker_id
@@ -21,7 +21,7 @@ from tests.core.private import Private, needs_mounts
 @needs_mounts
 @pytest.mark.parametrize("is_first", [False, True], ids=["later", "first"])
 def test_a_worker_with_another_shared_memory_costs_no_job_an_attempt(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, is_first: bool
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, is_first: bool
 ) -> None:
     good = None if is_first else start_worker(**SOON)
     blind = Private(start_worker, ADMIN_PORT=PORT).worker
@@ -41,7 +41,7 @@ def test_a_worker_with_another_shared_memory_costs_no_job_an_attempt(
     assert good.stop() == 0
 
 
-def _wait_for_passes(client: redis.Redis, worker: Worker) -> None:
+def _wait_for_passes(client: RedisClient, worker: Worker) -> None:
     """Return once a worker has looked around after now, twice."""
     for _ in range(2):
         identity = worker_id(client, worker)
@@ -53,7 +53,7 @@ def _wait_for_passes(client: redis.Redis, worker: Worker) -> None:
 
 @needs_mounts
 def test_a_worker_beside_another_shared_memory_is_not_ready_after_its_first_miss_and_says_why(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
     hold = make_hold()
     good = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1, **SOON)
@@ -73,7 +73,7 @@ def test_a_worker_beside_another_shared_memory_is_not_ready_after_its_first_miss
 
 @needs_mounts
 def test_a_worker_that_a_rival_makes_blind_says_so(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     private = Private(start_worker, ADMIN_PORT=PORT, RETRY_DELAY_S=100, RETRY_DELAY_MAX_S=100)
     send(pipeline)
@@ -90,7 +90,7 @@ def test_a_worker_that_a_rival_makes_blind_says_so(
 
 @needs_mounts
 def test_a_worker_alone_gives_jobs_back_after_three_misses_until_it_finds_a_segment(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     private = Private(start_worker, ADMIN_PORT=PORT, MAX_ATTEMPTS=2, RETRY_DELAY_S=0.1)
     admin = Admin(private.worker)

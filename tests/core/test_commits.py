@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.queues import Queues
 from core.claims import Claim, Outcome, Standing
 from core.identity import Identity
 from core.keys import Kind
+from harness.redis_server import RedisClient
 from harness.wire import LONG
 from tests.core.queueing import ERROR, ME, PROCESSING, claim_one, kept, opened, run
 
 
-def test_a_commit_publishes_the_result_and_leaves_the_inputs_for_cleanup(raw: redis.Redis) -> None:
+def test_a_commit_publishes_the_result_and_leaves_the_inputs_for_cleanup(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
     raw.hset(keys.ATTEMPTS, Claim(Kind.LONG, b"job").sha1, 2)
     raw.hset("inpainting_result:r", mapping={"status": "failed", "error": "earlier"})
@@ -41,7 +41,7 @@ def test_a_commit_publishes_the_result_and_leaves_the_inputs_for_cleanup(raw: re
     run(raw, scenario)
 
 
-def test_a_commit_is_one_hset(raw: redis.Redis) -> None:
+def test_a_commit_is_one_hset(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
     raw.config_set("notify-keyspace-events", "KEA")
 
@@ -60,7 +60,7 @@ def test_a_commit_is_one_hset(raw: redis.Redis) -> None:
     raw.config_set("notify-keyspace-events", "")
 
 
-def test_a_commit_whose_reply_was_lost_is_recognised_when_it_is_repeated(raw: redis.Redis) -> None:
+def test_a_commit_whose_reply_was_lost_is_recognised_when_it_is_repeated(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job", b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -81,7 +81,7 @@ def test_a_commit_whose_reply_was_lost_is_recognised_when_it_is_repeated(raw: re
     run(raw, scenario)
 
 
-def test_a_job_that_was_taken_away_is_not_committed_failed_or_retried(raw: redis.Redis) -> None:
+def test_a_job_that_was_taken_away_is_not_committed_failed_or_retried(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -97,7 +97,7 @@ def test_a_job_that_was_taken_away_is_not_committed_failed_or_retried(raw: redis
     run(raw, scenario)
 
 
-def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: redis.Redis) -> None:
+def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: RedisClient) -> None:
     raw.rpush(LONG, b"first", b"second", b"first")
 
     async def scenario(queues: Queues) -> None:
@@ -123,7 +123,7 @@ def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: redis.
 
 @pytest.mark.parametrize("info", ["", "[]", "null", '{"shm_name": 7}', '{"shm_name": "foreign"}'])
 def test_a_segment_that_no_worker_of_this_namespace_wrote_is_never_named_as_replaced(
-    raw: redis.Redis, info: str
+    raw: RedisClient, info: str
 ) -> None:
     raw.rpush(LONG, b"job")
     raw.hset("inpainting_result:r", "inpaint_shm_info", info)
@@ -135,7 +135,7 @@ def test_a_segment_that_no_worker_of_this_namespace_wrote_is_never_named_as_repl
     run(raw, scenario)
 
 
-def test_a_result_key_of_another_type_does_not_stop_a_commit(raw: redis.Redis) -> None:
+def test_a_result_key_of_another_type_does_not_stop_a_commit(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
     raw.set("inpainting_result:r", "not a hash")
 
@@ -151,7 +151,7 @@ def message(request_id: str, edition: int) -> bytes:
     return json.dumps({"request_id": request_id, "edition": edition}).encode()
 
 
-def test_an_older_submission_never_replaces_the_result_of_a_newer_one(raw: redis.Redis) -> None:
+def test_an_older_submission_never_replaces_the_result_of_a_newer_one(raw: RedisClient) -> None:
     raw.rpush(LONG, message("r", 0), message("r", 1), message("other", 0))
 
     async def scenario(queues: Queues) -> None:
@@ -170,7 +170,7 @@ def test_an_older_submission_never_replaces_the_result_of_a_newer_one(raw: redis
 
 
 def test_an_older_submission_that_is_tried_again_is_known_to_come_too_late(
-    raw: redis.Redis,
+    raw: RedisClient,
 ) -> None:
     raw.rpush(LONG, message("r", 0), message("r", 1))
 
@@ -186,7 +186,7 @@ def test_an_older_submission_that_is_tried_again_is_known_to_come_too_late(
     run(raw, scenario)
 
 
-def test_a_finished_job_is_delivered_though_the_server_has_lost_its_data(raw: redis.Redis) -> None:
+def test_a_finished_job_is_delivered_though_the_server_has_lost_its_data(raw: RedisClient) -> None:
     raw.rpush(LONG, message("r", 0), message("s", 0))
 
     async def scenario(queues: Queues) -> None:
@@ -205,7 +205,7 @@ def test_a_finished_job_is_delivered_though_the_server_has_lost_its_data(raw: re
 
 
 def test_a_result_replaces_one_of_another_shared_memory_which_is_removed_there(
-    raw: redis.Redis,
+    raw: RedisClient,
 ) -> None:
     elsewhere = Identity("host-2-0a0b0c0e", "boot-2", "other", 2, 0)
     raw.rpush(LONG, message("r", 0))

@@ -20,7 +20,7 @@ from core.broker.dead_job import (
 from core.contract import MAX_ID_LENGTH
 from tests.core.support import entry_of_an_earlier_version
 
-ABOUT = {
+ABOUT: dict[str, Any] = {
     "reason": "crashed", "error": "it did", "attempts": 3, "queue": "q", "worker": "w",
     "namespace": "n",
 }  # fmt: skip

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.connection import Link
@@ -19,7 +18,7 @@ from core.identity import current_identity
 from core.recovery.recovery import Recovery
 from harness.admin import PORT, Admin
 from harness.jobs import CANVAS, dead_entries, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, Worker, segments
@@ -28,12 +27,12 @@ from harness.workers import OWN, SOON, StartWorker, Worker, segments
 IMPATIENT = "core.flow.device_hold.TRY_INTERVAL_S=0.3 core.flow.device_hold.LOOK_INTERVAL_S=0.1"
 
 
-def queued(client: redis.Redis, queue: str = LONG) -> list[str]:
+def queued(client: RedisClient, queue: str = LONG) -> list[str]:
     """The requests in a queue, the first at its head."""
     return [json.loads(payload)["request_id"] for payload in client.lrange(queue, 0, -1)]
 
 
-def attempts(client: redis.Redis) -> dict[str, int]:
+def attempts(client: RedisClient) -> dict[str, int]:
     """Attempts by request, for the jobs that are in the long queue."""
     noted = {name.decode(): int(count) for name, count in client.hgetall(keys.ATTEMPTS).items()}
     return {
@@ -47,7 +46,7 @@ def attempts(client: redis.Redis) -> dict[str, int]:
 
 
 def test_a_device_that_fails_in_every_life_of_a_worker_costs_no_job_an_attempt(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.touch()
@@ -65,7 +64,7 @@ def test_a_device_that_fails_in_every_life_of_a_worker_costs_no_job_an_attempt(
 
 
 def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_waits_for_it(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     killing = tmp_path / "killing"
     killing.touch()
@@ -101,7 +100,7 @@ def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_wai
     pipeline.close()
 
 
-def _is_held(client: redis.Redis) -> bool:
+def _is_held(client: RedisClient) -> bool:
     return any(
         name.endswith(b" fault") and value.startswith(b"held")
         for name, value in client.hgetall(keys.CREWS).items()
@@ -109,7 +108,7 @@ def _is_held(client: redis.Redis) -> bool:
 
 
 def test_a_network_that_fails_at_every_job_costs_one_at_most(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(STUB_CONSTANTS=IMPATIENT, MAX_ATTEMPTS=2)
     requests = [send(pipeline, seed=seed, image_id="explode.jpg") for seed in range(6)]
@@ -125,7 +124,7 @@ def test_a_network_that_fails_at_every_job_costs_one_at_most(
 
 
 def test_pictures_that_fail_among_others_that_do_not_are_given_up_one_by_one(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(STUB_CONSTANTS=IMPATIENT, MAX_ATTEMPTS=2)
     for seed in range(3):
@@ -154,7 +153,7 @@ def stop_twice(worker: Worker) -> int:
 def test_any_number_of_hasty_stops_leaves_the_jobs_in_order_without_an_attempt(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     stop: Callable[[Worker], int],
     delivery: str,
@@ -184,7 +183,7 @@ def test_any_number_of_hasty_stops_leaves_the_jobs_in_order_without_an_attempt(
 def test_only_what_was_computed_has_an_attempt_when_a_worker_is_killed(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     make_hold: Callable[[], Path],
 ) -> None:
@@ -212,7 +211,7 @@ def test_only_what_was_computed_has_an_attempt_when_a_worker_is_killed(
 def test_a_job_that_waits_for_its_turn_alone_is_not_blamed_for_the_batch_before_it(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     make_hold: Callable[[], Path],
 ) -> None:
@@ -231,7 +230,7 @@ def test_a_job_that_waits_for_its_turn_alone_is_not_blamed_for_the_batch_before_
 def test_a_result_that_waits_to_be_committed_is_not_blamed_for_the_end_of_its_worker(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     make_hold: Callable[[], Path],
 ) -> None:
@@ -258,7 +257,7 @@ def test_a_result_that_waits_to_be_committed_is_not_blamed_for_the_end_of_its_wo
 
 
 def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     late = [pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS) for seed in range(5)]
     paths = [Path("/dev/shm", one["preprocessed_mask_shm_info"]["shm_name"]) for one in late]
@@ -284,7 +283,7 @@ def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
     assert worker.output.count("recovered") == 0
 
 
-def _marked(client: redis.Redis) -> int:
+def _marked(client: RedisClient) -> int:
     """How many claims are noted as worked on."""
     return sum(
         field.endswith(b":work")
@@ -293,7 +292,7 @@ def _marked(client: redis.Redis) -> int:
     )
 
 
-def _recover(server: RedisServer, client: redis.Redis) -> None:
+def _recover(server: RedisServer, client: RedisClient) -> None:
     """Put back what the dead have left, as a worker would that takes no jobs."""
     wait_until(lambda: not list(client.scan_iter("inpainting:worker:*")), "no worker is alive")
     settings = Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from core.config import Settings
 from core.identity import identity_in
 from harness import ROOT
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, segments
 from tests.core.support import MODEL, command
@@ -36,7 +35,7 @@ def only(found: list[dict[str, str]], level: str) -> dict[str, str]:
     return one
 
 
-def test_all_is_well(client: redis.Redis, shm_baseline: None) -> None:
+def test_all_is_well(client: RedisClient, shm_baseline: None) -> None:
     with RedisServer(append_only=True) as durable:
         done = command("doctor", REDIS_URL=durable.url, USE_CUDA=0, **MODEL)
     assert done.returncode == 0, done.stdout
@@ -76,7 +75,7 @@ def test_a_redis_that_forgets_or_evicts_is_a_warning(server: RedisServer, client
     assert mends >= {"CONFIG SET maxmemory-policy noeviction", "start it with --appendonly yes"}
 
 
-def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: redis.Redis) -> None:
+def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: RedisClient) -> None:
     client.set("lama_inference:longtasks", "mine")
     _, found = findings("redis", REDIS_URL=server.url)
     assert "lama_inference:longtasks is a string" in only(found, "problem")["message"]
@@ -161,7 +160,7 @@ def test_segments_that_may_be_read_and_not_unlinked_are_a_warning(
 
 
 def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
-    server: RedisServer, pipeline: Pipeline, client: redis.Redis
+    server: RedisServer, pipeline: Pipeline, client: RedisClient
 ) -> None:
     message = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))
     pipeline.push(message, "long")
@@ -178,7 +177,7 @@ def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
 
 
 def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(
-    start_worker: StartWorker, server: RedisServer, client: redis.Redis
+    start_worker: StartWorker, server: RedisServer, client: RedisClient
 ) -> None:
     start_worker()
     (key,) = client.keys("inpainting:worker:*")

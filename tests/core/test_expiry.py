@@ -6,21 +6,20 @@ import asyncio
 import json
 import time
 
-import redis
-
 from core import keys
 from core.broker.connection import Link
 from core.config import Settings
 from core.identity import current_identity
 from core.pixels import shm
 from core.recovery.recovery import CHUNK, Recovery
+from harness.redis_server import RedisClient
 from harness.wire import LONG
 from harness.workers import OWN, segments
 from tests.core.reaping import UIDS, reap, write_segment
 
 
 def test_a_result_that_nobody_fetched_is_removed_when_its_time_is_over(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     unread, fetched, fresh, replaced = (
         write_segment(f"img_shm_{OWN}{name}") for name in ("unread", "fetched", "fresh", "replaced")
@@ -55,7 +54,7 @@ def test_a_result_that_nobody_fetched_is_removed_when_its_time_is_over(
 
 
 def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     old, young, foreign, others = (
         write_segment(f"img_shm_{OWN}{name}") for name in ("old", "young", "foreign", "others")
@@ -80,7 +79,7 @@ def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
 
 
 def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     namespace, now = current_identity(settings).namespace, int(time.time())
     kept = [f"written by hand {number}".encode() for number in range(2 * CHUNK)]

@@ -9,18 +9,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.queues import Queues
 from core.claims import Outcome
 from core.errors import JobError
 from core.keys import Kind
+from harness.redis_server import RedisClient
 from harness.wire import LONG, SHORT
 from tests.core.queueing import ERROR, ME, PROCESSING, claim_one, kept, run
 
 
-def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: redis.Redis) -> None:
+def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -52,7 +52,7 @@ def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: redis.Redis
     assert not raw.exists(keys.claims(ME.worker))
 
 
-def test_a_payload_that_is_no_text_is_kept_byte_for_byte_on_the_dead_list(raw: redis.Redis) -> None:
+def test_a_payload_that_is_no_text_is_kept_byte_for_byte_on_the_dead_list(raw: RedisClient) -> None:
     raw.rpush(LONG, b"\xff\x00{")
 
     async def scenario(queues: Queues) -> None:
@@ -64,7 +64,7 @@ def test_a_payload_that_is_no_text_is_kept_byte_for_byte_on_the_dead_list(raw: r
     assert kept(raw) == [b"inpainting:dead"]
 
 
-def test_a_failure_never_overwrites_a_result(raw: redis.Redis) -> None:
+def test_a_failure_never_overwrites_a_result(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
     raw.hset("inpainting_result:r", "inpaint_shm_info", "{}")
 
@@ -78,7 +78,7 @@ def test_a_failure_never_overwrites_a_result(raw: redis.Redis) -> None:
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_retried_job_goes_to_the_tail_with_an_attempt_if_it_counts(
-    raw: redis.Redis, counted: bool
+    raw: RedisClient, counted: bool
 ) -> None:
     raw.rpush(LONG, b"job", b"next")
 
@@ -92,7 +92,7 @@ def test_a_retried_job_goes_to_the_tail_with_an_attempt_if_it_counts(
 
 
 def test_released_jobs_are_back_at_the_head_in_order_and_without_an_attempt(
-    raw: redis.Redis,
+    raw: RedisClient,
 ) -> None:
     raw.rpush(LONG, b"a", b"b", b"c", b"d")
     raw.rpush(SHORT, b"x", b"y")
@@ -108,7 +108,7 @@ def test_released_jobs_are_back_at_the_head_in_order_and_without_an_attempt(
 
 
 @pytest.mark.parametrize("operation", ["retry", "release"])
-def test_a_full_server_lets_jobs_be_given_back(raw: redis.Redis, operation: str) -> None:
+def test_a_full_server_lets_jobs_be_given_back(raw: RedisClient, operation: str) -> None:
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -124,7 +124,7 @@ def test_a_full_server_lets_jobs_be_given_back(raw: redis.Redis, operation: str)
 
 @pytest.mark.parametrize("operation", ["commit", "fail"])
 def test_a_full_server_refuses_before_anything_has_changed(
-    raw: redis.Redis, operation: str, caplog: pytest.LogCaptureFixture
+    raw: RedisClient, operation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.rpush(LONG, b"job")
 
@@ -147,7 +147,7 @@ def test_a_full_server_refuses_before_anything_has_changed(
     run(raw, scenario)
 
 
-def test_jobs_wait_for_another_try_in_redis_each_copy_by_itself(raw: redis.Redis) -> None:
+def test_jobs_wait_for_another_try_in_redis_each_copy_by_itself(raw: RedisClient) -> None:
     raw.rpush(LONG, b"a", b"a", b"b")
 
     async def scenario(queues: Queues) -> None:
@@ -173,7 +173,7 @@ def test_jobs_wait_for_another_try_in_redis_each_copy_by_itself(raw: redis.Redis
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 @pytest.mark.parametrize("operation", ["retry", "fail", "release"])
 def test_a_call_whose_reply_was_lost_is_done_once(
-    raw: redis.Redis, delivery: str, operation: str
+    raw: RedisClient, delivery: str, operation: str
 ) -> None:
     raw.rpush(LONG, b"job")
 
@@ -187,7 +187,7 @@ def test_a_call_whose_reply_was_lost_is_done_once(
             return await retry_until_answered(lambda _: call(True))
 
         claim = await claim_one(queues)
-        queues.link.retry_until_answered = losing  # type: ignore[method-assign]
+        queues.link.retry_until_answered = losing  # type: ignore[method-assign, assignment]
         if operation == "retry":
             assert await queues.retry(claim, delay_s=100) is Outcome.WAITS
             assert raw.zcard(keys.delayed(LONG)) == 1
@@ -203,7 +203,7 @@ def test_a_call_whose_reply_was_lost_is_done_once(
     run(raw, scenario, delivery=delivery)
 
 
-def test_two_jobs_in_a_row_are_not_given_up_for_a_fault_of_the_device(raw: redis.Redis) -> None:
+def test_two_jobs_in_a_row_are_not_given_up_for_a_fault_of_the_device(raw: RedisClient) -> None:
     raw.rpush(LONG, b"a", b"b", b"c")
     crashed = JobError("crashed", "every worker died on it")
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
 from chaos.proxy import Proxy
 from chaos.servers import Servers
@@ -17,7 +16,7 @@ from core.broker.connection import LUA
 from core.identity import current_identity
 from harness.admin import PORT, Admin
 from harness.jobs import dead_entries, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline
 from harness.workers import SOON, OwnPipeline, StartWorker, segments
@@ -74,7 +73,7 @@ def test_an_outage_in_which_several_loops_fail_is_a_line_or_two(
 def test_a_key_of_another_type_ends_the_worker_with_one_line_that_says_so(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     name: str,
 ) -> None:
@@ -98,7 +97,7 @@ def test_a_key_of_another_type_ends_the_worker_with_one_line_that_says_so(
 
 @pytest.mark.parametrize("name", [keys.ATTEMPTS, keys.DEAD, keys.CREWS])
 def test_a_key_that_becomes_one_of_another_type_ends_the_worker_too_and_costs_no_job(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, name: str
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, name: str
 ) -> None:
     worker = start_worker(LOG_LEVEL="INFO", **SOON)
     pipeline.fetch(send(pipeline))
@@ -124,7 +123,7 @@ def test_a_key_that_becomes_one_of_another_type_ends_the_worker_too_and_costs_no
 def test_a_missing_right_ends_the_worker_with_one_line_that_names_it(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     missing: str,
 ) -> None:
@@ -165,7 +164,7 @@ def test_whatever_a_script_does_is_among_the_rights_that_are_looked_at() -> None
 
 
 def test_a_queue_that_is_no_list_does_not_hold_up_the_other_with_at_most_once(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     client.hset(LONG, "no", "list")
     start_worker(DELIVERY="at_most_once")

@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from core.faults import Fault, parse
 from harness import ROOT
 from harness.jobs import CANVAS
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import SOON, StartWorker, Worker, segments
@@ -35,7 +36,7 @@ class Stage:
         self,
         fault: Fault,
         pipeline: Pipeline,
-        client: redis.Redis,
+        client: RedisClient,
         start_worker: StartWorker,
         make_hold: Callable[[], Path],
     ) -> None:
@@ -45,7 +46,7 @@ class Stage:
         self.start_worker = start_worker
         self.make_hold = make_hold
 
-    def send(self, seed: int = 1, **options: object) -> str:
+    def send(self, seed: int = 1, **options: Any) -> str:
         """A job that is to be done."""
         return self.pipeline.submit(*page(60, 90, seed), "long", canvas=CANVAS, **options)
 
@@ -215,7 +216,7 @@ def test_a_worker_killed_at_a_fault_point_loses_nothing_and_leaves_nothing(
     scenario: Callable[[Stage], None],
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     scenario(Stage(fault, pipeline, client, start_worker, make_hold))

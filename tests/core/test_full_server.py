@@ -19,7 +19,7 @@ from core.identity import current_identity
 from core.keys import Kind
 from harness import ROOT
 from harness.jobs import CANVAS, dead_entries, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, segments
@@ -27,7 +27,7 @@ from tests.core.support import leave_behind, settings_for
 
 
 @pytest.fixture
-def full(client: redis.Redis) -> Iterator[Callable[[], None]]:
+def full(client: RedisClient) -> Iterator[Callable[[], None]]:
     """Has the server take nothing that needs memory; at the end it does again."""
 
     def fill() -> None:
@@ -42,7 +42,7 @@ def full(client: redis.Redis) -> Iterator[Callable[[], None]]:
 def test_a_full_server_loses_no_heartbeat_and_becomes_free_again(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     full: Callable[[], None],
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_full_server_loses_no_heartbeat_and_becomes_free_again(
 
 
 def test_a_full_server_lets_dead_jobs_be_tried_again_and_discarded(
-    pipeline: Pipeline, client: redis.Redis, server: RedisServer, full: Callable[[], None]
+    pipeline: Pipeline, client: RedisClient, server: RedisServer, full: Callable[[], None]
 ) -> None:
     settings = settings_for(server)
     about = {"queue": LONG, "namespace": current_identity(settings).namespace}
@@ -97,7 +97,7 @@ def test_a_full_server_lets_dead_jobs_be_tried_again_and_discarded(
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 def test_a_full_server_loses_no_trace_of_a_message_that_is_too_long(
-    start_worker: StartWorker, client: redis.Redis, full: Callable[[], None], delivery: str
+    start_worker: StartWorker, client: RedisClient, full: Callable[[], None], delivery: str
 ) -> None:
     worker = start_worker(DELIVERY=delivery, MAX_MESSAGE_BYTES=1024)
     wait_until(lambda: client.info("clients")["blocked_clients"], "the worker is idle")
@@ -117,7 +117,7 @@ def test_a_full_server_loses_no_trace_of_a_message_that_is_too_long(
 def test_a_worker_that_is_stopped_on_a_full_server_gives_its_jobs_back(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     full: Callable[[], None],
     times: int,

@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import redis
-
 from core import keys
 from core.config import Settings
 from core.contract import result_name_start
 from core.identity import current_identity
 from harness.jobs import send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.workers import SOON, OwnPipeline, StartWorker, segments, worker_id
@@ -24,7 +22,7 @@ from harness.workers import SOON, OwnPipeline, StartWorker, segments, worker_id
 def test_jobs_of_a_killed_worker_are_done_by_another(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     requests = [send(pipeline, seed=seed) for seed in range(6)]
@@ -44,7 +42,7 @@ def test_jobs_of_a_killed_worker_are_done_by_another(
 
 
 def test_a_picture_that_kills_workers_is_dead_in_the_end_and_its_batch_mates_are_not(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     mates = [send(pipeline, seed=1), send(pipeline, "short", seed=2)]
     send(pipeline, image_id="kill.jpg", request_id="killer")
@@ -86,7 +84,7 @@ def test_workers_whose_heartbeats_expired_in_an_outage_are_not_taken_for_dead(
 def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
@@ -107,7 +105,7 @@ def test_a_worker_frozen_past_its_heartbeat_does_no_harm_when_it_thaws(
 def test_a_commit_whose_result_was_replaced_before_its_repetition_leaves_no_entry_and_no_input(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     settings: Settings,
 ) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from core.keys import Kind
 from harness.admin import PORT, Admin
 from harness.jobs import CANVAS, dead_entries, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, SHORT, Pipeline, page
 from harness.workers import SOON, StartWorker, segments, worker_id
@@ -55,7 +54,7 @@ def assert_truncated(entry: dict[str, Any], payload: bytes, queue: str) -> None:
 def test_a_message_of_any_length_is_refused_unread_and_holds_nobody_up(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     delivery: str,
     make: Callable[[], bytes],
@@ -88,7 +87,7 @@ def test_a_message_of_any_length_is_refused_unread_and_holds_nobody_up(
 
 
 def test_a_message_of_any_length_that_a_dead_worker_had_is_refused_too(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     payload = huge_bytes()
     before, after = send(pipeline, seed=1), send(pipeline, seed=2)
@@ -104,7 +103,7 @@ def test_a_message_of_any_length_that_a_dead_worker_had_is_refused_too(
 
 
 def test_a_message_claimed_without_a_reply_is_refused_if_it_is_too_long(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(HEARTBEAT_INTERVAL_S=0.2, HEARTBEAT_TTL_S=1)
     payload = huge_bytes()
@@ -118,7 +117,7 @@ def test_a_message_claimed_without_a_reply_is_refused_if_it_is_too_long(
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 @pytest.mark.parametrize("waits", [True, False], ids=["to a worker that waits", "before its start"])
 def test_the_longest_message_that_is_allowed_is_read(
-    start_worker: StartWorker, client: redis.Redis, delivery: str, waits: bool
+    start_worker: StartWorker, client: RedisClient, delivery: str, waits: bool
 ) -> None:
     def push() -> None:
         client.rpush(LONG, b"x" * 1024, b"x" * 1025)
@@ -135,7 +134,7 @@ def test_the_longest_message_that_is_allowed_is_read(
 
 
 def test_inputs_of_a_long_message_whose_worker_died_at_cleaning_up_are_unlinked(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     """It was allowed where it was done, and is not here: the limit differs."""
     message = pipeline.message(*page(60, 90, 1), "long", canvas=CANVAS, text="x" * 5000)
@@ -148,7 +147,7 @@ def test_inputs_of_a_long_message_whose_worker_died_at_cleaning_up_are_unlinked(
 
 
 def test_many_long_refused_messages_make_no_worker_large_and_no_page_slow(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(ADMIN_PORT=PORT, **SOON)
     admin = Admin(worker)

@@ -6,12 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import redis
-
 from core import keys
 from core.identity import current_identity
 from harness.jobs import CANVAS, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import SOON, OwnPipeline, StartWorker, segments
@@ -84,7 +82,7 @@ def test_a_batch_in_hand_is_published_when_redis_comes_back_with_an_older_snapsh
 
 
 def test_a_leap_of_the_clock_removes_no_result_of_a_moment_ago(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     namespace = current_identity(settings_for(server)).namespace
     clock = f"{namespace} clock"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,15 +20,19 @@ from core.errors import JobError
 from core.identity import current_identity
 from core.keys import Kind
 from harness.jobs import CANVAS, hide, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, SHORT, Pipeline, page
-from harness.workers import SOON, StartWorker, segments
+from harness.workers import SOON, StartWorker, Worker, segments
 from tests.core.support import settings_for
 
 
+def has_tried_again(worker: Worker, times: int) -> bool:
+    return worker.output.count("is tried again") > times
+
+
 def test_at_most_once_jobs_that_wait_for_another_try_survive_a_kill(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     once = {"DELIVERY": "at_most_once", **SOON}
     worker = start_worker(RETRY_DELAY_S=2, **once)
@@ -50,7 +55,7 @@ def test_at_most_once_jobs_that_wait_for_another_try_survive_a_kill(
 def test_lost_replies_double_no_job(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     delivery: str,
 ) -> None:
@@ -71,9 +76,7 @@ def test_lost_replies_double_no_job(
         for _ in range(8):
             tries = worker.output.count("is tried again")
             proxy.lose_replies(chance, 0.5)
-            wait_until(
-                lambda known=tries: worker.output.count("is tried again") > known, "it goes on"
-            )
+            wait_until(partial(has_tried_again, worker, tries), "it goes on")
         for one in put_back:
             one()
         if delivery == "at_least_once":
@@ -95,7 +98,7 @@ def test_lost_replies_double_no_job(
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 @pytest.mark.parametrize("operation", ["retry", "release", "fail", "supersede"])
 def test_a_call_whose_reply_is_lost_has_its_effect_once(
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
     delivery: str,

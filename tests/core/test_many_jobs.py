@@ -8,19 +8,17 @@ import re
 import time
 from typing import Any
 
-import redis
-
 from core import keys
 from core.identity import current_identity
 from harness.jobs import CANVAS, dead_entries, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
+from harness.wire import Kind, Pipeline, page
 from harness.workers import SOON, StartWorker
 from tests.core.support import settings_for
 
 
-def without_picture(pipeline: Pipeline, kind: str = "long", **options: Any) -> bytes:
+def without_picture(pipeline: Pipeline, kind: Kind = "long", **options: Any) -> bytes:
     """A message whose picture is not there, pushed to a queue."""
     message = pipeline.message(*page(60, 90, 1), kind, canvas=CANVAS, **options)
     os.unlink(f"/dev/shm/{message['preprocessed_img_shm_info']['shm_name']}")
@@ -28,7 +26,7 @@ def without_picture(pipeline: Pipeline, kind: str = "long", **options: Any) -> b
 
 
 def test_nothing_is_kept_of_hundreds_of_results_that_were_fetched(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     start_worker(**SOON)
     key = keys.segments(current_identity(settings_for(server)).namespace)
@@ -46,7 +44,7 @@ def test_nothing_is_kept_of_hundreds_of_results_that_were_fetched(
 
 
 def test_hundreds_of_jobs_without_segments_hold_up_no_good_one(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(
         MAX_ATTEMPTS=5, RETRY_DELAY_S=0.1, RETRY_DELAY_MAX_S=0.3, LOG_LEVEL="INFO"

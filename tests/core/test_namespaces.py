@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from core.broker.connection import Link
@@ -20,7 +19,7 @@ from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
 from harness.jobs import CANVAS, dead_entries, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, SHORT, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, Worker, segments, worker_id
@@ -31,13 +30,13 @@ from tests.core.support import settings_for
 ORPHANING = {**SOON, "ORPHAN_AFTER_S": 1}
 
 
-def kinds(client: redis.Redis) -> set[str]:
+def kinds(client: RedisClient) -> set[str]:
     return {key.decode().split(":")[1] for key in client.scan_iter("inpainting:*")}
 
 
 @needs_mounts
 def test_what_a_vanished_namespace_left_is_given_back_and_removed(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
     hold = make_hold()
     hold.unlink()
@@ -66,12 +65,12 @@ def test_what_a_vanished_namespace_left_is_given_back_and_removed(
     assert kinds(client) <= {"worker", "workers", "crews", "dead", "segments", "reaper"}
 
 
-def _namespace(client: redis.Redis, worker: Worker) -> str:
+def _namespace(client: RedisClient, worker: Worker) -> str:
     about = json.loads(client.get(keys.heartbeat(worker_id(client, worker))))
     return str(about["namespace"])
 
 
-def _traces(client: redis.Redis, namespace: str) -> list[bytes]:
+def _traces(client: RedisClient, namespace: str) -> list[bytes]:
     """Keys, and fields of the hash of crews, that are about a namespace."""
     found = [key for key in client.scan_iter("inpainting:*") if namespace.encode() in key]
     return found + [name for name in client.hkeys(keys.CREWS) if namespace.encode() in name]
@@ -81,7 +80,7 @@ class Gone:
     """What a worker has left in Redis that was in a namespace which nobody sees."""
 
     def __init__(
-        self, server: RedisServer, client: redis.Redis, *, boot: str = "", **settings: Any
+        self, server: RedisServer, client: RedisClient, *, boot: str = "", **settings: Any
     ) -> None:
         self.client = client
         self.settings = settings_for(server, **settings)
@@ -125,7 +124,7 @@ OTHER_BOOT = "00000000-1111-2222-3333-444444444444"
 
 
 def test_what_an_earlier_boot_left_is_given_back_at_once_and_fails_for_its_segments(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(server, client, boot=OTHER_BOOT)
     lost = [pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS) for seed in range(5)]
@@ -147,7 +146,7 @@ def test_what_an_earlier_boot_left_is_given_back_at_once_and_fails_for_its_segme
 
 
 def test_dropping_the_dead_of_an_earlier_boot_unlinks_no_segment_of_this_one(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(server, client, boot=OTHER_BOOT)
     name = f"img_shm_{OWN}used-again"
@@ -165,7 +164,7 @@ def test_dropping_the_dead_of_an_earlier_boot_unlinks_no_segment_of_this_one(
 def test_jobs_of_workers_whose_queues_were_renamed_are_back_in_the_old_ones(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Any,
     change: str,
 ) -> None:
@@ -193,7 +192,7 @@ def test_jobs_of_workers_whose_queues_were_renamed_are_back_in_the_old_ones(
 
 
 def test_a_crew_that_lives_is_never_dissolved(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(server, client, boot=OTHER_BOOT)
     gone.leave(b"a", seen=1)
@@ -210,7 +209,7 @@ def test_a_crew_that_lives_is_never_dissolved(
 
 
 def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(
-    start_worker: StartWorker, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(
         server, client, boot=OTHER_BOOT, lama_inference_long_tasks_queue="long:old-host",
@@ -226,7 +225,7 @@ def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(
 
 @needs_mounts
 def test_a_result_that_is_replaced_from_another_namespace_is_removed_where_it_is(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     there = Private(start_worker)
     there.send(pipeline, seed=1, request_id="again", image_id="older.jpg")
@@ -243,7 +242,7 @@ def test_a_result_that_is_replaced_from_another_namespace_is_removed_where_it_is
 
 
 def test_a_process_that_gives_its_jobs_back_is_not_overtaken_by_one_that_counts_them(
-    client: redis.Redis, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(server)
     me = current_identity(settings)

@@ -9,7 +9,6 @@ import asyncio
 import json
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.queues import Queues
@@ -17,11 +16,12 @@ from core.claims import Claim, Outcome
 from core.config import Settings
 from core.errors import RedisUnsuitable
 from core.keys import Kind
+from harness.redis_server import RedisClient
 from harness.wire import LONG, SHORT
 from tests.core.queueing import ME, PROCESSING, claim_one, kept, run
 
 
-def test_a_claim_moves_jobs_from_the_head_in_order_byte_for_byte(raw: redis.Redis) -> None:
+def test_a_claim_moves_jobs_from_the_head_in_order_byte_for_byte(raw: RedisClient) -> None:
     payloads = [b"\x00\xff", "ü".encode(), b"c"]
     raw.rpush(LONG, *payloads)
 
@@ -35,7 +35,7 @@ def test_a_claim_moves_jobs_from_the_head_in_order_byte_for_byte(raw: redis.Redi
     run(raw, scenario)
 
 
-def test_a_job_with_an_attempt_is_claimed_alone(raw: redis.Redis) -> None:
+def test_a_job_with_an_attempt_is_claimed_alone(raw: RedisClient) -> None:
     raw.rpush(LONG, b"tried", b"a", b"b", b"tried too", b"c")
     raw.hset(keys.ATTEMPTS, mapping={keys.sha1(one): 1 for one in (b"tried", b"tried too")})
 
@@ -48,7 +48,7 @@ def test_a_job_with_an_attempt_is_claimed_alone(raw: redis.Redis) -> None:
 
 
 def test_jobs_join_neither_one_that_has_an_attempt_nor_the_other_way_round(
-    raw: redis.Redis,
+    raw: RedisClient,
 ) -> None:
     raw.rpush(LONG, b"new", b"tried", b"last")
     raw.hset(keys.ATTEMPTS, keys.sha1(b"tried"), 1)
@@ -65,7 +65,7 @@ def test_jobs_join_neither_one_that_has_an_attempt_nor_the_other_way_round(
 
 
 def test_a_queue_that_is_no_list_is_named_once_and_does_not_hold_up_the_other(
-    raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    raw: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.set(LONG, "no list")
 
@@ -84,7 +84,7 @@ def test_a_queue_that_is_no_list_is_named_once_and_does_not_hold_up_the_other(
     assert f"'{LONG}' in redis is not a list" in complaint
 
 
-def test_waiting_ends_as_soon_as_a_job_arrives_on_either_queue(raw: redis.Redis) -> None:
+def test_waiting_ends_as_soon_as_a_job_arrives_on_either_queue(raw: RedisClient) -> None:
     async def scenario(queues: Queues) -> None:
         for queue, kind in ((LONG, Kind.LONG), (SHORT, Kind.SHORT)):
             waiting = asyncio.ensure_future(queues.wait_for_either(Kind.LONG))
@@ -98,7 +98,7 @@ def test_waiting_ends_as_soon_as_a_job_arrives_on_either_queue(raw: redis.Redis)
     run(raw, scenario)
 
 
-def test_a_wait_can_be_ended_without_losing_a_job(raw: redis.Redis) -> None:
+def test_a_wait_can_be_ended_without_losing_a_job(raw: RedisClient) -> None:
     async def scenario(queues: Queues) -> None:
         for number in range(100):
             waiting = asyncio.ensure_future(queues.wait_for_either(Kind.LONG))
@@ -117,7 +117,7 @@ def test_a_wait_can_be_ended_without_losing_a_job(raw: redis.Redis) -> None:
     run(raw, scenario)
 
 
-def test_a_user_who_may_not_unblock_still_gets_the_jobs(raw: redis.Redis) -> None:
+def test_a_user_who_may_not_unblock_still_gets_the_jobs(raw: RedisClient) -> None:
     raw.execute_command(
         "ACL", "SETUSER", "narrow", "on", ">x", "~*", "+@all", "-client", "+client|id"
     )
@@ -136,7 +136,7 @@ def test_a_user_who_may_not_unblock_still_gets_the_jobs(raw: redis.Redis) -> Non
     raw.execute_command("ACL", "DELUSER", "narrow")
 
 
-def test_jobs_claimed_without_a_reply_are_found_and_those_in_hand_are_not(raw: redis.Redis) -> None:
+def test_jobs_claimed_without_a_reply_are_found_and_those_in_hand_are_not(raw: RedisClient) -> None:
     raw.rpush(LONG, b"known", b"known", b"unknown")
 
     async def scenario(queues: Queues) -> None:
@@ -152,7 +152,7 @@ def test_jobs_claimed_without_a_reply_are_found_and_those_in_hand_are_not(raw: r
     run(raw, scenario)
 
 
-def test_a_message_above_the_limit_is_refused_where_it_is_and_never_read(raw: redis.Redis) -> None:
+def test_a_message_above_the_limit_is_refused_where_it_is_and_never_read(raw: RedisClient) -> None:
     large = b"\xff" * 5000
     raw.rpush(LONG, large, b"good", b"behind", large)
 
@@ -175,7 +175,7 @@ def test_a_message_above_the_limit_is_refused_where_it_is_and_never_read(raw: re
 
 
 def test_registration_is_a_heartbeat_that_expires_and_a_member_of_the_namespace(
-    raw: redis.Redis,
+    raw: RedisClient,
 ) -> None:
     async def scenario(queues: Queues) -> None:
         await queues.check_server()
@@ -189,7 +189,7 @@ def test_registration_is_a_heartbeat_that_expires_and_a_member_of_the_namespace(
     run(raw, scenario)
 
 
-def test_a_worker_that_leaves_jobs_behind_stays_known_as_dead(raw: redis.Redis) -> None:
+def test_a_worker_that_leaves_jobs_behind_stays_known_as_dead(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -203,7 +203,7 @@ def test_a_worker_that_leaves_jobs_behind_stays_known_as_dead(raw: redis.Redis) 
     run(raw, scenario)
 
 
-def test_at_most_once_takes_jobs_for_good(raw: redis.Redis) -> None:
+def test_at_most_once_takes_jobs_for_good(raw: RedisClient) -> None:
     raw.rpush(LONG, b"a", b"b", b"c")
     raw.rpush(SHORT, b"x")
 
@@ -232,7 +232,7 @@ def test_at_most_once_takes_jobs_for_good(raw: redis.Redis) -> None:
     ],
 )
 def test_a_server_that_is_too_old_is_refused_with_its_version(
-    raw: redis.Redis,
+    raw: RedisClient,
     monkeypatch: pytest.MonkeyPatch,
     delivery: str,
     version: str,

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.queues import Queues
@@ -21,13 +20,14 @@ from core.contract import result_name_start
 from core.identity import Identity, current_identity
 from core.keys import Kind
 from core.pixels import shm
+from harness.redis_server import RedisClient
 from harness.wire import LONG, SHORT
 from harness.workers import OWN, segments
 from tests.core.reaping import UIDS, crashed, kept, reap, request, write_segment
 
 
 def test_jobs_of_a_dead_worker_are_back_at_the_head_in_order_with_an_attempt(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     raw.rpush(LONG, b"later")
     crashed(settings, raw, b"a", b"b")
@@ -42,7 +42,7 @@ def test_jobs_of_a_dead_worker_are_back_at_the_head_in_order_with_an_attempt(
 
 
 def test_only_jobs_that_a_dead_worker_was_working_on_have_an_attempt(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, b"read ahead", b"computed", b"computed")
     raw.hdel(keys.claims(worker), "0:work")
@@ -54,7 +54,7 @@ def test_only_jobs_that_a_dead_worker_was_working_on_have_an_attempt(
 
 
 def test_a_full_server_lets_a_dead_workers_jobs_be_recovered_and_results_expire(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     left = write_segment(result_name_start(settings, worker, request("r")) + "0")
@@ -73,7 +73,7 @@ def test_a_full_server_lets_a_dead_workers_jobs_be_recovered_and_results_expire(
     assert unread not in segments()
 
 
-def test_jobs_of_a_living_worker_are_left_alone(settings: Settings, raw: redis.Redis) -> None:
+def test_jobs_of_a_living_worker_are_left_alone(settings: Settings, raw: RedisClient) -> None:
     worker = crashed(settings, raw, b"a")
     raw.set(keys.heartbeat(worker), "alive")
     reap(settings)
@@ -81,7 +81,7 @@ def test_jobs_of_a_living_worker_are_left_alone(settings: Settings, raw: redis.R
 
 
 def test_jobs_of_another_shared_memory_or_of_other_queues_are_left_alone(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     other_queues = settings.model_copy(update={"lama_inference_long_tasks_queue": "other"})
     worker = crashed(other_queues, raw, b"a")
@@ -96,7 +96,7 @@ def test_jobs_of_another_shared_memory_or_of_other_queues_are_left_alone(
 
 
 def test_uncommitted_segments_are_unlinked_and_no_others(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     own = result_name_start(settings, worker, request("r"))
@@ -116,7 +116,7 @@ def test_uncommitted_segments_are_unlinked_and_no_others(
 
 
 def test_a_reaper_that_died_half_way_is_finished_by_the_next(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     left = write_segment(result_name_start(settings, worker, request("r")) + "0")
@@ -132,7 +132,7 @@ def test_a_reaper_that_died_half_way_is_finished_by_the_next(
 
 
 def test_a_thawed_worker_cannot_commit_what_was_reaped(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, b"a")
     reap(settings)
@@ -149,7 +149,7 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
 
 
 def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_removed(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     identity = current_identity(settings)
     start = result_name_start(settings, identity.worker, request("r"))
@@ -179,7 +179,7 @@ def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_remo
 
 
 def test_a_reaper_that_stalled_puts_back_only_jobs_whose_segments_it_has_removed(
-    settings: Settings, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, raw: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     left = write_segment(result_name_start(settings, worker, request("s")) + "0")
@@ -201,7 +201,7 @@ def test_a_reaper_that_stalled_puts_back_only_jobs_whose_segments_it_has_removed
 
 
 def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     identity = current_identity(settings)
 
@@ -221,7 +221,7 @@ def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
 
 
 def test_a_result_that_a_slow_worker_writes_for_a_job_it_has_lost_is_removed_when_it_dies(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     own = result_name_start(settings, worker, request("r"))
@@ -236,7 +236,7 @@ def test_a_result_that_a_slow_worker_writes_for_a_job_it_has_lost_is_removed_whe
 
 
 def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
     own = result_name_start(settings, worker, request("r"))
@@ -251,7 +251,7 @@ def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
 
 
 def test_a_claim_that_arrives_after_its_worker_was_struck_off_is_found(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     worker = current_identity(settings).worker
     raw.rpush(keys.processing(worker, Kind.LONG), b"a")
@@ -263,7 +263,7 @@ def test_a_claim_that_arrives_after_its_worker_was_struck_off_is_found(
     assert raw.lrange(foreign, 0, -1) == [b"b"]
 
 
-def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: redis.Redis) -> None:
+def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: RedisClient) -> None:
     inputs = [write_segment(f"img_shm_{OWN}in{number}") for number in range(3)]
     message = {
         "preprocessed_img_shm_info": {"shm_name": inputs[0]},

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -176,7 +177,7 @@ def sentinels(
 
 
 def _knows(port: int, password: str, others: int, replicas: int) -> bool:
-    login = {"password": password or None, "decode_responses": True}
+    login: dict[str, Any] = {"password": password or None, "decode_responses": True}
     with redis.Redis(port=port, protocol=2, **login) as sentinel:
         try:
             state = sentinel.sentinel_master(SERVICE)

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from core.pixels import shm
 from harness.jobs import CANVAS, processing, send
 from harness.private import own_shm
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import DEV_SHM, LONG, Pipeline, page
 from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments
@@ -99,7 +98,7 @@ def small_shm(
 
 
 def test_a_result_waits_for_room_in_shared_memory_and_nothing_half_written_is_seen(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     first, _ = small_shm.send(1)
     small_shm.worker.wait_for_line("taken from")
@@ -117,7 +116,7 @@ def test_a_result_waits_for_room_in_shared_memory_and_nothing_half_written_is_se
 
 
 def test_a_worker_that_waits_for_room_can_be_stopped_and_puts_the_job_back(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     _, payload = small_shm.send(1)
     small_shm.worker.wait_for_line("taken from")
@@ -131,7 +130,7 @@ def test_a_worker_that_waits_for_room_can_be_stopped_and_puts_the_job_back(
 
 @pytest.mark.parametrize("excess", [0, 1])
 def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_up(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path, excess: int
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path, excess: int
 ) -> None:
     rows, columns = small_shm.largest()
     size = [rows, columns + excess]
@@ -154,7 +153,7 @@ def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_
 
 
 def test_a_result_without_room_makes_way_for_the_jobs_whose_inputs_take_it(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     size = small_shm.largest()
     large, _ = small_shm.send(1, original_size=size)
@@ -169,7 +168,7 @@ def test_a_result_without_room_makes_way_for_the_jobs_whose_inputs_take_it(
 
 
 def test_a_job_without_room_for_its_result_is_not_begun_and_holds_nobody_up(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     (small_shm.folder / "filler").write_bytes(bytes(64 << 10))
     (tmp_path / "hold").unlink()
@@ -227,7 +226,7 @@ def test_results_are_held_and_claims_stop_while_redis_takes_nothing(
 
 
 def test_a_broken_device_ends_the_process_and_costs_no_job(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.touch()
@@ -247,7 +246,7 @@ def test_a_broken_device_ends_the_process_and_costs_no_job(
 def test_what_a_hung_worker_had_is_done_by_the_next(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     device: dict[str, int],
 ) -> None:
@@ -266,7 +265,7 @@ def test_what_a_hung_worker_had_is_done_by_the_next(
 def test_a_worker_frozen_while_it_has_a_result_unlinks_it_when_it_may_not_commit_it(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
@@ -298,13 +297,14 @@ def test_what_a_device_finishes_is_delivered_like_all_else(
             request = pipeline.submit(image, mask, "long", canvas=CANVAS)
             results.append(pipeline.fetch(request))
             assert worker.stop() == 0
-        assert np.array_equal(*results)
+        plain, staged = results
+        assert np.array_equal(plain, staged)
 
 
 def test_a_device_that_breaks_while_a_picture_comes_back_costs_no_job(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     tmp_path: Path,
 ) -> None:

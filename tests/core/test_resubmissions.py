@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
 from core import keys
 from harness.jobs import CANVAS, hide, send
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import StartWorker, segments
@@ -20,7 +20,7 @@ from harness.workers import StartWorker, segments
 def test_an_older_submission_that_is_tried_again_late_does_not_replace_the_newer_result(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     is_fetched: bool,
     delivery: str,
 ) -> None:
@@ -52,7 +52,7 @@ def test_an_older_submission_that_is_tried_again_late_does_not_replace_the_newer
 def test_an_older_submission_on_a_slower_worker_does_not_replace_the_newer_result(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
@@ -74,7 +74,7 @@ def test_an_older_submission_on_a_slower_worker_does_not_replace_the_newer_resul
 
 
 def test_a_newer_submission_that_fails_leaves_the_older_ones_result(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(RETRY_DELAY_S=1)
     older = pipeline.message(*page(60, 90, 1), "long", canvas=CANVAS, request_id="again")

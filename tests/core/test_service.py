@@ -9,20 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 from harness.fills import GREY
 from harness.jobs import CANVAS, dead_entries, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
-from harness.wire import LONG, SHORT, Pipeline, page
+from harness.wire import LONG, SHORT, Kind, Pipeline, page
 from harness.workers import OwnPipeline, StartWorker, worker_id
 from tests.core.support import take, wait_until_idle
 
 
 @pytest.mark.parametrize("kind", ["long", "short"])
 def test_a_job_becomes_a_picture_of_the_original_size_with_the_hole_filled(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, kind: str
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, kind: Kind
 ) -> None:
     start_worker()
     image, mask = page(60, 90, seed=3)
@@ -128,7 +127,7 @@ def test_a_float_picture_has_the_scale_of_uint8(
 
 
 def test_a_request_sent_again_replaces_the_result_that_nobody_fetched(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     start_worker()
     names = []
@@ -172,7 +171,7 @@ def test_a_worker_that_is_root_gives_the_result_to_the_uid_that_the_picture_came
 
 
 def test_a_worker_says_that_it_cannot_unlink_what_it_may_read(
-    start_worker: StartWorker, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, client: RedisClient, tmp_path: Path
 ) -> None:
     program = tmp_path / "nobody.py"  # not in truth: its user might be unable to read Python
     program.write_text(
@@ -209,7 +208,7 @@ def test_a_worker_survives_an_outage_of_redis_with_a_batch_in_hand(
 
 
 def test_jobs_claimed_without_a_reply_are_done_all_the_same(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(HEARTBEAT_INTERVAL_S=0.2, HEARTBEAT_TTL_S=1)
     identity = worker_id(client, worker)
@@ -223,7 +222,7 @@ def test_jobs_claimed_without_a_reply_are_done_all_the_same(
 def test_a_worker_presumed_dead_registers_again_and_discards_what_it_lost(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
@@ -242,7 +241,7 @@ def test_a_worker_presumed_dead_registers_again_and_discards_what_it_lost(
 
 
 def test_at_most_once_delivers_too_and_says_what_it_does_not_promise(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(DELIVERY="at_most_once")
     assert "a crash loses what is computed and read ahead" in worker.output

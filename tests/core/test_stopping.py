@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
 from core import keys
 from harness.jobs import CANVAS, processing, send
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import StartWorker, worker_id
@@ -22,7 +21,7 @@ from harness.workers import StartWorker, worker_id
 def test_sigterm_mid_batch_delivers_it_and_puts_the_rest_back_in_order(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
@@ -51,7 +50,7 @@ def test_sigterm_mid_batch_delivers_it_and_puts_the_rest_back_in_order(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_worker_stops_at_once_and_leaves_no_key(
-    start_worker: StartWorker, client: redis.Redis, number: int
+    start_worker: StartWorker, client: RedisClient, number: int
 ) -> None:
     worker = start_worker()
     began = time.monotonic()
@@ -61,7 +60,7 @@ def test_an_idle_worker_stops_at_once_and_leaves_no_key(
 
 
 def test_a_job_that_waits_for_another_try_does_so_in_redis_and_a_stop_costs_nothing(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(RETRY_DELAY_S=1000, RETRY_DELAY_MAX_S=1000)
     message = pipeline.message(*page(60, 90, 1), "long", canvas=CANVAS)
@@ -76,7 +75,7 @@ def test_a_job_that_waits_for_another_try_does_so_in_redis_and_a_stop_costs_noth
 
 
 def test_a_stop_puts_back_what_was_claimed_without_a_reply(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     worker = start_worker(HEARTBEAT_INTERVAL_S=100, HEARTBEAT_TTL_S=200)
     wait_until(lambda: client.info("clients")["blocked_clients"] == 2, "the worker waits for jobs")
@@ -97,7 +96,7 @@ def test_an_idle_worker_stops_at_once_while_redis_is_away(start_worker: StartWor
 def test_a_second_signal_stops_at_once_and_loses_nothing(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     worker = start_worker(STUB_HOLD=make_hold())
@@ -115,7 +114,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
 def test_a_batch_that_outlasts_the_grace_is_given_back_without_an_attempt(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     worker = start_worker(STUB_HOLD=make_hold(), SHUTDOWN_GRACE_S=0.2)
@@ -133,7 +132,7 @@ def test_a_batch_that_outlasts_the_grace_is_given_back_without_an_attempt(
 def test_a_hung_inference_ends_the_process_and_is_an_attempt(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     worker = start_worker(STUB_HOLD=make_hold(), INFERENCE_TIMEOUT_S=0.2)
@@ -158,7 +157,7 @@ def test_a_network_that_makes_progress_is_not_hung(
 
 
 def test_a_worker_that_waits_for_redis_can_be_stopped(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     worker = start_worker(REDIS_URL="redis://127.0.0.1:1", ready=False)
     worker.wait_for_line("redis://127.0.0.1:1 cannot be used")

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import redis
-
 from harness.jobs import CANVAS, processing, send
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import LONG, SHORT, Pipeline, page
 from harness.workers import StartWorker, segments, worker_id
@@ -31,7 +30,7 @@ def test_long_and_short_batches_alternate_while_both_queues_have_work(
 
 
 def test_an_idle_worker_claims_a_job_within_20_ms(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     start_worker()
     delays = []
@@ -55,7 +54,7 @@ def test_an_idle_worker_claims_a_job_within_20_ms(
 def test_a_busy_worker_claims_one_batch_ahead_and_leaves_the_rest_to_others(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
@@ -77,7 +76,7 @@ def test_a_busy_worker_claims_one_batch_ahead_and_leaves_the_rest_to_others(
 def test_a_result_is_written_while_the_one_before_waits_to_be_committed(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()

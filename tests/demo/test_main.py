@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 import demo.main
 from core.config import Settings
@@ -18,7 +17,7 @@ from demo.main import run_demo
 from demo.scenes import SCENES, build
 from demo.worker_process import WorkerProcess
 from harness import ROOT
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.workers import STUB_WORKER
 
 
@@ -105,7 +104,7 @@ def test_the_demo_leaves_pictures_and_numbers_and_nothing_else(
 
 
 def test_on_a_given_redis_the_demo_uses_queues_of_its_own(
-    traces: Traces, tmp_path: Path, client: redis.Redis, server: RedisServer,
+    traces: Traces, tmp_path: Path, client: RedisClient, server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("REDIS_URL", server.url)
@@ -121,7 +120,7 @@ def test_on_a_given_redis_the_demo_uses_queues_of_its_own(
 
 
 def test_an_interrupted_demo_clears_up(
-    traces: Traces, tmp_path: Path, client: redis.Redis, server: RedisServer,
+    traces: Traces, tmp_path: Path, client: RedisClient, server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def interrupted(*_: object) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.device import DEVICE_MEMORY
 from harness.admin import Admin
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.workers import StartWorker
@@ -53,7 +53,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def families(
-    start_worker: StartWorker, client: redis.Redis, pipeline: Pipeline
+    start_worker: StartWorker, client: RedisClient, pipeline: Pipeline
 ) -> dict[str, Metric]:
     """What a worker exports, by the names of the series."""
     admin = Admin(start_worker(ADMIN_PORT=19_300))
@@ -126,7 +126,7 @@ def test_every_alert_has_a_test() -> None:
     assert raised == alerts
 
 
-def test_metrics_pass_prometheus_own_check(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_metrics_pass_prometheus_own_check(start_worker: StartWorker, client: RedisClient) -> None:
     admin = Admin(start_worker(ADMIN_PORT=19_300))
     assert run("promtool", "check", "metrics", input=admin.ask("/metrics").text) == ""
 

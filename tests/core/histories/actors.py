@@ -107,7 +107,7 @@ class Pass:
                     raise Interrupted
                 self._stalled.set()
                 await self._go_on.wait()
-        return await self._execute(*arguments, **options)  # type: ignore[no-untyped-call]
+        return await self._execute(*arguments, **options)
 
     async def start(self) -> bool:
         """Whether it is over; otherwise it stalls."""
