@@ -48,10 +48,14 @@ def main() -> None:
     for size in options.size:
         height, width = (int(side) for side in size.split("x"))
         about = {
-            "network": options.network, "mask": options.mask, "batch": options.batch,
-            "size": size, "threads": torch.get_num_threads(), "device": options.device,
+            "network": options.network,
+            "mask": options.mask,
+            "batch": options.batch,
+            "size": size,
+            "threads": torch.get_num_threads(),
+            "device": options.device,
             "keep_memory": options.keep_memory,
-        }  # fmt: skip
+        }
         if options.memory:
             _measure_memory(report, about, options)
         else:
@@ -179,12 +183,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep-memory", action="store_true",
-                        help="malloc keeps what is freed, as in the worker")  # fmt: skip
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="malloc keeps what is freed, as in the worker"
+    )
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
-    parser.add_argument("--competitors", nargs="+", default=list(competitors.NAMES[:3]),
-                        choices=competitors.NAMES, metavar="NAME",
-                        help=f"of {', '.join(competitors.NAMES)}")  # fmt: skip
+    parser.add_argument(
+        "--competitors",
+        nargs="+",
+        default=list(competitors.NAMES[:3]),
+        choices=competitors.NAMES,
+        metavar="NAME",
+        help=f"of {', '.join(competitors.NAMES)}",
+    )
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="where the rows go (in benchmarks/results/)")
     return parser.parse_args()

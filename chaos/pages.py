@@ -58,9 +58,15 @@ def draw(number: int, seed: int) -> Page:
         line = image[top : bottom + 1, left : right + 1]
         tone = (255, 255, 255) if line.mean() < 128 else (0, 0, 0)
         cv2.putText(
-            line, f"No. {number}", (2, tall * 3 // 4),
-            cv2.FONT_HERSHEY_SIMPLEX, tall / 30, tone, 1, cv2.LINE_AA,
-        )  # fmt: skip
+            line,
+            f"No. {number}",
+            (2, tall * 3 // 4),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            tall / 30,
+            tone,
+            1,
+            cv2.LINE_AA,
+        )
         # With its corners' pixels, and grown by one.
         hole[top - 1 : bottom + 2, left - 1 : right + 2] = True
     return Page(f"{number % 10}/{number:05}.png", image, hole, boxes)

@@ -19,8 +19,12 @@ PATIENCE_S: Final = 150.0
 
 #: What the log of no worker may say.
 ALARMS: Final = (
-    "Traceback", "failed unexpectedly", "recovery failed", "never retrieved", "CRITICAL",
-)  # fmt: skip
+    "Traceback",
+    "failed unexpectedly",
+    "recovery failed",
+    "never retrieved",
+    "CRITICAL",
+)
 
 
 def settle(arena: Arena) -> Account:

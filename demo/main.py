@@ -143,9 +143,15 @@ def _erase(
     """Submit all scenes, then collect; the outcomes in the order of the scenes."""
     outcomes: dict[str, Outcome] = {}
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        Elapsed(), console=console, transient=True, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Elapsed(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
         task = progress.add_task("erasing text", total=len(scenes))
         for scene in scenes:
             jobs.submit(scene)

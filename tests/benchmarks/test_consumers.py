@@ -15,8 +15,11 @@ from harness.wire import DEV_SHM
 
 
 def small_pictures() -> dict[Kind, tuple[np.ndarray, np.ndarray]]:
-    return {kind: (page.prepared.image, page.prepared.mask) for kind in Kind
-            for page in layouts(kind, 1)}  # fmt: skip
+    return {
+        kind: (page.prepared.image, page.prepared.mask)
+        for kind in Kind
+        for page in layouts(kind, 1)
+    }
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values())

@@ -97,9 +97,13 @@ def test_a_failure_appears_and_what_it_says_is_text(
     page.wait_for_selector("#state.good")
     assert "No job has been given up" in page.inner_text("#dead-list")
     pipeline.submit(
-        *picture(60, 90, 1), "short", canvas=(64, 96),
-        image_id=INJECTION, request_id=f"r{INJECTION}", padding_info=[INJECTION],
-    )  # fmt: skip
+        *picture(60, 90, 1),
+        "short",
+        canvas=(64, 96),
+        image_id=INJECTION,
+        request_id=f"r{INJECTION}",
+        padding_info=[INJECTION],
+    )
     for place in ("#failure-list", "#dead-list"):
         page.locator(place).get_by_text(INJECTION, exact=True).first.wait_for()
         assert "bad_field" in page.inner_text(place)

@@ -174,9 +174,13 @@ def test_a_large_message_must_be_on_the_dead_list_once_and_cut(
 ) -> None:
     payload = b"\xff" * 5000
     entry = {
-        "raw": "\ufffd" * 1024, "truncated": True, "length": 5000, "reason": "too_large",
-        "sha1": keys.sha1(payload), **change,
-    }  # fmt: skip
+        "raw": "\ufffd" * 1024,
+        "truncated": True,
+        "length": 5000,
+        "reason": "too_large",
+        "sha1": keys.sha1(payload),
+        **change,
+    }
     client.rpush(keys.DEAD, json.dumps(entry))
     evidence = Evidence(large=[describe(payload, is_sent=True)])
     assert len(account(client, jobs, evidence=evidence).wrong) == wrong

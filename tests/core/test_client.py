@@ -57,8 +57,11 @@ def submitting(server: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen
     words = ["submit", "page.png", "mask.png", "--kind", "short"]
     with subprocess.Popen(
         [sys.executable, str(ROOT / "worker.py"), *words],
-        cwd=tmp_path, env={"REDIS_URL": server.url}, stderr=subprocess.PIPE, text=True,
-    ) as started:  # fmt: skip
+        cwd=tmp_path,
+        env={"REDIS_URL": server.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
         yield started
         started.kill()
 

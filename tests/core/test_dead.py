@@ -40,9 +40,14 @@ def add(client: RedisClient, settings: Settings, name: str = "a", **about: Any) 
         shm.write(inputs[field]["shm_name"], np.zeros(10, np.uint8), 0o600)
     payload = json.dumps({"request_id": name, "image_id": f"{name}.jpg", **inputs}).encode()
     told = {
-        "reason": "crashed", "error": "it did", "attempts": 3, "queue": LONG, "worker": "w",
-        "namespace": current_identity(settings).namespace, **about,
-    }  # fmt: skip
+        "reason": "crashed",
+        "error": "it did",
+        "attempts": 3,
+        "queue": LONG,
+        "worker": "w",
+        "namespace": current_identity(settings).namespace,
+        **about,
+    }
     client.rpush(keys.DEAD, write_entry(payload, **told))
     return payload
 
@@ -175,9 +180,19 @@ def test_entries_that_somebody_else_has_written_are_passed_over(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     hostile = [
-        "", "no json", "[]", "5", "null", "{}", '{"raw": 1, "at": "x"}', '{"raw_base64": "é"}',
-        '{"raw": "x", "attempts": 1e999}', "[" * 100_000, b"\xff", '{"raw": "\\ud800"}',
-    ]  # fmt: skip
+        "",
+        "no json",
+        "[]",
+        "5",
+        "null",
+        "{}",
+        '{"raw": 1, "at": "x"}',
+        '{"raw_base64": "é"}',
+        '{"raw": "x", "attempts": 1e999}',
+        "[" * 100_000,
+        b"\xff",
+        '{"raw": "\\ud800"}',
+    ]
     client.rpush(keys.DEAD, *hostile)
     client.rpush(keys.DEAD, write_entry(b"{}", queue=LONG, reason="r"))
     assert "r" in [job.reason for job in dead.matching(Filter())]

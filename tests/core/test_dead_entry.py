@@ -21,9 +21,13 @@ from core.contract import MAX_ID_LENGTH
 from tests.core.support import entry_of_an_earlier_version
 
 ABOUT: dict[str, Any] = {
-    "reason": "crashed", "error": "it did", "attempts": 3, "queue": "q", "worker": "w",
+    "reason": "crashed",
+    "error": "it did",
+    "attempts": 3,
+    "queue": "q",
+    "worker": "w",
     "namespace": "n",
-}  # fmt: skip
+}
 
 #: Segments that the messages below name.
 INPUTS = ("img_shm_a", "mask_shm_a")

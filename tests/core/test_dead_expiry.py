@@ -27,9 +27,14 @@ def entry(name: str, queue: str = MINE, at: int = PAST, size: int = 0) -> bytes:
     """An entry for a job with one input, `img_shm_{name}`."""
     message = {"request_id": name, "preprocessed_img_shm_info": {"shm_name": f"img_shm_{name}"}}
     about: dict[str, Any] = {
-        "queue": queue, "at": at, "request_id": name, "image_id": "", "length": size,
-        "inputs": [f"img_shm_{name}", "not_allowed"], "sha1": name,
-    }  # fmt: skip
+        "queue": queue,
+        "at": at,
+        "request_id": name,
+        "image_id": "",
+        "length": size,
+        "inputs": [f"img_shm_{name}", "not_allowed"],
+        "sha1": name,
+    }
     return json.dumps({**about, "raw": json.dumps({**message, "text": "x" * size})}).encode()
 
 

@@ -118,9 +118,11 @@ def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
     finally:
         go_on.set()
     assert queues.told == [
-        ("commit", first[0].payload), ("commit", second[0].payload),
-        ("cleaned", first[0].payload), ("cleaned", second[0].payload),
-    ]  # fmt: skip
+        ("commit", first[0].payload),
+        ("commit", second[0].payload),
+        ("cleaned", first[0].payload),
+        ("cleaned", second[0].payload),
+    ]
     wait_until(lambda: not there(first[1].job) and not there(second[1].job), "inputs are unlinked")
 
 

@@ -113,10 +113,24 @@ def test_a_wrong_setting_is_a_problem_and_a_misspelt_one_a_warning() -> None:
 def test_a_full_shared_memory_is_a_problem(server: RedisServer) -> None:
     mount = 'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec "$@"'
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mount, "sh",
-         sys.executable, str(ROOT / "worker.py"), "doctor", "shm", "--json"],
-        env={**os.environ, "REDIS_URL": server.url}, capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            mount,
+            "sh",
+            sys.executable,
+            str(ROOT / "worker.py"),
+            "doctor",
+            "shm",
+            "--json",
+        ],
+        env={**os.environ, "REDIS_URL": server.url},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     if done.stderr.startswith(("unshare: ", "mount: ")):
         pytest.skip(f"this container's root may not mount: {done.stderr.strip()}")
     found = json.loads(done.stdout)

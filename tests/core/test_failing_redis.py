@@ -49,9 +49,12 @@ def test_an_outage_in_which_several_loops_fail_is_a_line_or_two(
     with RedisServer(append_only=True) as server, OwnPipeline(server.url) as pipeline:
         hold = make_hold()
         worker = start_worker(
-            REDIS_URL=server.url, STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1, LOG_LEVEL="INFO",
+            REDIS_URL=server.url,
+            STUB_HOLD=hold,
+            INPAINTING_BATCH_SIZE_LONG=1,
+            LOG_LEVEL="INFO",
             **SOON,
-        )  # fmt: skip
+        )
         requests = [send(pipeline, seed=seed) for seed in range(3)]
         wait_until(lambda: processing(pipeline.redis) == 2, "a job is read ahead")
         server.stop()

@@ -236,8 +236,11 @@ def test_a_fault_point_that_is_none_is_refused(value: str) -> None:
 def test_a_wrong_fault_point_ends_the_program_with_one_line() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "worker.py"), "status"],
-        env={**os.environ, "FAULT_POINT": "nowhere"}, capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
+        env={**os.environ, "FAULT_POINT": "nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("FAULT_POINT='nowhere': one of registered, ")
     assert done.stderr.count("\n") == 1

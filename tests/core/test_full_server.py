@@ -85,8 +85,11 @@ def test_a_full_server_lets_dead_jobs_be_tried_again_and_discarded(
     for words in (["dead", "retry", "r3"], ["dead", "discard", "--all"]):
         done = subprocess.run(
             [sys.executable, str(ROOT / "worker.py"), *words],
-            env=environment, capture_output=True, timeout=30, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
         assert done.returncode == 0, done
     assert not client.exists(keys.DEAD)
     assert [json.loads(one)["request_id"] for one in client.lrange(LONG, 0, -1)] == ["r3"]

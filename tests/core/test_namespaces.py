@@ -212,9 +212,12 @@ def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(
     start_worker: StartWorker, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(
-        server, client, boot=OTHER_BOOT, lama_inference_long_tasks_queue="long:old-host",
+        server,
+        client,
+        boot=OTHER_BOOT,
+        lama_inference_long_tasks_queue="long:old-host",
         lama_inference_short_tasks_queue="short:old-host",
-    )  # fmt: skip
+    )
     gone.leave(b"a", seen=1)
     gone.leave_result("unfetched")
     start_worker(**ORPHANING).wait_for_line("dissolved the workers of")

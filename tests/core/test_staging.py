@@ -30,11 +30,13 @@ def network() -> LaMa:
     folder = ROOT / "tests/data/golden/blocks2-ngf16"
     return LaMa(
         Settings(
-            _env_file=None, use_cuda=False, use_fp16=False,
+            _env_file=None,
+            use_cuda=False,
+            use_fp16=False,
             lama_config_path=folder / "config.yaml",
             lama_checkpoint_path=folder / "models/best.ckpt",
         )
-    )  # fmt: skip
+    )
 
 
 def claims(pipeline: Pipeline) -> list[Claim]:

@@ -126,9 +126,14 @@ def test_submit_returns_the_picture_with_its_own_pixels_outside_the_hole(
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     before = set(os.listdir("/dev/shm"))
     done = run(
-        ROOT / "worker.py", "submit", tmp_path / "page.png", tmp_path / "mask.png",
-        "-o", tmp_path / "clean.png", REDIS_URL=server.url,
-    )  # fmt: skip
+        ROOT / "worker.py",
+        "submit",
+        tmp_path / "page.png",
+        tmp_path / "mask.png",
+        "-o",
+        tmp_path / "clean.png",
+        REDIS_URL=server.url,
+    )
     assert done.returncode == 0, done.stderr
     result = cv2.imread(str(tmp_path / "clean.png"))
     assert result is not None
@@ -164,9 +169,14 @@ def test_submit_says_what_is_wrong_and_leaves_nothing_behind(
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((4, 5), np.uint8))
     (tmp_path / "page.txt").write_text("no picture")
     done = run(
-        ROOT / "worker.py", "submit", tmp_path / picture, tmp_path / mask, "--timeout", 0.2,
+        ROOT / "worker.py",
+        "submit",
+        tmp_path / picture,
+        tmp_path / mask,
+        "--timeout",
+        0.2,
         REDIS_URL=server.url,
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert complaint in done.stderr.splitlines()[-1]
     assert client.keys() == []

@@ -75,9 +75,9 @@ def test_every_query_asks_for_series_and_labels_that_a_worker_exports(
 ) -> None:
     asked = 0
     for origin, expression in queries():
-        for name, selector in re.findall(r"\b((?:inpainting|process|up)\w*)(?:\{(.*?)\})?", _bare(
-            expression
-        )):  # fmt: skip
+        for name, selector in re.findall(
+            r"\b((?:inpainting|process|up)\w*)(?:\{(.*?)\})?", _bare(expression)
+        ):
             assert name in families, f"{origin}: {name}"
             labels = set(re.findall(r"(\w+)(?:=~|!~|!=|=)", selector))
             known = {label for sample in families[name].samples for label in sample.labels}

@@ -262,9 +262,17 @@ def test_submit_tells_programs_what_it_did(
     cv2.imwrite(str(tmp_path / "page.png"), image)
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     told = printed(
-        run("submit", tmp_path / "page.png", tmp_path / "mask.png", "-o", tmp_path / "o.png",
-            "--kind", "short", "--json")
-    )  # fmt: skip
+        run(
+            "submit",
+            tmp_path / "page.png",
+            tmp_path / "mask.png",
+            "-o",
+            tmp_path / "o.png",
+            "--kind",
+            "short",
+            "--json",
+        )
+    )
     assert told["kind"] == "short"
     assert 0 < told["seconds"] < 50
     result = cv2.imread(told["output"])
