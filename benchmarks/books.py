@@ -55,7 +55,7 @@ class Sample:
 
 
 class Committer:
-    """Commits jobs as a worker does; all that is used of the worker is used here."""
+    """Commits jobs as a worker does; the only user of the worker's code here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

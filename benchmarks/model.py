@@ -84,16 +84,17 @@ def _measure_time(
     else:
         pixels = as_pixels(images, hole).cuda()
         timed = {
-            name: _waited_for(partial(one.fill_on_device, pixels)) for name, one in there.items()
+            name: _waited_for(partial(competitor.fill_on_device, pixels))
+            for name, competitor in there.items()
         }
     timed |= {str(dtype): _product(dtype, options.device) for dtype in {torch.float32, half}}
     timings = alternate(timed, options.rounds)
     expected = there["reference"].predict(images, hole)
     work = subjects.operations(model.generator, options.batch, height, width)
-    for name, one in there.items():
+    for name, competitor in there.items():
         product = str(half if name in _HALF else torch.float32)
         rate = 2 * _SIDES[options.device] ** 3 / timings.median(product)
-        painted = one.predict(images, hole)
+        painted = competitor.predict(images, hole)
         report.add(
             **about,
             competitor=name,
@@ -143,15 +144,15 @@ def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
     images = subjects.pictures(options.batch, height, width)
     hole = subjects.holes(options.mask, options.batch, height, width)
     example = subjects.masked_tensor(images, hole)
-    one = competitors.make(name, model, example, options.device)
+    competitor = competitors.make(name, model, example, options.device)
     if name.startswith(("engine", "reference")):
         small = np.s_[:1, :64, :64]
-        one.fill(images[small], hole[small])  # what only happens once
+        competitor.fill(images[small], hole[small])  # what only happens once
     if options.device == "cuda":
-        return _peak_of_device(one, as_pixels(images, hole).cuda())
+        return _peak_of_device(competitor, as_pixels(images, hole).cuda())
     before = machine.resident_bytes()
     machine.reset_peak()
-    one.fill(images, hole)
+    competitor.fill(images, hole)
     peak = machine.peak_bytes()
     megapixels = options.batch * height * width / 2**20
     return {
@@ -161,9 +162,9 @@ def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _peak_of_device(one: competitors.Competitor, pixels: torch.Tensor) -> dict[str, float]:
+def _peak_of_device(competitor: competitors.Competitor, pixels: torch.Tensor) -> dict[str, float]:
     """Device memory of the whole process, with CUDA's own and the weights; the host's process."""
-    one.fill_on_device(pixels)
+    competitor.fill_on_device(pixels)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     # What torch holds, it holds at its peak: it gives nothing back.

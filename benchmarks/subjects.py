@@ -85,7 +85,9 @@ def operations(generator: FFCResNetGenerator, batch: int, height: int, width: in
     return float(counter.get_total_flops())
 
 
-def decibels(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32], hole: Hole) -> float:
+def decibels(
+    actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], hole: Hole
+) -> float:
     """PSNR over the hole of pictures in [0, 1]; infinite where they are alike."""
-    error = float(np.mean((one[hole].astype(np.float64) - other[hole]) ** 2))
+    error = float(np.mean((actual[hole].astype(np.float64) - expected[hole]) ** 2))
     return float("inf") if error == 0 else -10 * float(np.log10(error))

@@ -23,7 +23,7 @@ from harness.wire import DEV_SHM, Json, encode, job_message, write_segment
 #: Seconds without any result after which a consumer counts as stuck; loading a network counts.
 PATIENCE_S: Final = 120.0
 
-#: What all names of segments here begin with, so that none is left behind.
+#: Prefix of all segments of this process: by it they are removed at the end.
 PREFIX: Final = f"img_shm_bench{os.getpid()}_"
 
 #: (request id, payload)

@@ -35,7 +35,7 @@ from harness.wire import DEV_SHM
 
 PROGRAMS = {"worker": "harness.launch", "plain consumer": "benchmarks.plain_consumer"}
 
-#: Environments of a consumer: the network that it has.
+#: Environments of a consumer, by its network.
 LAMA: Final = {NETWORK: "lama"}
 IDENTITY: Final = {NETWORK: "identity"}
 

@@ -1,4 +1,4 @@
-"""The run: everything is started, looked after, and disturbed at random."""
+"""The run: starts all programs, restarts those that end, and disturbs them at random."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Arena:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Everything is started, and is gone afterwards whatever happens."""
+        """Start everything; stop and remove it at the end, also after an error."""
         with self.servers, self.network, self._quiet:
             try:
                 self._start()
@@ -110,7 +110,7 @@ class Arena:
         return Program(kind, ["-m", "harness.launch"], self.tally, log, environment, behind)
 
     def _extra(self) -> dict[str, str]:
-        """How patient a new worker is when it is stopped, and perhaps a place at which it dies."""
+        """The grace time of a new worker, and in some cases a fault point."""
         grace = {"SHUTDOWN_GRACE_S": self.random.choice(GRACES_S)}
         if self._is_calm or not self._has_points or self.random.random() < 0.4:
             return grace
@@ -120,7 +120,7 @@ class Arena:
     # -- disturbing -----------------------------------------------------------------------------
 
     def disturb(self, seconds: float, deeds: Mapping[Deed, float]) -> None:
-        """Do something to somebody every second or so: each deed once, then by their weights."""
+        """Do a deed every second or so: each of them once, then at random by their weights."""
         deadline = time.monotonic() + seconds
         waiting = list(deeds)[1:]
         self.random.shuffle(waiting)
@@ -134,7 +134,7 @@ class Arena:
             self.look_after(min(left, self.random.uniform(0.2, 2.2)))
 
     def look_after(self, seconds: float) -> None:
-        """Let time pass; start again what has ended, and do what is due."""
+        """Wait; meanwhile restart programs that have ended, and do what is due."""
         deadline = time.monotonic() + seconds
         while True:
             now = time.monotonic()
@@ -153,7 +153,7 @@ class Arena:
             time.sleep(0.02)
 
     def later(self, seconds: float, deed: Callable[[], None]) -> None:
-        """Do something in a while."""
+        """Do something after a delay."""
         self._due.append((time.monotonic() + seconds, deed))
 
     def when_ended(self, program: Program, deed: Callable[[], None]) -> None:
@@ -186,7 +186,7 @@ class Arena:
         return [payload for payloads in listed for payload in payloads]
 
     def follow_master(self) -> None:
-        """Have new connections go to the server that is the master now."""
+        """Route new connections to the current master."""
         self.network.target = self._quiet.target = self.servers.master.port
 
     def _lasting(self) -> list[Program]:
@@ -206,7 +206,7 @@ class Arena:
     # -- calm -----------------------------------------------------------------------------------
 
     def calm_down(self) -> None:
-        """Disturb nothing any more: thaw, repair and start what is not as it should be."""
+        """End all disturbances: repair the network, end the crowds, and do at once what is due."""
         self._is_calm = True
         self.network.heal()
         for crowd in self.crowds:

@@ -1,4 +1,4 @@
-"""What is sent: job number `n` of a run is the same whoever asks, so that all can check it.
+"""The jobs of a run. Job number `n` is the same in every process, so that each can check it.
 
 Most jobs are good ones. The others test what a promise says about them (see `Case`).
 """
@@ -144,7 +144,7 @@ class Jobs:
         return {path.name for path in wire.DEV_SHM.iterdir() if self.tag in path.name}
 
     def remove(self, number: int) -> int:
-        """Unlink what a producer left that died before it had sent the job; how many there were."""
+        """Unlink the segments of a job that its producer died before sending; their number."""
         removed = 0
         for edition in (0, 1):
             for name in self.names(number, edition):

@@ -1,4 +1,4 @@
-"""Pages of a catalogue: number `n` is the same whoever asks, so that all can check it."""
+"""Pages of a catalogue. Page number `n` is the same in every process, so that each can check it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`image` is uint8 H×W×3, RGB; `hole` bool H×W, and `boxes` the same as quadrilaterals."""
+    """A page: `image` is uint8 H×W×3 RGB, `hole` bool H×W, `boxes` its quadrilaterals."""
 
     name: str
     image: Picture
@@ -42,7 +42,7 @@ class Page:
 
 
 def draw(number: int, seed: int) -> Page:
-    """A part of a photograph, some with a white band below it, lettered."""
+    """A lettered part of a photograph; some pages have a white band at the bottom."""
     rng = np.random.default_rng([seed, number])
     height, width = (int(side) for side in rng.integers(*SIDES, 2, endpoint=True))
     image = _part(rng, height, width)

@@ -1,4 +1,4 @@
-"""Processes that are killed and started again, and what is known of their ends."""
+"""Programs that are killed and restarted, with a tally of how they ended."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PATIENCE_S = 20.0
 #: Exit statuses of a worker that was asked to stop: its grace time was over, and asked twice.
 UNCLEAN = (1, 128 + signal.SIGTERM)
 
-#: How long a worker may take to come to itself when it is thawed, in seconds.
+#: How long a worker may take to react again after SIGCONT, in seconds.
 THAW_S = 3.0
 
 
 @dataclass
 class Tally:
-    """What was done to whom. `kills` are all by SIGKILL; `wrong` is what must not happen.
+    """Counts of what was done to programs. `kills` are by SIGKILL, `wrong` is what must not happen.
 
     `harmed` are the ids of processes that were killed or may have counted as dead.
     """
@@ -41,7 +41,7 @@ class Tally:
 
 
 class Program(Process):
-    """A program of a run that is started again when it has ended; how it ends is put down."""
+    """A program that the run restarts when it ends; each end is recorded in the tally."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Program(Process):
         return self.log.read_text()[-2000:]
 
     def finish(self) -> None:
-        """Thaw it, SIGTERM, wait; it must end cleanly now that nothing disturbs it."""
+        """SIGCONT, SIGTERM, wait; the program must end cleanly."""
         if self._is_noted:
             return
         self.send(signal.SIGCONT)
@@ -126,7 +126,7 @@ class Program(Process):
         self.kill()
 
     def kill(self) -> None:
-        """End it whatever it does; not put down."""
+        """SIGKILL, and wait; this end is not recorded."""
         super().kill()
         self._is_noted = True
 
@@ -150,8 +150,8 @@ class Program(Process):
 def kill_marked(variable: str, value: str) -> int:
     """SIGKILL all processes that have `variable=value` in their environment; how many there were.
 
-    That finds what came of a program whatever became of its parents, as long as it inherited its
-    environment. Those that a process starts while it dies are killed too.
+    It finds all descendants that inherited the environment, also those whose parents have ended,
+    and those that a process starts while it dies.
     """
     mark = f"{variable}={value}".encode()
     killed: set[int] = set()

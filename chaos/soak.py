@@ -173,7 +173,7 @@ def main() -> int:
             "SHM_NAME_PREFIX": f"img_shm_{tag}",
             "REAP_INTERVAL_S": "1",
             NETWORK: "tiny",
-            "TINY_SECONDS": "0",  # nobody is to be killed with jobs in hand
+            "TINY_SECONDS": "0",  # no worker is killed here
         }
         arguments = ["-m", "harness.launch"] if options.tiny else [str(ROOT / "worker.py")]
         worker = Program("worker", arguments, tally, Path(folder, "log"), environment)

@@ -1,4 +1,4 @@
-"""What is done to the surroundings: Redis' memory and place, /dev/shm, the device, the admin port.
+"""Disturbances of the surroundings: Redis' memory and place, /dev/shm, the device, the admin port.
 
 None of it may cost a job an attempt, let alone its life.
 """

@@ -2,7 +2,7 @@
 
 It starts a Redis of its own (or uses the one in REDIS_URL, on queues of its own), starts the
 worker as a process of its own, sends it every scene as the pipeline would, and measures what
-comes back. Nothing that it started is left running, whatever happens.
+comes back. Nothing that it started is left running, also after an error.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _measured(outcome: Outcome) -> Result:
 
 @contextlib.contextmanager
 def _redis(console: Console) -> Iterator[Settings]:
-    """Settings with the Redis to use, and with names by which the demo's things can be told."""
+    """Settings with the Redis to use, and with names of the demo's own."""
     tag = uuid.uuid4().hex[:8]
     settings = load_settings().model_copy(update={"shm_name_prefix": f"img_shm_demo_{tag}_"})
     if not os.environ.get("REDIS_URL"):
@@ -165,7 +165,7 @@ def _erase(
 
 @contextlib.contextmanager
 def _waiting(console: Console, what: str) -> Iterator[None]:
-    """Say what is being waited for; with a spinner where somebody watches."""
+    """Print what is being waited for; with a spinner on a terminal."""
     if console.is_terminal:
         with console.status(f"{what} …"):
             yield

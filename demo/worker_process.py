@@ -46,7 +46,7 @@ class WorkerFailed(Exception):
 class WorkerProcess(Process):
     """`worker.py` with the Redis, queues and segment names of `settings`; its log is a file.
 
-    As a context manager it is stopped at the end, whatever happened.
+    As a context manager it is stopped at the end, also after an error.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class WorkerProcess(Process):
         self._worker = found
 
     def check(self) -> None:
-        """Raise WorkerFailed if the worker has ended although nobody has stopped it."""
+        """Raise WorkerFailed if the worker has ended by itself."""
         status = self.poll()
         if status is not None:
             raise WorkerFailed(f"the worker ended with exit status {status}.\n{self._tail()}")
@@ -119,8 +119,8 @@ class WorkerProcess(Process):
     def _forget(self) -> None:
         """Remove what a worker that did not stop cleanly has left in Redis.
 
-        All of it are jobs of the demo, whose pictures are about to go: nobody can redo them. No
-        other worker clears up here, as none serves the same queues.
+        These are jobs of the demo, whose pictures are removed next: no worker can do them again, and
+        none that serves other queues cleans up after this one.
         """
         if self._worker is None:
             return

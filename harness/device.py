@@ -45,7 +45,7 @@ class Device:
         self._computed = folder / "computed"
 
     def put(self, state: State, *, to: bool) -> None:
-        """Break it in this way, or repair it."""
+        """Put the device into a state, or end that state."""
         self._switch(self._folder / state, to=to)
 
     def has(self, state: State) -> bool:
@@ -53,7 +53,7 @@ class Device:
         return (self._folder / state).exists()
 
     def hold_up(self, pid: int, *, to: bool) -> None:
-        """Have one process' inferences not end, or let them."""
+        """Hold up the inferences of one process, or let them go on."""
         self._switch(self._folder / f"slow-{pid}", to=to)
 
     def use(self, image_ids: Iterable[str]) -> None:

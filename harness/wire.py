@@ -147,7 +147,7 @@ class Pipeline:
 
     @staticmethod
     def segments() -> set[str]:
-        """The names of all segments, anybody's, that look like the pipeline's."""
+        """The names of all segments on this machine that look like the pipeline's."""
         prefixes = ("img_shm_", "mask_shm_", "psm_")
         return {path.name for path in DEV_SHM.iterdir() if path.name.startswith(prefixes)}
 

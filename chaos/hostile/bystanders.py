@@ -1,4 +1,4 @@
-"""Files that no job owns, and that notice each access."""
+"""Files that no job owns, watched for every access."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Bystanders:
         return seen
 
     def harmed(self) -> list[str]:
-        """What is not as it was; to be called once, at the end."""
+        """What has changed; to be called once, at the end."""
         harm = [f"{path} was opened or removed" for path in sorted(self.touched())]
         for number, path in enumerate(self.files):
             if not path.exists() or path.read_bytes() != self._content(number):

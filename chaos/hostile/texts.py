@@ -42,7 +42,7 @@ def deep_text(case: Case) -> Fate:
 
 @of_text
 def duplicate_keys(case: Case) -> Fate:
-    """The last one counts, for whoever judges the message as for whoever reads the segments."""
+    """The last one counts, both where the message is validated and where segments are read."""
     first = {IMAGE: {"shm_name": case.bystanders.allowed}, "is_long": None}
     case.payload = json.dumps(first).encode()[:-1] + b", " + encoded(case)[1:]
     return "delivered"

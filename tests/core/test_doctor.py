@@ -16,6 +16,7 @@ import pytest
 from core.config import Settings
 from core.identity import identity_in
 from harness import ROOT
+from harness.private import own_shm
 from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, segments
@@ -111,15 +112,9 @@ def test_a_wrong_setting_is_a_problem_and_a_misspelt_one_a_warning() -> None:
     os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount a small /dev/shm"
 )
 def test_a_full_shared_memory_is_a_problem(server: RedisServer) -> None:
-    mount = 'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec "$@"'
     done = subprocess.run(
         [
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            mount,
-            "sh",
+            *own_shm("size=256k"),
             sys.executable,
             str(ROOT / "worker.py"),
             "doctor",
