@@ -119,8 +119,8 @@ class WorkerProcess(Process):
     def _forget(self) -> None:
         """Remove what a worker that did not stop cleanly has left in Redis.
 
-        These are jobs of the demo, whose pictures are removed next: no worker can do them again, and
-        none that serves other queues cleans up after this one.
+        These are jobs of the demo, whose pictures are removed next: no worker can do them again,
+        and none that serves other queues cleans up after this one.
         """
         if self._worker is None:
             return
