@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from core.identity import current_identity
 from core.keys import Kind
 from core.recovery.recovery import Recovery
 from harness.redis_server import RedisServer
+from harness.wire import encode, job_message, shm_info
 
 MIB: Final = 1 << 20
 
@@ -55,7 +55,7 @@ class Sample:
 
 
 class Committer:
-    """Commits jobs as a worker does; all that is used of the worker is used here."""
+    """Commits jobs as a worker does; the only user of the worker's code here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -227,22 +227,16 @@ def _verdict(samples: Sequence[Sample], fetched: bool) -> str:
 
 def _message(number: int) -> bytes:
     """A message as it is sent for one of many pages."""
-    shape = [1024, 1024, 3]
-    message = {
-        "request_id": f"request-{number:012}",
-        "image_id": f"page-{number}.jpg",
-        "original_size": [1000, 700],
-        "padding_info": [12, 162, 12, 162],
-        "preprocessed_img_shm_info": _info(f"img_shm_{number:012}", shape),
-        "preprocessed_mask_shm_info": _info(f"mask_shm_{number:012}", shape[:2]),
-        "is_long": False,
-    }
-    return json.dumps(message).encode()
-
-
-def _info(name: str, shape: list[int]) -> dict[str, object]:
-    size = shape[0] * shape[1] * (3 if len(shape) == 3 else 1)
-    return {"shm_name": name, "shape": shape, "dtype": "uint8", "size": size}
+    message = job_message(
+        f"request-{number:012}",
+        shm_info(f"img_shm_{number:012}", (1024, 1024, 3)),
+        shm_info(f"mask_shm_{number:012}", (1024, 1024)),
+        KIND.value,
+        image_id=f"page-{number}.jpg",
+        original_size=(1000, 700),
+        padding_info=(12, 162, 12, 162),
+    )
+    return encode(message)
 
 
 if __name__ == "__main__":

@@ -186,8 +186,10 @@ def long_strip(folders: Folders) -> list[Row]:
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", machine.MEASURED_WORKER, "bulk", *places],
-        cwd=PROJECT_ROOT, stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     return [
         {
             "section": "strip",
@@ -207,16 +209,22 @@ def main() -> None:
     """Measure the sections."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument(
-        "sections", nargs="*", default=list(SECTIONS), metavar="SECTION",
+        "sections",
+        nargs="*",
+        default=list(SECTIONS),
+        metavar="SECTION",
         help=f"of {', '.join(SECTIONS)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--pages", type=int, default=40, help="of throughput")
     parser.add_argument("--pictures", type=int, default=1000, help="of memory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--actors", type=int, nargs="*", default=[1, os.cpu_count() or 1],
+        "--actors",
+        type=int,
+        nargs="*",
+        default=[1, os.cpu_count() or 1],
         help="with how many on Ray (%(default)s)",
-    )  # fmt: skip
+    )
     add_output_argument(parser, "bulk")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):

@@ -60,7 +60,7 @@ class Competitor:
 
 
 class Engine(Competitor):
-    """This project's."""
+    """This project's engine."""
 
     def __init__(self, model: InpaintingModel, device: str, dtype: torch.dtype) -> None:
         self._engine = engine_of(model, device, dtype)

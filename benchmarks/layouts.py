@@ -11,7 +11,7 @@ from numpy.random import Generator
 from bulk.masks import mask_of_boxes
 from core.client import Prepared, prepare
 from core.keys import Kind
-from demo.scenes import SAMPLES
+from harness.samples import SAMPLES
 from lama.training.data.pages import product_page, table
 from lama.training.data.pictures import Pictures, picture_files
 from lama.training.data.text import Slot, glyph_ink

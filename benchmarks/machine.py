@@ -1,4 +1,4 @@
-"""What the machine is: without that a figure says nothing."""
+"""A description of this machine, to be published with every figure."""
 
 from __future__ import annotations
 

@@ -48,10 +48,14 @@ def main() -> None:
     for size in options.size:
         height, width = (int(side) for side in size.split("x"))
         about = {
-            "network": options.network, "mask": options.mask, "batch": options.batch,
-            "size": size, "threads": torch.get_num_threads(), "device": options.device,
+            "network": options.network,
+            "mask": options.mask,
+            "batch": options.batch,
+            "size": size,
+            "threads": torch.get_num_threads(),
+            "device": options.device,
             "keep_memory": options.keep_memory,
-        }  # fmt: skip
+        }
         if options.memory:
             _measure_memory(report, about, options)
         else:
@@ -80,16 +84,17 @@ def _measure_time(
     else:
         pixels = as_pixels(images, hole).cuda()
         timed = {
-            name: _waited_for(partial(one.fill_on_device, pixels)) for name, one in there.items()
+            name: _waited_for(partial(competitor.fill_on_device, pixels))
+            for name, competitor in there.items()
         }
     timed |= {str(dtype): _product(dtype, options.device) for dtype in {torch.float32, half}}
     timings = alternate(timed, options.rounds)
     expected = there["reference"].predict(images, hole)
     work = subjects.operations(model.generator, options.batch, height, width)
-    for name, one in there.items():
+    for name, competitor in there.items():
         product = str(half if name in _HALF else torch.float32)
         rate = 2 * _SIDES[options.device] ** 3 / timings.median(product)
-        painted = one.predict(images, hole)
+        painted = competitor.predict(images, hole)
         report.add(
             **about,
             competitor=name,
@@ -139,15 +144,15 @@ def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
     images = subjects.pictures(options.batch, height, width)
     hole = subjects.holes(options.mask, options.batch, height, width)
     example = subjects.masked_tensor(images, hole)
-    one = competitors.make(name, model, example, options.device)
+    competitor = competitors.make(name, model, example, options.device)
     if name.startswith(("engine", "reference")):
         small = np.s_[:1, :64, :64]
-        one.fill(images[small], hole[small])  # what only happens once
+        competitor.fill(images[small], hole[small])  # what only happens once
     if options.device == "cuda":
-        return _peak_of_device(one, as_pixels(images, hole).cuda())
+        return _peak_of_device(competitor, as_pixels(images, hole).cuda())
     before = machine.resident_bytes()
     machine.reset_peak()
-    one.fill(images, hole)
+    competitor.fill(images, hole)
     peak = machine.peak_bytes()
     megapixels = options.batch * height * width / 2**20
     return {
@@ -157,9 +162,9 @@ def _peak(name: str, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _peak_of_device(one: competitors.Competitor, pixels: torch.Tensor) -> dict[str, float]:
+def _peak_of_device(competitor: competitors.Competitor, pixels: torch.Tensor) -> dict[str, float]:
     """Device memory of the whole process, with CUDA's own and the weights; the host's process."""
-    one.fill_on_device(pixels)
+    competitor.fill_on_device(pixels)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     # What torch holds, it holds at its peak: it gives nothing back.
@@ -179,12 +184,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep-memory", action="store_true",
-                        help="malloc keeps what is freed, as in the worker")  # fmt: skip
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="malloc keeps what is freed, as in the worker"
+    )
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
-    parser.add_argument("--competitors", nargs="+", default=list(competitors.NAMES[:3]),
-                        choices=competitors.NAMES, metavar="NAME",
-                        help=f"of {', '.join(competitors.NAMES)}")  # fmt: skip
+    parser.add_argument(
+        "--competitors",
+        nargs="+",
+        default=list(competitors.NAMES[:3]),
+        choices=competitors.NAMES,
+        metavar="NAME",
+        help=f"of {', '.join(competitors.NAMES)}",
+    )
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="where the rows go (in benchmarks/results/)")
     return parser.parse_args()

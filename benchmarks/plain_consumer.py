@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import redis
 
-from benchmarks.networks import network
 from core import keys
 from core.claims import Claim
 from core.config import Settings, load_settings
@@ -25,11 +24,12 @@ from core.contract import Segment
 from core.keys import Kind
 from core.pixels import shm
 from core.pixels.stages import Finisher, Loader
+from harness.networks import load_network
 
 
 def consume(settings: Settings) -> None:
     """Serve both queues for ever."""
-    load, infer, finish = Loader(settings), network(settings), Finisher(settings)
+    load, infer, finish = Loader(settings), load_network(settings), Finisher(settings)
     client: Any = redis.Redis.from_url(settings.redis_url, protocol=2)
     kinds = {settings.queue(kind): kind for kind in Kind}
     for number in itertools.count():

@@ -149,9 +149,11 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     budget = Budget(
-        iterations=options.iterations, rear_blocks=options.rear_blocks,
-        smallest_side=options.smallest_side, learning_rate=options.learning_rate,
-    )  # fmt: skip
+        iterations=options.iterations,
+        rear_blocks=options.rear_blocks,
+        smallest_side=options.smallest_side,
+        learning_rate=options.learning_rate,
+    )
     ways = _ways(budget)
     report = Report("refine", ("megapixels", "hole", "way", "command"), options.json)
     pictures = load(options.pictures, options.count)

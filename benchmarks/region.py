@@ -149,9 +149,12 @@ def main() -> None:
     """Compare the regions on both canvases."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument(
-        "sections", nargs="*", default=["short", "long", "strip"], metavar="SECTION",
+        "sections",
+        nargs="*",
+        default=["short", "long", "strip"],
+        metavar="SECTION",
         help="of short, long and strip",
-    )  # fmt: skip
+    )
     parser.add_argument("--pages", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

@@ -7,7 +7,6 @@ worker does and end; the differences between them are what each adds. All take t
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -18,9 +17,9 @@ from statistics import median
 from benchmarks.report import Report, add_output_argument
 from benchmarks.subjects import holes, pictures
 from benchmarks.traffic import Consumer, Traffic
-from core.config import PROJECT_ROOT
 from core.contract import CANVAS
 from core.keys import Kind
+from harness import ROOT
 from harness.redis_server import RedisServer
 
 #: What a worker does until it claims, as programs that go further and further.
@@ -83,8 +82,7 @@ def _first_job(url: str, traffic: Traffic) -> tuple[float, float]:
 
 
 def _run(program: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def _timed(run: Callable[[], object]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.config import PROJECT_ROOT
-from demo.scenes import SAMPLES
+from harness.samples import read_sample, resized, sample_files
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, big_lama, lama_fourier
 from lama.saicinpainting.training.trainers import InpaintingModel, load_checkpoint
 from lama.saicinpainting.training.trainers.config import load_train_config
@@ -47,14 +46,9 @@ def model(name: str) -> InpaintingModel:
 
 def pictures(count: int, height: int, width: int) -> Picture:
     """Sample pictures of one size: count×H×W×3 RGB."""
-    paths = sorted(SAMPLES.glob("*.jpg"))
-    found = []
-    for i in range(count):
-        image = cv2.imread(str(paths[i % len(paths)]))
-        assert image is not None
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        found.append(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
-    return np.stack(found).astype(np.uint8)
+    files = sample_files()
+    samples = [read_sample(files[number % len(files)]) for number in range(count)]
+    return np.stack([resized(sample, height, width)[..., ::-1] for sample in samples])
 
 
 def holes(kind: str, count: int, height: int, width: int) -> Hole:
@@ -91,7 +85,9 @@ def operations(generator: FFCResNetGenerator, batch: int, height: int, width: in
     return float(counter.get_total_flops())
 
 
-def decibels(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32], hole: Hole) -> float:
+def decibels(
+    actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], hole: Hole
+) -> float:
     """PSNR over the hole of pictures in [0, 1]; infinite where they are alike."""
-    error = float(np.mean((one[hole].astype(np.float64) - other[hole]) ** 2))
+    error = float(np.mean((actual[hole].astype(np.float64) - expected[hole]) ** 2))
     return float("inf") if error == 0 else -10 * float(np.log10(error))

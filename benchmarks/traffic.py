@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import redis
 
 from core import keys
-from core.config import PROJECT_ROOT
-from core.contract import CANVAS
 from core.keys import Kind
-from core.pixels.shm import SHM_FOLDER
-
-DEV_SHM: Final = Path(SHM_FOLDER)
+from harness import ROOT
+from harness.process import Process, python
+from harness.wire import DEV_SHM, Json, encode, job_message, write_segment
 
 #: Seconds without any result after which a consumer counts as stuck; loading a network counts.
 PATIENCE_S: Final = 120.0
 
-#: What all names of segments here begin with, so that none is left behind.
+#: Prefix of all segments of this process: by it they are removed at the end.
 PREFIX: Final = f"img_shm_bench{os.getpid()}_"
 
 #: (request id, payload)
@@ -38,12 +35,9 @@ class Consumer:
 
     def __init__(self, url: str, module: str, count: int = 1, **settings: object) -> None:
         self.queues = {kind: f"benchmark:{uuid.uuid4().hex}:{kind}" for kind in Kind}
-        self._module = module
-        self._count = count
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._environment = {
+        environment = {
             **os.environ,
-            "PYTHONPATH": str(PROJECT_ROOT),
+            "PYTHONPATH": str(ROOT),
             "REDIS_URL": url,
             "LAMA_INFERENCE_LONG_TASKS_QUEUE": self.queues[Kind.LONG],
             "LAMA_INFERENCE_SHORT_TASKS_QUEUE": self.queues[Kind.SHORT],
@@ -51,18 +45,18 @@ class Consumer:
             "LOG_LEVEL": "WARNING",
             **{key: str(value) for key, value in settings.items()},
         }
+        self._processes = [Process(python("-m", module), environment) for _ in range(count)]
 
     def __enter__(self) -> Consumer:
-        for _ in range(self._count):
-            command = [sys.executable, "-m", self._module]
-            self._processes.append(subprocess.Popen(command, env=self._environment))
+        for process in self._processes:
+            process.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         for process in self._processes:
-            process.wait()
+            process.stop(timeout=PATIENCE_S)
 
 
 class Traffic:
@@ -143,23 +137,12 @@ class Traffic:
             (DEV_SHM / json.loads(fields[b"inpaint_shm_info"])["shm_name"]).unlink()
 
     def _job(self, kind: Kind) -> Job:
-        image, mask = self.pictures[kind]
         request = uuid.uuid4().hex
-        message = {
-            "request_id": request,
-            "image_id": "page.jpg",
-            "original_size": list(CANVAS[kind]),
-            "padding_info": [0, 0, 0, 0],
-            "preprocessed_img_shm_info": put(image),
-            "preprocessed_mask_shm_info": put(mask),
-            "is_long": kind is Kind.LONG,
-        }
-        return request, json.dumps(message).encode()
+        image_info, mask_info = map(put, self.pictures[kind])
+        message = job_message(request, image_info, mask_info, kind.value)
+        return request, encode(message)
 
 
-def put(array: np.ndarray) -> dict[str, object]:
-    """A new segment with the content of a uint8 array, as messages describe it."""
-    name = f"{PREFIX}{uuid.uuid4().hex}"
-    (DEV_SHM / name).write_bytes(array.tobytes())
-    shape = list(array.shape)
-    return {"shm_name": name, "shape": shape, "dtype": "uint8", "size": array.nbytes}
+def put(array: np.ndarray) -> Json:
+    """A new segment with the content of an array, as messages describe it."""
+    return write_segment(f"{PREFIX}{uuid.uuid4().hex}", array)

@@ -20,19 +20,25 @@ import numpy as np
 
 from benchmarks.device import rows as device_rows
 from benchmarks.layouts import layouts
-from benchmarks.networks import VARIABLE
 from benchmarks.report import Report, add_output_argument, table
 from benchmarks.timing import Timings
-from benchmarks.traffic import DEV_SHM, PREFIX, Consumer, Job, Traffic, put
+from benchmarks.traffic import PREFIX, Consumer, Job, Traffic, put
 from core.config import load_settings
 from core.contract import CANVAS, parse_job
 from core.keys import Kind
 from core.memory import keep_freed_memory
 from core.network import LaMa
 from core.pixels.handover import Loaded
+from harness.networks import IDENTITY_MS
+from harness.networks import VARIABLE as NETWORK
 from harness.redis_server import RedisServer
+from harness.wire import DEV_SHM
 
-PROGRAMS = {"worker": "benchmarks.own_worker", "plain consumer": "benchmarks.plain_consumer"}
+PROGRAMS = {"worker": "harness.launch", "plain consumer": "benchmarks.plain_consumer"}
+
+#: Environments of a consumer, by its network.
+LAMA: Final = {NETWORK: "lama"}
+IDENTITY: Final = {NETWORK: "identity"}
 
 #: Jobs of one measurement with the network, and without.
 FEW, MANY = 8, 200
@@ -61,7 +67,7 @@ class Bench:
         self, stack: ExitStack, network_ms: float | None, count: int = 1
     ) -> dict[str, Consumer]:
         """This worker and the plain consumer, ready; None is the real network."""
-        network = {} if network_ms is None else {VARIABLE: network_ms}
+        network = LAMA if network_ms is None else {**IDENTITY, IDENTITY_MS: network_ms}
         consumers = {
             name: stack.enter_context(Consumer(self.url, program, count, **network))
             for name, program in PROGRAMS.items()

@@ -16,13 +16,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from chaos import deeds, private, surroundings
+from chaos import deeds, surroundings
 from chaos.account import Account
 from chaos.arena import Arena, Deed
 from chaos.programs import Tally
 from chaos.settling import settle
+from harness import private
 
-#: What is done, and how often: the first of them at first.
+#: The disturbances and their weights; the first in the table comes first in a run.
 WEIGHTS: Final[dict[Deed, float]] = {
     deeds.kill: 5,
     deeds.stop: 2,
@@ -43,12 +44,12 @@ WEIGHTS: Final[dict[Deed, float]] = {
 
 DEEDS: Final = {deed.__name__: deed for deed in WEIGHTS}
 
-#: Deaths at fault points: a property of workers, and no deed.
+#: Deaths at fault points; not a deed, since workers are started with them.
 POINTS: Final = "points"
 
 
 def main() -> int:
-    """Run chaos and print the account; 1 if anything is not as it must be."""
+    """Run chaos and print the account; 1 if anything deviates."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -96,7 +97,7 @@ def _names(text: str) -> list[str]:
 
 
 def possible(chosen: list[Deed]) -> list[Deed]:
-    """Those of the deeds that this machine allows; says which it doesn't."""
+    """The deeds that this machine allows; prints which it does not allow."""
     in_namespaces = [deed for deed in (surroundings.blind, surroundings.vanish) if deed in chosen]
     if in_namespaces and not private.is_allowed():
         names = " and ".join(deed.__name__ for deed in in_namespaces)

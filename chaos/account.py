@@ -11,19 +11,20 @@ from typing import Any, Final
 
 from chaos import large
 from chaos.consumer import FETCHED, VERDICTS
-from chaos.jobs import DEV_SHM, HOPELESS, QUEUES, Case, Jobs
+from chaos.jobs import HOPELESS, QUEUES, Case, Jobs
 from chaos.large import LargeMessage
 from chaos.settings import MAX_ATTEMPTS
 from core import keys
+from harness.wire import DEV_SHM
 
-#: Reasons for which a job that was as it should be may be dead all the same.
+#: Reasons for which a valid job may be on the dead list.
 EXCUSES: Final = {
     Case.LATE: {"crashed", "segment_missing"},  # it came too late
     Case.TWICE: {"crashed", "segment_missing"},  # the other copy was done
 }
 
 #: In how many crashes a good job must have been computed that is given up as `crashed`. In one more
-#: it may have been read: nobody notes that.
+#: it may have been read, which is not recorded.
 LEAST_CRASHES: Final = MAX_ATTEMPTS - 1
 
 #: What may be in Redis when all is over and no worker runs; of one namespace, where it has one.
@@ -38,7 +39,7 @@ UNDER_WAY: Final = ("inpainting:processing:*", "inpainting:cleanup:*", "inpainti
 
 @dataclass
 class Account:
-    """The sums of a run; all is well if `wrong` is empty."""
+    """The totals of a run; it passed if `wrong` is empty."""
 
     jobs: int = 0
     unsure: int = 0
@@ -80,19 +81,19 @@ class Death:
 
 @dataclass
 class Fate:
-    """What became of a job: the editions that were fetched, in order, and those that are dead."""
+    """The outcome of a job: the editions that were fetched, in order, and those that are dead."""
 
     delivered: list[int | None] = field(default_factory=list)
     dead: list[Death] = field(default_factory=list)
 
     @property
     def reasons(self) -> list[str]:
-        """Those of its entries on the dead list."""
+        """The editions on the dead list."""
         return [death.reason for death in self.dead]
 
 
 def is_idle(client: Any) -> bool:
-    """Whether everything that was sent has come to its end and was fetched."""
+    """Whether every job that was sent has ended, and every result was fetched."""
     if client.exists(*QUEUES, FETCHED):
         return False
     if any(True for pattern in UNDER_WAY for _ in client.scan_iter(pattern, 1000)):
@@ -116,7 +117,7 @@ def remove_unsent(client: Any, jobs: Jobs, unsure: set[int]) -> None:
 def jobs_account(
     client: Any, jobs: Jobs, begun: set[int], sent: set[int], evidence: Evidence | None = None
 ) -> Account:
-    """What became of every job; to be made while dead jobs still have their inputs."""
+    """The outcome of every job; must be taken while dead jobs still have their inputs."""
     evidence = evidence or Evidence()
     account = Account(jobs=len(sent), unsure=len(begun - sent))
     fates: defaultdict[int, Fate] = defaultdict(Fate)
@@ -134,7 +135,7 @@ def jobs_account(
 def _read_verdicts(account: Account, client: Any, jobs: Jobs, fates: dict[int, Fate]) -> None:
     """The consumer's verdicts, in the order in which results were fetched."""
     verdicts = [(json.loads(text), name) for name, text in client.hgetall(VERDICTS).items()]
-    for verdict, name in sorted(verdicts, key=lambda one: int(one[0]["order"])):
+    for verdict, name in sorted(verdicts, key=lambda noted: int(noted[0]["order"])):
         fates[jobs.number(verdict["request"])].delivered.append(verdict["edition"])
         if verdict["problem"]:
             account.wrong.append(f"{verdict['request']}: {verdict['problem']}: {name.decode()}")

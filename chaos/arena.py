@@ -1,4 +1,4 @@
-"""The run: everything is started, looked after, and disturbed at random."""
+"""The run: starts all programs, restarts those that end, and disturbs them at random."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from chaos.account import Evidence
-from chaos.device import VARIABLE as DEVICE
-from chaos.device import Device
-from chaos.jobs import DEV_SHM, Jobs
+from chaos.jobs import Jobs
 from chaos.probe import Crowd, free_ports
 from chaos.producer import Journal
 from chaos.programs import Program, Tally
@@ -21,6 +19,10 @@ from chaos.servers import Servers
 from chaos.settings import GRACES_S, SETTINGS
 from core import keys
 from core.faults import VARIABLE, Fault
+from harness.device import VARIABLE as DEVICE
+from harness.device import Device
+from harness.networks import VARIABLE as NETWORK
+from harness.wire import DEV_SHM
 
 #: Jobs per second: more than the workers get done, so that there is always something to lose.
 RATE = 60.0
@@ -65,14 +67,14 @@ class Arena:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Everything is started, and is gone afterwards whatever happens."""
+        """Start everything; stop and remove it at the end, also after an error."""
         with self.servers, self.network, self._quiet:
             try:
                 self._start()
                 yield
             finally:
                 for program in (*self.workers, *self.guests, *self.neighbours.values()):
-                    program.kill_for_good()
+                    program.kill()
                 for name in self.jobs.segments():
                     (DEV_SHM / name).unlink(missing_ok=True)
 
@@ -98,16 +100,17 @@ class Arena:
         """A worker that is not started yet."""
         environment = {
             **SETTINGS,
+            NETWORK: "tiny",
             DEVICE: str(self.folder / "device"),
             "REDIS_URL": f"redis://127.0.0.1:{self.network.port}",
             "SHM_NAME_PREFIX": f"img_shm_{self.jobs.tag}",
             **settings,
         }
         log = self.folder / f"{name}.log"
-        return Program(kind, ["-m", "chaos.worker"], self.tally, log, environment, behind)
+        return Program(kind, ["-m", "harness.launch"], self.tally, log, environment, behind)
 
     def _extra(self) -> dict[str, str]:
-        """How patient a new worker is when it is stopped, and perhaps a place at which it dies."""
+        """The grace time of a new worker, and in some cases a fault point."""
         grace = {"SHUTDOWN_GRACE_S": self.random.choice(GRACES_S)}
         if self._is_calm or not self._has_points or self.random.random() < 0.4:
             return grace
@@ -117,7 +120,7 @@ class Arena:
     # -- disturbing -----------------------------------------------------------------------------
 
     def disturb(self, seconds: float, deeds: Mapping[Deed, float]) -> None:
-        """Do something to somebody every second or so: each deed once, then by their weights."""
+        """Do a deed every second or so: each of them once, then at random by their weights."""
         deadline = time.monotonic() + seconds
         waiting = list(deeds)[1:]
         self.random.shuffle(waiting)
@@ -131,7 +134,7 @@ class Arena:
             self.look_after(min(left, self.random.uniform(0.2, 2.2)))
 
     def look_after(self, seconds: float) -> None:
-        """Let time pass; start again what has ended, and do what is due."""
+        """Wait; meanwhile restart programs that have ended, and do what is due."""
         deadline = time.monotonic() + seconds
         while True:
             now = time.monotonic()
@@ -150,7 +153,7 @@ class Arena:
             time.sleep(0.02)
 
     def later(self, seconds: float, deed: Callable[[], None]) -> None:
-        """Do something in a while."""
+        """Do something after a delay."""
         self._due.append((time.monotonic() + seconds, deed))
 
     def when_ended(self, program: Program, deed: Callable[[], None]) -> None:
@@ -183,7 +186,7 @@ class Arena:
         return [payload for payloads in listed for payload in payloads]
 
     def follow_master(self) -> None:
-        """Have new connections go to the server that is the master now."""
+        """Route new connections to the current master."""
         self.network.target = self._quiet.target = self.servers.master.port
 
     def _lasting(self) -> list[Program]:
@@ -203,7 +206,7 @@ class Arena:
     # -- calm -----------------------------------------------------------------------------------
 
     def calm_down(self) -> None:
-        """Disturb nothing any more: thaw, repair and start what is not as it should be."""
+        """End all disturbances: repair the network, end the crowds, and do at once what is due."""
         self._is_calm = True
         self.network.heal()
         for crowd in self.crowds:
@@ -214,4 +217,4 @@ class Arena:
     def stop_all(self) -> None:
         """Stop every program that still runs."""
         for program in (*self._lasting(), *self.guests):
-            program.stop()
+            program.finish()

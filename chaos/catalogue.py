@@ -53,7 +53,7 @@ class Catalogue:
     """Pages in a folder, and the runs over them."""
 
     def __init__(self, root: Path, count: int, seed: int, boxes: bool, ray: bool) -> None:
-        """Draw them; with `boxes` a file says where their text is, else masks do."""
+        """Draw the pages; holes come from a file of boxes, or from masks."""
         self._count, self._seed = count, seed
         clean = root / "clean"
         clean.mkdir()
@@ -74,7 +74,7 @@ class Catalogue:
         self._arguments = [str(pages), str(clean), *holes, *["--ray"] * ray]
 
     def pages(self) -> Iterator[Page]:
-        """All of them, drawn anew."""
+        """All pages; each call draws them again."""
         return (draw(number, self._seed) for number in range(self._count))
 
     def run_and_kill(self) -> None:
@@ -111,7 +111,7 @@ class Catalogue:
             self._wrong_with_log(f"the second run ended with {run.returncode}")
 
     def close(self) -> None:
-        """Nothing of the runs is left, whatever happened."""
+        """Kill what is left of the runs, and remove their folders."""
         kill_marked(MARK, self._mark)
         if self._ray_folder is not None:
             shutil.rmtree(self._ray_folder, ignore_errors=True)
@@ -169,7 +169,7 @@ def configured(ray: bool) -> tuple[Fill, float]:
 
 
 def main() -> int:
-    """Run, kill, run, compare and print the account; 1 if anything is not as it must be."""
+    """Run, kill, run, compare and print the account; 1 if anything deviates."""
     parser = argparse.ArgumentParser(prog="python -m chaos.catalogue", description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
@@ -205,8 +205,8 @@ def _print(account: Account) -> None:
         elif name == "wrong":
             value = len(value)
         print(f"{name.replace('_', ' '):24}{value}")
-    for one in account.wrong[:40]:
-        print(f"WRONG: {one}")
+    for deviation in account.wrong[:40]:
+        print(f"WRONG: {deviation}")
 
 
 def _save(path: Path, array: Picture) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import redis
 
-from chaos.jobs import DEV_SHM, Jobs
+from chaos.jobs import Jobs
+from harness.wire import DEV_SHM
 
 #: list: results that were taken over and not finished with.
 FETCHED = "chaos:fetched"
@@ -82,7 +83,7 @@ class Consumer:
         self._redis.lrem(FETCHED, 1, entry)
 
     def _examine(self, request: str, info: dict[str, Any]) -> tuple[str, int | None]:
-        """What is wrong with a result, nothing as a rule, and the edition that it is of."""
+        """What is wrong with a result (usually nothing), and the edition that it shows."""
         try:
             content = (DEV_SHM / info["shm_name"]).read_bytes()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What is done to the programs of a run, to Redis, and to the network between them."""
+"""Disturbances of the programs of a run, of Redis, and of the network between them."""
 
 from __future__ import annotations
 

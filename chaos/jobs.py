@@ -1,4 +1,4 @@
-"""What is sent: job number `n` of a run is the same whoever asks, so that all can check it.
+"""The jobs of a run. Job number `n` is the same in every process, so that each can check it.
 
 Most jobs are good ones. The others test what a promise says about them (see `Case`).
 """
@@ -6,23 +6,20 @@ Most jobs are good ones. The others test what a promise says about them (see `Ca
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from core.pixels import shm
+from harness import wire
+from harness.fills import POISON, fill_mean
 
 Picture = npt.NDArray[np.uint8]
 
-QUEUES: Final = ("lama_inference:longtasks", "lama_inference:shorttasks")
-DEV_SHM: Final = Path(shm.SHM_FOLDER)
-POISON: Final = "kill.jpg"
+QUEUES: Final = (wire.LONG, wire.SHORT)
 
 
 class Case(StrEnum):
@@ -60,15 +57,6 @@ SHARE: Final = {
 
 #: How late the segments of a job come that come late, in seconds: after one to four tries.
 LATE_S: Final = (0.1, 0.3, 0.8, 1.6)
-
-
-def fill(image: Picture, mask: Picture) -> Picture:
-    """The tiny network: holes get the mean of the known pixels. H×W×3 and H×W, uint8."""
-    hole = mask > 0
-    mean = image[~hole].mean(axis=0) if not hole.all() else np.full(3, 128.0)
-    filled = image.copy()
-    filled[hole] = mean.astype(np.uint8)
-    return filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +111,16 @@ class Jobs:
         top, right, bottom, left = padding
         height, width = mask.shape
         names = self.names(number, edition)
-        message: dict[str, Any] = {
-            "request_id": self.request(number),
-            "image_id": POISON if case is Case.POISON else f"{number}.jpg",
-            "original_size": [height - top - bottom, width - left - right],
-            "padding_info": [height, 0, 0, 0] if case is Case.BAD_PADDING else list(padding),
-            "preprocessed_img_shm_info": _info(names[0], image),
-            "preprocessed_mask_shm_info": _info(names[1], mask),
-            "is_long": number % 2 == 0,
-        }
-        return json.dumps(message).encode()
+        message = wire.job_message(
+            self.request(number),
+            wire.shm_info(names[0], image.shape),
+            wire.shm_info(names[1], mask.shape),
+            "short" if number % 2 else "long",
+            image_id=POISON if case is Case.POISON else f"{number}.jpg",
+            original_size=[height - top - bottom, width - left - right],
+            padding_info=[height, 0, 0, 0] if case is Case.BAD_PADDING else padding,
+        )
+        return wire.encode(message)
 
     def put(self, number: int, edition: int = 0) -> None:
         """Write the job's segments, as far as it has any."""
@@ -142,26 +130,26 @@ class Jobs:
         image, mask, _ = self._pixels(number, edition)
         for name, array in zip(self.names(number, edition), (image, mask), strict=True):
             if case is not Case.NO_SEGMENT:
-                shm.write(name, array, 0o600)
+                wire.write_segment(name, array)
 
     def expected(self, number: int, edition: int = 0) -> Picture:
         """The result: BGR, of the original size."""
         image, mask, (top, right, bottom, left) = self._pixels(number, edition)
         height, width = mask.shape
-        filled = fill(image, mask)[top : height - bottom, left : width - right]
+        filled = fill_mean(image, mask)[top : height - bottom, left : width - right]
         return filled[..., ::-1]
 
     def segments(self) -> set[str]:
         """All segments of the run that exist, inputs and results."""
-        return {path.name for path in DEV_SHM.iterdir() if self.tag in path.name}
+        return {path.name for path in wire.DEV_SHM.iterdir() if self.tag in path.name}
 
     def remove(self, number: int) -> int:
-        """Unlink what a producer left that died before it had sent the job; how many there were."""
+        """Unlink the segments of a job that its producer died before sending; their number."""
         removed = 0
         for edition in (0, 1):
             for name in self.names(number, edition):
                 with contextlib.suppress(FileNotFoundError):
-                    (DEV_SHM / name).unlink()
+                    (wire.DEV_SHM / name).unlink()
                     removed += 1
         return removed
 
@@ -180,12 +168,3 @@ class Jobs:
         rows, columns = rng.integers(0, height), rng.integers(0, width)
         mask[rows : rows + 20, columns : columns + 30] = 255
         return image, mask, (top, right, bottom, left)
-
-
-def _info(name: str, array: Picture) -> dict[str, Any]:
-    return {
-        "shm_name": name,
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "size": array.nbytes,
-    }

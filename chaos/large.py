@@ -67,7 +67,7 @@ def check(
                 for name, value in expected.items()
                 if entry.get(name) != value
             ]
-    wrong += [f"nobody sent what a dead entry says: {str(entry)[:200]}" for _, entry in left]
+    wrong += [f"no message was sent for a dead entry: {str(entry)[:200]}" for _, entry in left]
     return wrong
 
 

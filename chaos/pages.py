@@ -1,4 +1,4 @@
-"""Pages of a catalogue: number `n` is the same whoever asks, so that all can check it."""
+"""Pages of a catalogue. Page number `n` is the same in every process, so that each can check it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from demo.scenes import SAMPLES
+from harness.samples import read_sample, resized, sample_files
 
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
@@ -28,7 +28,7 @@ LINES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`image` is uint8 H×W×3, RGB; `hole` bool H×W, and `boxes` the same as quadrilaterals."""
+    """A page: `image` is uint8 H×W×3 RGB, `hole` bool H×W, `boxes` its quadrilaterals."""
 
     name: str
     image: Picture
@@ -42,7 +42,7 @@ class Page:
 
 
 def draw(number: int, seed: int) -> Page:
-    """A part of a photograph, some with a white band below it, lettered."""
+    """A lettered part of a photograph; some pages have a white band at the bottom."""
     rng = np.random.default_rng([seed, number])
     height, width = (int(side) for side in rng.integers(*SIDES, 2, endpoint=True))
     image = _part(rng, height, width)
@@ -58,9 +58,15 @@ def draw(number: int, seed: int) -> Page:
         line = image[top : bottom + 1, left : right + 1]
         tone = (255, 255, 255) if line.mean() < 128 else (0, 0, 0)
         cv2.putText(
-            line, f"No. {number}", (2, tall * 3 // 4),
-            cv2.FONT_HERSHEY_SIMPLEX, tall / 30, tone, 1, cv2.LINE_AA,
-        )  # fmt: skip
+            line,
+            f"No. {number}",
+            (2, tall * 3 // 4),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            tall / 30,
+            tone,
+            1,
+            cv2.LINE_AA,
+        )
         # With its corners' pixels, and grown by one.
         hole[top - 1 : bottom + 2, left - 1 : right + 2] = True
     return Page(f"{number % 10}/{number:05}.png", image, hole, boxes)
@@ -77,13 +83,10 @@ def _part(rng: np.random.Generator, height: int, width: int) -> Picture:
 @cache
 def _photographs() -> list[Picture]:
     """RGB; each has room for the largest page."""
-    found = []
-    for path in sorted(SAMPLES.glob("*.jpg")):
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise FileNotFoundError(f"{path} cannot be read: it is part of the repository")
+    scaled = []
+    for picture in map(read_sample, sample_files()):
         height, width = picture.shape[:2]
         scale = 2 * SIDES[1] / min(height, width)
-        size = round(width * scale), round(height * scale)
-        found.append(np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8))
-    return found
+        smaller = resized(picture, round(height * scale), round(width * scale))
+        scaled.append(np.ascontiguousarray(smaller[..., ::-1]))
+    return scaled

@@ -48,9 +48,9 @@ class Crowd(threading.Thread):
             self._sit_down()
             self._ask()
             self._leave.wait(INTERVAL_S)
-        for one in self._idle:
-            if one is not None:
-                one.close()
+        for client in self._idle:
+            if client is not None:
+                client.close()
 
     def end(self) -> None:
         """Leave now."""
@@ -59,11 +59,11 @@ class Crowd(threading.Thread):
 
     def _sit_down(self) -> None:
         """Have all idle clients connected, also those that were sent away."""
-        for number, one in enumerate(self._idle):
-            if one is not None and not _is_closed(one):
+        for number, client in enumerate(self._idle):
+            if client is not None and not _is_closed(client):
                 continue
-            if one is not None:
-                one.close()
+            if client is not None:
+                client.close()
             self._idle[number] = self._client(number)
 
     def _client(self, number: int) -> socket.socket | None:
@@ -91,7 +91,7 @@ class Crowd(threading.Thread):
             self._tally.wrong.append(f"process {before}: /livez after {seconds:.2f} s: {said}")
 
     def _problem(self) -> str:
-        """What is wrong with the answer; nothing, as a rule."""
+        """What is wrong with the answer; '' if nothing."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
         try:
             connection.request("GET", "/livez")
@@ -114,7 +114,7 @@ def _is_closed(client: socket.socket) -> bool:
 
 
 def free_ports(count: int) -> range:
-    """Ports in a row that nobody listens on."""
+    """Consecutive ports that are free."""
     while True:
         first = random.randrange(20_000, 30_000)  # noqa: S311 - nothing is secret here
         ports = range(first, first + count)

@@ -1,7 +1,7 @@
 """The program that sends jobs; it may be killed at any moment and goes on where it was.
 
 Its journal has a line `begun N` before anything of a job is there, and `sent N` once Redis has
-confirmed it. Of a job without the second line nobody can know whether it was sent.
+confirmed it. A job without the second line may or may not have been sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import redis
 
 from chaos.jobs import QUEUES, Case, Jobs
 
-#: Queued jobs from which on it waits, so that what happens happens to jobs that are being done.
+#: The producer waits while so many jobs are queued: disturbances are to hit jobs in progress.
 ENOUGH = 100
 
 
@@ -104,7 +104,7 @@ class Producer:
         self._journal.write("sent", number)
 
     def _push(self, number: int, edition: int = 0) -> None:
-        """Send a message; what the server refuses for now is not sent, and sent again."""
+        """Send a message; repeat it while the server refuses it."""
         while True:
             try:
                 self._redis.rpush(self._jobs.queue(number), self._jobs.payload(number, edition))

@@ -1,4 +1,4 @@
-"""Processes that are killed and started again, and what is known of their ends."""
+"""Programs that are killed and restarted, with a tally of how they ended."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.device import BROKEN_TEXT
-from core.config import PROJECT_ROOT
 from core.faults import VARIABLE
+from harness.device import BROKEN_TEXT
+from harness.process import Process, minimal_environment, python
 
 PATIENCE_S = 20.0
 
 #: Exit statuses of a worker that was asked to stop: its grace time was over, and asked twice.
 UNCLEAN = (1, 128 + signal.SIGTERM)
 
-#: How long a worker may take to come to itself when it is thawed, in seconds.
+#: How long a worker may take to react again after SIGCONT, in seconds.
 THAW_S = 3.0
 
 
 @dataclass
 class Tally:
-    """What was done to whom. `kills` are all by SIGKILL; `wrong` is what must not happen.
+    """Counts of what was done to programs. `kills` are by SIGKILL, `wrong` is what must not happen.
 
     `harmed` are the ids of processes that were killed or may have counted as dead.
     """
@@ -41,56 +40,41 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-class Program:
-    """A program of the run that is started again whenever it has ended, until it is not."""
+class Program(Process):
+    """A program that the run restarts when it ends; each end is recorded in the tally."""
 
     def __init__(
         self,
         kind: str,
-        arguments: list[str],
+        arguments: Sequence[str],
         tally: Tally,
         log: Path,
         environment: Mapping[str, str] | None = None,
         behind: Sequence[str] = (),
     ) -> None:
+        """`arguments` are Python's, `behind` is a command that starts it."""
+        super().__init__(
+            [*behind, *python(*arguments)], {**minimal_environment(), **(environment or {})}, log
+        )
         self.kind = kind
-        self.log = log
-        self.pid = 0  # of the process that runs, or ran last
-        self.status: int | None = None  # of the one that ended last
-        self._behind = behind  # a command that starts it
-        self._arguments = arguments
-        self._environment = environment or {}
+        self.status: int | None = None  # of the process that ended last
         self._tally = tally
-        self._process: subprocess.Popen[bytes] | None = None
         self._sent: set[int] = set()
-        self._log_began = 0
         self._frozen_until = 0.0
         self._is_armed = False
+        self._is_noted = True  # or was never started
 
     def start(self, **extra: str) -> None:
         """Start the program, with more environment variables: perhaps a point at which it dies."""
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        with self.log.open("ab") as log:
-            self._log_began = log.tell()
-            self._process = subprocess.Popen(
-                [*self._behind, sys.executable, *self._arguments],
-                cwd=PROJECT_ROOT,
-                env={**inherited, **self._environment, **extra},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
-        self.pid = self._process.pid
+        super().start(**extra)
         self._sent = set()
         self._frozen_until = 0.0
         self._is_armed = VARIABLE in extra
+        self._is_noted = False
 
     def send(self, number: int, pid: int | None = None) -> None:
         """Send a signal, if the program runs, and still as this process if one is named."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        if pid not in (None, self.pid):
+        if not self.is_running or pid not in (None, self.pid):
             return
         self._sent.add(number)
         if number == signal.SIGSTOP:
@@ -98,61 +82,56 @@ class Program:
             self._frozen_until = math.inf
         elif number == signal.SIGCONT:
             self._frozen_until = time.monotonic() + THAW_S
-        self._process.send_signal(number)
+        self.send_signal(number)
 
     def well(self) -> int | None:
         """Its process id if it runs and is neither frozen nor about to end."""
-        process = self._process
-        if process is None or process.poll() is not None:
+        if not self.is_running:
             return None
         is_ending = self._sent & {signal.SIGTERM, signal.SIGKILL}
-        return None if is_ending or time.monotonic() < self._frozen_until else process.pid
+        return None if is_ending or time.monotonic() < self._frozen_until else self.pid
 
     def was_stopped_uncleanly(self) -> bool:
         """Whether it ended at the end of its grace time, or because it was asked twice."""
         return self.status in UNCLEAN and signal.SIGTERM in self._sent
 
     def has_ended(self) -> bool:
-        """Whether it must be started again; its end is put down."""
-        if self._process is None:
+        """Whether it has ended since the last call, so that it must be started again."""
+        status = self.poll()
+        if self._is_noted or status is None:
             return False
-        status = self._process.poll()
-        if status is None:
-            return False
-        self._process = None
         self.status = status
         self._note(status)
         return True
 
-    def last_words(self) -> str:
+    def tail(self) -> str:
         """The end of its log."""
         return self.log.read_text()[-2000:]
 
-    def stop(self) -> None:
-        """Thaw it, SIGTERM, wait; it must end cleanly now that nothing disturbs it."""
-        if self._process is None:
+    def finish(self) -> None:
+        """SIGCONT, SIGTERM, wait; the program must end cleanly."""
+        if self._is_noted:
             return
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
+        status: int | None
         try:
-            status = self._process.wait(PATIENCE_S)
+            status = self.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             status = None
         if status == -signal.SIGKILL and self._is_armed:
             self._note(status)  # it was to die when it is stopped
         elif status not in (0, -signal.SIGTERM):
             self._tally.wrong.append(f"{self.kind} did not stop cleanly: {status} ({self.log})")
-        self.kill_for_good()
+        self.kill()
 
-    def kill_for_good(self) -> None:
-        """End it whatever it does; not put down."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            self._process.wait()
-            self._process = None
+    def kill(self) -> None:
+        """SIGKILL, and wait; this end is not recorded."""
+        super().kill()
+        self._is_noted = True
 
     def _note(self, status: int) -> None:
+        self._is_noted = True
         if status == -signal.SIGKILL:
             self._tally.harmed.add(self.pid)
             by_itself = signal.SIGKILL not in self._sent
@@ -160,29 +139,23 @@ class Program:
         elif status in (0, -signal.SIGTERM) and signal.SIGTERM in self._sent:
             # The latter before it had a handler, and so before it had done anything.
             self._tally.others[f"{self.kind} stopped"] += 1
-        elif status == 1 and BROKEN_TEXT in self._said():
+        elif status == 1 and BROKEN_TEXT in self.output:
             self._tally.others[f"{self.kind}, device broken"] += 1
         elif self.was_stopped_uncleanly() and self.kind.endswith("worker"):
             self._tally.others[f"{self.kind} stopped uncleanly"] += 1
         else:
             self._tally.wrong.append(f"{self.kind} ended with {status} ({self.log})")
 
-    def _said(self) -> str:
-        """What its last process has logged."""
-        with self.log.open("rb") as log:
-            log.seek(self._log_began)
-            return log.read().decode("utf-8", "replace")
-
 
 def kill_marked(variable: str, value: str) -> int:
     """SIGKILL all processes that have `variable=value` in their environment; how many there were.
 
-    That finds what came of a program whatever became of its parents, as long as it inherited its
-    environment. Those that a process starts while it dies are killed too.
+    It finds all descendants that inherited the environment, also those whose parents have ended,
+    and those that a process starts while it dies.
     """
-    wanted = f"{variable}={value}".encode()
+    mark = f"{variable}={value}".encode()
     killed: set[int] = set()
-    while found := [one for one in _processes() if wanted in _environment(one)]:
+    while found := [process for process in _processes() if mark in _environment(process)]:
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)

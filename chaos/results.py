@@ -51,7 +51,7 @@ class Results:
         self.account = Account(count)
 
     def files(self) -> dict[str, File]:
-        """All of them by their names, but what `bulk` notes, and parts."""
+        """All results by their names, without bulk's own notes and unfinished files."""
         return {
             path.relative_to(self.folder).as_posix(): (about.st_ino, about.st_mtime_ns)
             for path in self.folder.rglob("*")
@@ -60,7 +60,7 @@ class Results:
         }
 
     def parts(self) -> list[str]:
-        """Names of what was being written."""
+        """Names of unfinished files."""
         return [path.name for path in self.folder.rglob(f"{PART}*")]
 
     def check_killed(self) -> None:

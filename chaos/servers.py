@@ -1,4 +1,4 @@
-"""The Redis of a run, and a replica that can take its place."""
+"""The Redis server of a run, and a replica that can become the master."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Servers:
             yield client
 
     def set_limit(self, most_bytes: int) -> None:
-        """Let all servers have so much memory; 0: as much as there is."""
+        """Set maxmemory on all servers; 0 is no limit."""
         for server in self._all:
             with contextlib.suppress(redis.RedisError), self._client(server) as client:
                 client.config_set("maxmemory", most_bytes)

@@ -1,4 +1,4 @@
-"""How the workers of a run are set: everything happens soon."""
+"""Settings of the workers of a run: short intervals and delays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a run: everything is left in peace until it is done, stopped, and accounted for."""
+"""The end of a run: waits until all jobs are done, stops everything, and makes the account."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any, Final
 
 from chaos.account import Account, count_leftovers, is_idle, jobs_account, remove_unsent
 from chaos.arena import Arena
-from chaos.device import BROKEN_TEXT
 from core import keys
 from core.config import load_settings
 from core.identity import current_identity
+from harness.device import BROKEN_TEXT
 
-#: How long everything may take to settle once it is left in peace, in seconds. A device that has
+#: How long the jobs may take to finish after the last disturbance, in seconds. A device that has
 #: killed everything is tried once a minute.
 PATIENCE_S: Final = 150.0
 
 #: What the log of no worker may say.
 ALARMS: Final = (
-    "Traceback", "failed unexpectedly", "recovery failed", "never retrieved", "CRITICAL",
-)  # fmt: skip
+    "Traceback",
+    "failed unexpectedly",
+    "recovery failed",
+    "never retrieved",
+    "CRITICAL",
+)
 
 
 def settle(arena: Arena) -> Account:
@@ -67,7 +71,7 @@ def _alarms(arena: Arena) -> list[str]:
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    """Until it holds or patience is at its end: the account says what is left."""
+    """Wait until a condition holds, at most PATIENCE_S; the account says what is left."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import redis
 
-from chaos.jobs import DEV_SHM, QUEUES
+from chaos.jobs import QUEUES
 from chaos.programs import Program, Tally
-from core.config import PROJECT_ROOT
-from core.pixels import shm
+from harness import ROOT
+from harness.networks import VARIABLE as NETWORK
 from harness.redis_server import RedisServer
+from harness.wire import DEV_SHM, Kind, encode, job_message, write_segment
 
 #: Jobs that are under way at any time.
 UNDER_WAY = 40
@@ -111,30 +112,20 @@ class Soak:
         image = self._random.integers(0, 256, (height, width, 3), np.uint8)
         mask = np.zeros((height, width), np.uint8)
         mask[height // 3 : height // 2 + 1, width // 3 : width // 2 + 1] = 255
-        message: dict[str, Any] = {
-            "request_id": f"{self._tag}{number}",
-            "image_id": f"{number}.jpg",
-            "original_size": [height, width],
-            "padding_info": [0, 0, 0, 0],
-            "is_long": number % 2 == 0,
-        }
-        for what, array in (("img", image), ("mask", mask)):
-            name = f"img_shm_{self._tag}{number}{what}"
-            shm.write(name, array, 0o600)
-            message[f"preprocessed_{what}_shm_info"] = {
-                "shm_name": name,
-                "shape": list(array.shape),
-                "dtype": "uint8",
-                "size": array.nbytes,
-            }
-        self._redis.rpush(QUEUES[number % 2], json.dumps(message))
+        image_info, mask_info = (
+            write_segment(f"img_shm_{self._tag}{number}{what}", array)
+            for what, array in (("img", image), ("mask", mask))
+        )
+        kind: Kind = "short" if number % 2 else "long"
+        message = job_message(f"{self._tag}{number}", image_info, mask_info, kind)
+        self._redis.rpush(QUEUES[number % 2], encode(message))
 
     def _take(self, number: int) -> None:
         key = f"inpainting_result:{self._tag}{number}"
         deadline = time.monotonic() + JOB_TIMEOUT_S
         while not (description := self._redis.hget(key, "inpaint_shm_info")):
             if self._worker.has_ended():
-                said = self._worker.last_words()
+                said = self._worker.tail()
                 raise RuntimeError(f"the worker ended before job {number} was done: {said}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no result of job {number} after {JOB_TIMEOUT_S:g} s")
@@ -181,9 +172,10 @@ def main() -> int:
             "REDIS_URL": server.url,
             "SHM_NAME_PREFIX": f"img_shm_{tag}",
             "REAP_INTERVAL_S": "1",
-            "TINY_SECONDS": "0",  # nobody is to be killed with jobs in hand
+            NETWORK: "tiny",
+            "TINY_SECONDS": "0",  # no worker is killed here
         }
-        arguments = ["-m", "chaos.worker"] if options.tiny else [str(PROJECT_ROOT / "worker.py")]
+        arguments = ["-m", "harness.launch"] if options.tiny else [str(ROOT / "worker.py")]
         worker = Program("worker", arguments, tally, Path(folder, "log"), environment)
         with redis.Redis.from_url(server.url, protocol=2) as client:
             worker.start()
@@ -194,9 +186,9 @@ def main() -> int:
                 soak.run(options.jobs, pid)
                 elapsed = time.monotonic() - began
                 wrong = soak.wrong() + leftovers(client, tag)
-                worker.stop()
+                worker.finish()
             finally:
-                worker.kill_for_good()
+                worker.kill()
                 for path in DEV_SHM.iterdir():
                     if tag in path.name:
                         path.unlink(missing_ok=True)
@@ -213,7 +205,7 @@ def _wait_for(client: Any, worker: Program) -> int:
         for key in client.scan_iter("inpainting:worker:*"):
             return int(json.loads(client.get(key))["pid"])
         time.sleep(0.05)
-    raise TimeoutError(f"the worker is not ready: {worker.last_words()}")
+    raise TimeoutError(f"the worker is not ready: {worker.tail()}")
 
 
 def _print(jobs: int, elapsed: float, soak: Soak) -> None:

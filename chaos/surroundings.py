@@ -1,4 +1,4 @@
-"""What is done to the surroundings: Redis' memory and place, /dev/shm, the device, the admin port.
+"""Disturbances of the surroundings: Redis' memory and place, /dev/shm, the device, the admin port.
 
 None of it may cost a job an attempt, let alone its life.
 """
@@ -16,13 +16,13 @@ from redis.exceptions import RedisError
 from chaos import large as large_messages
 from chaos.arena import Arena
 from chaos.deeds import kill, stop
-from chaos.device import HELD_UP_S, State
 from chaos.jobs import QUEUES
-from chaos.private import PRIVATE
 from chaos.probe import Crowd
 from chaos.programs import Program
 from core import keys
 from core.faults import VARIABLE, Fault
+from harness.device import HELD_UP_S, State
+from harness.private import own_shm
 
 #: Settings of workers with a /dev/shm of their own: when all others are dead for some seconds, they
 #: must not dissolve them.
@@ -45,7 +45,7 @@ def large(arena: Arena) -> None:
 
 def blind(arena: Arena) -> None:
     """A worker that sees none of the segments joins for a while."""
-    guest = arena.invite(PRIVATE, **PATIENT)
+    guest = arena.invite(own_shm(), **PATIENT)
     arena.evidence.had_guests = True
     arena.tally.others["blind workers"] += 1
     number = arena.random.choice([signal.SIGTERM, signal.SIGKILL])
@@ -55,7 +55,7 @@ def blind(arena: Arena) -> None:
 def vanish(arena: Arena) -> None:
     """A worker and its /dev/shm vanish while it has jobs in hand."""
     visits = arena.random.choice([1, 1, 2, 3])
-    guest = arena.invite(PRIVATE, **PATIENT, **{VARIABLE: f"{Fault.CLAIMED}:{visits}"})
+    guest = arena.invite(own_shm(), **PATIENT, **{VARIABLE: f"{Fault.CLAIMED}:{visits}"})
     arena.evidence.had_guests = True
     arena.when_ended(guest, partial(_note_vanished, arena, guest))
     arena.later(10, lambda: guest.send(signal.SIGKILL))

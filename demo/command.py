@@ -22,9 +22,12 @@ def add(commands: Any) -> None:
         "(or the one in REDIS_URL).",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("out"),
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out"),
         help="folder for pictures, contact sheet and figures (%(default)s)",
-    )  # fmt: skip
+    )
     parser.set_defaults(command=command)
 
 

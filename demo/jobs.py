@@ -21,10 +21,10 @@ from demo.scenes import Scene
 
 POLL_S = 0.02
 
-#: Seconds without any result after which the rest is given up.
+#: Seconds without any result after which the remaining jobs are given up.
 STALL_S = 600.0
 
-#: Seconds to fetch a result that has been seen; only runs out if somebody else took it.
+#: Seconds to fetch a result that has been seen; only runs out if another program took it.
 FETCH_S = 5.0
 
 
@@ -34,7 +34,7 @@ class Stalled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a scene: a picture (H×W×3 BGR) or a reason; `seconds` since submission."""
+    """The outcome of a scene: a picture (H×W×3 BGR) or a reason; `seconds` since submission."""
 
     scene: Scene
     seconds: float

@@ -2,7 +2,7 @@
 
 It starts a Redis of its own (or uses the one in REDIS_URL, on queues of its own), starts the
 worker as a process of its own, sends it every scene as the pipeline would, and measures what
-comes back. Nothing that it started is left running, whatever happens.
+comes back. Nothing that it started is left running, also after an error.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from core.redis_url import without_password
 from demo.jobs import Jobs, Outcome, Stalled
 from demo.metrics import measure
 from demo.report import Result, table, write_pictures, write_results, write_sheet
-from demo.scenes import SampleMissing, Scene, all_scenes
+from demo.scenes import Scene, all_scenes
 from demo.worker_process import WorkerFailed, WorkerProcess
 from harness.redis_server import RedisServer, RedisServerError
+from harness.samples import SampleMissing
 
 EXPECTED = (WorkerError, WorkerFailed, Stalled, RedisServerError, SampleMissing)
 
@@ -82,7 +83,7 @@ def _run(output: Path, console: Console) -> int:
                 console.print(f"its status page: http://localhost:{worker.admin_port}/")
             outcomes = _erase(jobs, worker, scenes, console)
             with _waiting(console, "stopping the worker"):
-                status = worker.stop()
+                status = worker.finish()
         except KeyboardInterrupt:
             console.print("stopping: the worker may finish the batch in hand (Ctrl-C: at once)")
             raise
@@ -119,7 +120,7 @@ def _measured(outcome: Outcome) -> Result:
 
 @contextlib.contextmanager
 def _redis(console: Console) -> Iterator[Settings]:
-    """Settings with the Redis to use, and with names by which the demo's things can be told."""
+    """Settings with the Redis to use, and with names of the demo's own."""
     tag = uuid.uuid4().hex[:8]
     settings = load_settings().model_copy(update={"shm_name_prefix": f"img_shm_demo_{tag}_"})
     if not os.environ.get("REDIS_URL"):
@@ -142,9 +143,15 @@ def _erase(
     """Submit all scenes, then collect; the outcomes in the order of the scenes."""
     outcomes: dict[str, Outcome] = {}
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        Elapsed(), console=console, transient=True, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Elapsed(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
         task = progress.add_task("erasing text", total=len(scenes))
         for scene in scenes:
             jobs.submit(scene)
@@ -158,7 +165,7 @@ def _erase(
 
 @contextlib.contextmanager
 def _waiting(console: Console, what: str) -> Iterator[None]:
-    """Say what is being waited for; with a spinner where somebody watches."""
+    """Print what is being waited for; with a spinner on a terminal."""
     if console.is_terminal:
         with console.status(f"{what} …"):
             yield

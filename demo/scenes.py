@@ -7,22 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 
 from core.client import suitable_kind
-from core.config import PROJECT_ROOT
 from core.keys import Kind
 from demo.lettering import BLACK, WHITE, Line, MaskStyle, Picture, letter, paragraph
 from demo.pages import product_page, size_table
-
-SAMPLES = PROJECT_ROOT / "samples"
+from harness.samples import SAMPLES, read_sample
 
 Layout = Callable[[], tuple[Picture, list[Line]]]
-
-
-class SampleMissing(Exception):
-    """A sample picture is not where it should be; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +130,4 @@ SCENES: Final[dict[str, tuple[MaskStyle, Layout]]] = {
 
 
 def _sample(file: str) -> Picture:
-    path = SAMPLES / file
-    image = cv2.imread(str(path))
-    if image is None:
-        raise SampleMissing(f"{path} is missing or not a picture: restore it from the repository")
-    return image.astype(np.uint8, copy=False)
+    return read_sample(SAMPLES / file)

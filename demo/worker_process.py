@@ -1,12 +1,12 @@
-"""The real worker as a process of its own: started, waited for, watched and stopped."""
+"""The demo's worker: the real one, as a process that is waited for until it has registered."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.config import PROJECT_ROOT, Settings
 from core.identity import current_identity
 from core.keys import Kind
+from harness.process import Process, python
 
 #: The network is loaded before a worker registers; from a cold disk on a small machine that is
 #: minutes rather than seconds.
@@ -42,22 +43,16 @@ class WorkerFailed(Exception):
     """The worker ended by itself or did not get ready; the message holds the end of its log."""
 
 
-class WorkerProcess:
+class WorkerProcess(Process):
     """`worker.py` with the Redis, queues and segment names of `settings`; its log is a file.
 
-    Use as a context manager: on the way out the process is stopped, whatever happened.
+    As a context manager it is stopped at the end, also after an error.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        log: Path,
-        program: Path = PROJECT_ROOT / "worker.py",
+        self, settings: Settings, log: Path, program: Path = PROJECT_ROOT / "worker.py"
     ) -> None:
-        self._settings = settings
-        self._log = log
-        self._program = program
-        self._environment = {
+        environment = {
             **DEFAULTS,
             **os.environ,
             "REDIS_URL": settings.redis_url,
@@ -65,31 +60,15 @@ class WorkerProcess:
             "LAMA_INFERENCE_SHORT_TASKS_QUEUE": settings.queue(Kind.SHORT),
             "SHM_NAME_PREFIX": settings.shm_name_prefix,
         }
-        self._process: subprocess.Popen[bytes] | None = None
-        self._worker: str | None = None  # the name under which it has registered
+        super().__init__(python(program), environment, log, folder=Path.cwd())
+        log.unlink(missing_ok=True)  # of an earlier run
+        self._settings = settings
+        self._worker: str | None = None  # the id under which it has registered
         #: Where its status page is, once it has registered; 0 if it has none.
         self.admin_port = 0
 
-    def __enter__(self) -> WorkerProcess:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(self._program)],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,  # Ctrl-C reaches the demo, and the demo stops the worker
-            )
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int:
-        """The process' id; it must have been started."""
-        assert self._process is not None, "use WorkerProcess as a context manager"
-        return self._process.pid
+        self.finish()
 
     def wait_until_registered(self) -> None:
         """Return once the worker has announced itself in Redis, ready for jobs.
@@ -108,31 +87,23 @@ class WorkerProcess:
         self._worker = found
 
     def check(self) -> None:
-        """Raise WorkerFailed if the worker has ended although nobody has stopped it."""
-        assert self._process is not None, "use WorkerProcess as a context manager"
-        status = self._process.poll()
+        """Raise WorkerFailed if the worker has ended by itself."""
+        status = self.poll()
         if status is not None:
             raise WorkerFailed(f"the worker ended with exit status {status}.\n{self._tail()}")
 
-    def stop(self) -> int | None:
-        """Send SIGTERM and wait; the exit status, or None if it was not running any more.
+    def finish(self) -> int:
+        """Send SIGTERM and wait; the exit status, also of a worker that has ended before.
 
         A worker that does not end is killed (status -9).
         """
-        process, self._process = self._process, None
-        if process is None:
-            return None
         try:
-            process.terminate()
-            return process.wait(self._settings.shutdown_grace_s + STOP_MARGIN_S)
+            return self.stop(timeout=self._settings.shutdown_grace_s + STOP_MARGIN_S)
         except subprocess.TimeoutExpired:
-            pass
+            return -signal.SIGKILL
         finally:
-            process.kill()
-            process.wait()
-            if process.returncode:
+            if self.poll():
                 self._forget()
-        return process.returncode
 
     def _find(self, client: redis.Redis) -> str | None:
         namespace = current_identity(self._settings).namespace
@@ -148,8 +119,8 @@ class WorkerProcess:
     def _forget(self) -> None:
         """Remove what a worker that did not stop cleanly has left in Redis.
 
-        All of it are jobs of the demo, whose pictures are about to go: nobody can redo them. No
-        other worker clears up here, as none serves the same queues.
+        These are jobs of the demo, whose pictures are removed next: no worker can do them again,
+        and none that serves other queues cleans up after this one.
         """
         if self._worker is None:
             return
@@ -160,5 +131,5 @@ class WorkerProcess:
             client.srem(keys.workers(current_identity(self._settings).namespace), self._worker)
 
     def _tail(self) -> str:
-        lines = self._log.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]
-        return "\n".join([f"The last lines of {self._log}:", *(f"  {line}" for line in lines)])
+        lines = self.output.splitlines()[-TAIL_LINES:]
+        return "\n".join([f"The last lines of {self.log}:", *(f"  {line}" for line in lines)])

@@ -7,22 +7,26 @@ import json
 import re
 from typing import Any
 
-from harness.workers import Worker, wait_until
+from harness.process import Process
+from harness.waiting import wait_until
+
+#: ADMIN_PORT of workers: where each begins its search for a free port.
+PORT = 19_100
 
 JSON = {"Content-Type": "application/json"}
 
 
 def token(value: str) -> dict[str, str]:
-    """The headers of somebody who knows ADMIN_TOKEN."""
+    """The headers of a caller who knows ADMIN_TOKEN."""
     return {**JSON, "Authorization": f"Bearer {value}"}
 
 
-#: What a browser says of a request that the status page makes.
+#: Headers that a browser sends with a request of the status page.
 OWN_PAGE = {"Connection": "keep-alive", "Sec_Fetch_Site": "same-origin"}
 
 
 class Reply:
-    """What the admin port answered."""
+    """An answer of the admin port."""
 
     def __init__(self, status: int, headers: Any, body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
@@ -39,7 +43,7 @@ class Reply:
 class Admin:
     """The admin port of a worker, found by the line in its log."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Process) -> None:
         worker.wait_for_line("metrics, health and status page on ")
         (port,) = re.findall(r"status page on http://.*?:(\d+)/", worker.output)
         self.port = int(port)
@@ -65,7 +69,7 @@ class Admin:
 
     @property
     def status(self) -> Any:
-        """What the status page is told."""
+        """The data of the status page."""
         return self.ask("/api/status").json
 
     def metrics(self) -> dict[tuple[str, ...], float]:

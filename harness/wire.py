@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 import uuid
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -44,6 +46,46 @@ def _open(name: str, **create: Any) -> SharedMemory:
     segment = SharedMemory(name, **create)
     resource_tracker.unregister(segment._name, "shared_memory")  # type: ignore[attr-defined]
     return segment
+
+
+def shm_info(name: str, shape: Sequence[int], dtype: str = "uint8") -> Json:
+    """What a message says of a segment."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return {"shm_name": name, "shape": list(shape), "dtype": dtype, "size": size}
+
+
+def write_segment(name: str, array: Array) -> Json:
+    """Copy an array into a new segment; return its shm_info."""
+    with closing(_open(name, create=True, size=array.nbytes)) as segment:
+        np.ndarray(array.shape, array.dtype, buffer=segment.buf)[...] = array
+    return shm_info(name, array.shape, str(array.dtype))
+
+
+def job_message(
+    request_id: str,
+    image_info: Json,
+    mask_info: Json,
+    kind: Kind,
+    *,
+    image_id: str = "picture.jpg",
+    original_size: Sequence[int] | None = None,
+    padding_info: Sequence[int] = (0, 0, 0, 0),
+) -> Json:
+    """The message of a job; by default its picture is neither shrunk nor padded."""
+    return {
+        "request_id": request_id,
+        "image_id": image_id,
+        "original_size": list(original_size or image_info["shape"][:2]),
+        "padding_info": list(padding_info),
+        "preprocessed_img_shm_info": image_info,
+        "preprocessed_mask_shm_info": mask_info,
+        "is_long": kind == "long",
+    }
+
+
+def encode(message: Json) -> bytes:
+    """A message as it is pushed."""
+    return json.dumps(message, ensure_ascii=False).encode()
 
 
 def page(height: int, width: int, seed: int) -> tuple[Array, Array]:
@@ -89,8 +131,9 @@ class Pipeline:
         """Unlink what this object created and still exists, and close the connection."""
         for name, inode in self._created.items():
             path = DEV_SHM / name
-            if path.exists() and path.stat().st_ino == inode:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # a worker may unlink it meanwhile
+                if path.stat().st_ino == inode:
+                    path.unlink()
         self._created.clear()
         if self._listener:
             self._listener.stop()
@@ -104,7 +147,7 @@ class Pipeline:
 
     @staticmethod
     def segments() -> set[str]:
-        """The names of all segments, anybody's, that look like the pipeline's."""
+        """The names of all segments on this machine that look like the pipeline's."""
         prefixes = ("img_shm_", "mask_shm_", "psm_")
         return {path.name for path in DEV_SHM.iterdir() if path.name.startswith(prefixes)}
 
@@ -142,11 +185,9 @@ class Pipeline:
     def put_array(self, array: Array, prefix: str = "img_shm_", name: str | None = None) -> Json:
         """Copy an array into a new segment, hand its ownership over, return its shm_info."""
         name = name or f"{prefix}{uuid.uuid4().hex}"
-        with closing(_open(name, create=True, size=array.nbytes)) as segment:
-            self._created[name] = (DEV_SHM / name).stat().st_ino
-            np.ndarray(array.shape, array.dtype, buffer=segment.buf)[...] = array
-        shape, dtype, size = [*array.shape], str(array.dtype), array.nbytes
-        return {"shm_name": name, "shape": shape, "dtype": dtype, "size": size}
+        info = write_segment(name, array)
+        self._created[name] = (DEV_SHM / name).stat().st_ino
+        return info
 
     def message(
         self,
@@ -163,15 +204,15 @@ class Pipeline:
     ) -> Json:
         """Put a job's segments in place; return its message, less the fields given as ``...``."""
         rgb, mask, padding_info, original_size = self.prepare(image_bgr, mask, kind, canvas=canvas)
-        fields: Json = {
-            "request_id": uuid.uuid4().hex if request_id is None else request_id,
-            "image_id": image_id,
-            "original_size": original_size,
-            "padding_info": padding_info,
-            "preprocessed_img_shm_info": self.put_array(rgb),
-            "preprocessed_mask_shm_info": self.put_array(mask, mask_prefix),
-            "is_long": kind == "long",
-        }
+        fields = job_message(
+            uuid.uuid4().hex if request_id is None else request_id,
+            self.put_array(rgb),
+            self.put_array(mask, mask_prefix),
+            kind,
+            image_id=image_id,
+            original_size=original_size,
+            padding_info=padding_info,
+        )
         if original:
             fields["original_shm_info"] = self.put_array(image_bgr)
         return {key: value for key, value in (fields | overrides).items() if value is not ...}
@@ -179,7 +220,7 @@ class Pipeline:
     def push(self, message: Json | bytes, kind: Kind) -> bytes:
         """Append a message, or raw bytes as they are, to a queue; return what was pushed."""
         if not isinstance(message, bytes):
-            message = json.dumps(message, ensure_ascii=False).encode()
+            message = encode(message)
         self.redis.rpush(self.queues[kind], message)
         return message
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline
 from harness.workers import OWN, STUB_WORKER, OwnPipeline, StartWorker, Worker, segments
 
@@ -40,7 +40,7 @@ def oldest_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
+def client(server: RedisServer) -> Iterator[RedisClient]:
     """A client of an empty server."""
     with redis.Redis.from_url(server.url, protocol=2) as connected:
         connected.flushall()
@@ -56,7 +56,7 @@ def shm_baseline() -> Iterator[None]:
 
 
 @pytest.fixture
-def pipeline(client: redis.Redis, server: RedisServer, shm_baseline: None) -> Iterator[Pipeline]:
+def pipeline(client: RedisClient, server: RedisServer, shm_baseline: None) -> Iterator[Pipeline]:
     """The programs on either side of the worker."""
     with OwnPipeline(server.url) as running:
         yield running
@@ -66,11 +66,17 @@ def pipeline(client: redis.Redis, server: RedisServer, shm_baseline: None) -> It
 def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts workers that are killed at the end of the test; settings are keyword arguments.
 
-    By default the network is a stub (see stub/worker.py) and delays are short.
+    By default the network is a stub (see harness/launch.py) and delays are short. `behind` is a
+    command that starts the worker.
     """
     workers: list[Worker] = []
 
-    def start(program: Path = STUB_WORKER, ready: bool = True, **settings: object) -> Worker:
+    def start(
+        program: Path = STUB_WORKER,
+        ready: bool = True,
+        behind: Sequence[str] = (),
+        **settings: object,
+    ) -> Worker:
         environment = {
             "REDIS_URL": server.url,
             "USE_CUDA": "0",
@@ -82,7 +88,9 @@ def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
             **{name: str(value) for name, value in settings.items()},
         }
         log = tmp_path / f"worker-{len(workers)}.log"
-        worker = Worker(program, environment, log, forked=program == STUB_WORKER)
+        forked = program == STUB_WORKER and not behind
+        worker = Worker(program, environment, log, forked=forked, behind=behind)
+        worker.start()
         workers.append(worker)
         if ready:
             worker.wait_for_line(" takes jobs from ")
@@ -90,9 +98,7 @@ def start_worker(server: RedisServer, tmp_path: Path) -> Iterator[StartWorker]:
 
     yield start
     for worker in workers:
-        if worker.process.poll() is None:
-            worker.process.kill()
-            worker.process.wait()
+        worker.kill()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 from core import keys
 from core.config import Settings
 from core.faults import Fault
-from harness.workers import ROOT
+from harness import ROOT
 
 TEXT = (ROOT / "docs/architecture.md").read_text()
 

@@ -14,7 +14,7 @@ import pytest
 import bulk
 import core
 import lama
-from harness.workers import ROOT
+from harness import ROOT
 
 
 @pytest.mark.timeout(300)  # it imports everything there is

@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
-import redis
 
 from core import keys
 from core.commands.settings import GROUPS, page
 from core.config import Settings
-from harness.redis_server import RedisServer
+from harness import ROOT
+from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline
 from harness.wire import page as picture
-from harness.workers import ROOT, StartWorker
+from harness.workers import StartWorker
 
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 CONTRACT = (ROOT / "docs/contract.md").read_text()
@@ -96,7 +96,7 @@ def test_every_redis_key_is_listed() -> None:
 
 
 def test_the_acl_suffices(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     (rules,) = re.findall(r"ACL SETUSER (inpainting .*?)\n\n", SECURITY, re.DOTALL)
     client.execute_command("ACL", "SETUSER", *rules.replace("\\\n", " ").split())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.workers import ROOT
+from harness import ROOT
 
 KOREAN = re.compile(r"[\uac00-\ud7a3]")
 NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*")

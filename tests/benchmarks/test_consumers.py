@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import redis
 
 from benchmarks.layouts import HIGHEST, LOWEST, WIDTH, layouts, strip
-from benchmarks.networks import VARIABLE
-from benchmarks.traffic import DEV_SHM, PREFIX, Consumer, Traffic
-from benchmarks.worker import PROGRAMS
+from benchmarks.traffic import PREFIX, Consumer, Traffic
+from benchmarks.worker import IDENTITY, PROGRAMS
 from core.keys import Kind
-from harness.redis_server import RedisServer
-from harness.workers import wait_until
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
+from harness.wire import DEV_SHM
 
 
 def small_pictures() -> dict[Kind, tuple[np.ndarray, np.ndarray]]:
-    return {kind: (page.prepared.image, page.prepared.mask) for kind in Kind
-            for page in layouts(kind, 1)}  # fmt: skip
+    return {
+        kind: (page.prepared.image, page.prepared.mask)
+        for kind in Kind
+        for page in layouts(kind, 1)
+    }
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values())
 def test_a_consumer_delivers_every_job_and_leaves_nothing_behind(
-    client: redis.Redis, server: RedisServer, program: str
+    client: RedisClient, server: RedisServer, program: str
 ) -> None:
     with Traffic(server.url, small_pictures()) as traffic:
-        with Consumer(server.url, program, **{VARIABLE: 0}) as consumer:
+        with Consumer(server.url, program, 1, **IDENTITY) as consumer:
             for kind in Kind:
                 assert traffic.run(consumer, kind, 5) > 0
             # A result is there before its inputs are gone, and a plain consumer ends in between.

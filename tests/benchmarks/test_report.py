@@ -29,8 +29,10 @@ def test_a_row_that_is_measured_again_takes_the_place_of_the_old_one(tmp_path: P
         path = report.write()
     rows = json.loads(path.read_text())["rows"]
     assert {row["what"]: row["seconds"] for row in rows} == {
-        "strip": 2.5, "at 1.5": 1.5, "at 2.5": 2.5,
-    }  # fmt: skip
+        "strip": 2.5,
+        "at 1.5": 1.5,
+        "at 2.5": 2.5,
+    }
     assert len(rows) == 3
 
 

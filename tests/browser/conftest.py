@@ -44,11 +44,8 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-OpenPage = Callable[..., Any]
-
-
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[OpenPage]:
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens pages; fails if one had an error, or asked another host for anything."""
     contexts, complaints = [], []
 
@@ -60,13 +57,14 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[OpenPage]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("console", lambda line: line.type == "error" and _note(line))
+        page.on("console", _note)
         page.on("request", lambda request: _check(request.url))
         page.goto(address)
         return page
 
     def _note(line: Any) -> None:
-        if "Failed to load resource" not in line.text:  # refusals, which the page deals with
+        # Not refusals, which the page deals with.
+        if line.type == "error" and "Failed to load resource" not in line.text:
             complaints.append(f"{line.type}: {line.text}")
 
     def _check(url: str) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import base64
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import redis
 
-from harness.admin import Admin
+from harness.admin import PORT, Admin
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
 from harness.wire import Pipeline
 from harness.wire import page as picture
-from harness.workers import StartWorker, segments, wait_until
-from tests.browser.conftest import OpenPage
+from harness.workers import StartWorker, segments
 
-PORT = 19_300
+OpenPage = Callable[..., Any]
 SECRET = "correct horse"
 
 INJECTION = (
@@ -96,9 +97,13 @@ def test_a_failure_appears_and_what_it_says_is_text(
     page.wait_for_selector("#state.good")
     assert "No job has been given up" in page.inner_text("#dead-list")
     pipeline.submit(
-        *picture(60, 90, 1), "short", canvas=(64, 96),
-        image_id=INJECTION, request_id=f"r{INJECTION}", padding_info=[INJECTION],
-    )  # fmt: skip
+        *picture(60, 90, 1),
+        "short",
+        canvas=(64, 96),
+        image_id=INJECTION,
+        request_id=f"r{INJECTION}",
+        padding_info=[INJECTION],
+    )
     for place in ("#failure-list", "#dead-list"):
         page.locator(place).get_by_text(INJECTION, exact=True).first.wait_for()
         assert "bad_field" in page.inner_text(place)
@@ -108,7 +113,7 @@ def test_a_failure_appears_and_what_it_says_is_text(
 
 
 def test_a_dead_job_is_retried_and_then_discarded(
-    admin: Admin, pipeline: Pipeline, client: redis.Redis, open_page: OpenPage
+    admin: Admin, pipeline: Pipeline, client: RedisClient, open_page: OpenPage
 ) -> None:
     page = open_page(address(admin))
     pipeline.submit(*picture(60, 90, 1), "short", canvas=(64, 96), image_id="explode.jpg")
@@ -152,6 +157,7 @@ def test_a_picture_is_tried_with_a_painted_mask(
     with page.expect_download() as downloading:
         page.get_by_text("Download").click()
     result = cv2.imread(str(downloading.value.path()))
+    assert result is not None
     assert result.shape == image.shape
     assert (result[118:122, 110:190] == 128).all(), "the stub's grey where it was painted"
     assert np.array_equal(result[:80], image[:80]), "and nothing else is changed"
@@ -183,6 +189,7 @@ def test_a_mask_is_taken_from_a_file(admin: Admin, open_page: OpenPage, tmp_path
     source = page.locator("#outcome img.after").get_attribute("src")
     data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
     result = cv2.imdecode(data, 1)
+    assert result is not None
     assert np.array_equal(result[mask == 0], image[mask == 0])
     assert not np.array_equal(result[mask > 0], image[mask > 0])
 

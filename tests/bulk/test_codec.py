@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, JpegImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
 from bulk.codec import decode, encode
 from bulk.errors import PictureError
@@ -74,9 +76,15 @@ def test_a_lossy_webp_stays_lossy() -> None:
 def test_a_jpeg_keeps_its_tables_and_sampling(
     quality: int, subsampling: int, progressive: bool
 ) -> None:
-    options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    options: dict[str, Any] = {
+        "quality": quality,
+        "subsampling": subsampling,
+        "progressive": progressive,
+    }
     before = opened(content(photograph(*SIZE), "JPEG", **options))
     after = opened(filled(content(photograph(*SIZE), "JPEG", **options)))
+    assert isinstance(before, JpegImageFile)
+    assert isinstance(after, JpegImageFile)
     assert after.quantization == before.quantization
     assert JpegImagePlugin.get_sampling(after) == subsampling
     assert bool(after.info.get("progressive")) == progressive

@@ -47,9 +47,18 @@ def test_a_box_that_reaches_out_of_the_picture_is_cut() -> None:
 
 @pytest.mark.parametrize(
     "boxes",
-    [7, "text", [7], [[1, 2, 3, 4]], [[[1, 2], [3, 4]]], [[[1, 2], [3, 4], ["a", 5]]],
-     [[[1, 2], [3, float("nan")], [5, 5]]], [[[1, 2], [3, 1e12], [5, 5]]], [[[1], [2, 3]]]],
-)  # fmt: skip
+    [
+        7,
+        "text",
+        [7],
+        [[1, 2, 3, 4]],
+        [[[1, 2], [3, 4]]],
+        [[[1, 2], [3, 4], ["a", 5]]],
+        [[[1, 2], [3, float("nan")], [5, 5]]],
+        [[[1, 2], [3, 1e12], [5, 5]]],
+        [[[1], [2, 3]]],
+    ],
+)
 def test_boxes_of_another_form_are_refused(boxes: object) -> None:
     with pytest.raises(PictureError) as raised:
         mask_of_boxes(boxes, (30, 40))

@@ -32,7 +32,7 @@ def write(path: Path, columns: dict[str, list[Any]], group: int = 2) -> None:
 
 def test_rows_with_masks_are_done_under_their_names(catalogue: Catalogue) -> None:
     images = [photograph(*SIZE, seed) for seed in range(5)]
-    columns = {
+    columns: dict[str, Any] = {
         "name": [f"x/{number}.png" for number in range(5)],
         "image": [content(image) for image in images],
         "mask": [content(mask_for(*SIZE))] * 5,
@@ -46,8 +46,8 @@ def test_rows_with_masks_are_done_under_their_names(catalogue: Catalogue) -> Non
 
 
 def test_rows_without_names_are_numbered_and_found_again(catalogue: Catalogue) -> None:
-    image = {"bytes": content(photograph(*SIZE), "JPEG"), "path": None}
-    columns = {"image": [image] * 3, "boxes": [[BOX], [], [BOX]]}
+    image: dict[str, Any] = {"bytes": content(photograph(*SIZE), "JPEG"), "path": None}
+    columns: dict[str, Any] = {"image": [image] * 3, "boxes": [[BOX], [], [BOX]]}
     write(catalogue.pages / "shop.parquet", columns)
     assert catalogue.run(masks="").done == 3
     assert catalogue.results == {f"shop-00000{number}.jpg" for number in range(3)}
@@ -57,7 +57,7 @@ def test_rows_without_names_are_numbered_and_found_again(catalogue: Catalogue) -
 
 def test_bad_rows_and_files_are_named(catalogue: Catalogue) -> None:
     good = content(photograph(*SIZE))
-    columns = {
+    columns: dict[str, Any] = {
         "name": ["../out.png", "null.png", "bad.png", "maskless.png", "good.png"],
         "image": [good, None, b"no", good, good],
         "mask": [content(mask_for(*SIZE))] * 3 + [None, content(mask_for(*SIZE))],

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from benchmarks.machine import MEASURED_WORKER
-from harness.workers import ROOT
+from harness import ROOT
 from tests.bulk.catalogue import Catalogue, content, opened, photograph
 
 

@@ -23,7 +23,7 @@ from bulk import on_ray
 from bulk.errors import BulkRefused
 from bulk.on_ray import networks
 from bulk.run import Request, prepare
-from harness.workers import wait_until
+from harness.waiting import wait_until
 from tests.bulk.catalogue import Catalogue, settings
 
 missing = importlib.util.find_spec("ray") is None
@@ -88,9 +88,14 @@ class Node:
     def __init__(self, host: str, *arguments: str) -> None:
         program = Path(sys.executable).with_name("ray")
         command = [
-            program, "start", "--block", f"--node-ip-address={host}", "--num-cpus=2",
-            f"--object-store-memory={MEMORY}", *arguments,
-        ]  # fmt: skip
+            str(program),
+            "start",
+            "--block",
+            f"--node-ip-address={host}",
+            "--num-cpus=2",
+            f"--object-store-memory={MEMORY}",
+            *arguments,
+        ]
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **ENVIRONMENT},
@@ -118,9 +123,12 @@ def cluster() -> Iterator[tuple[str, Node, Node]]:
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: there are sockets in it
     address = f"127.0.0.1:{_free_port()}"
     head = Node(
-        "127.0.0.1", "--head", f"--port={address.rpartition(':')[2]}",
-        "--include-dashboard=false", f"--temp-dir={folder}",
-    )  # fmt: skip
+        "127.0.0.1",
+        "--head",
+        f"--port={address.rpartition(':')[2]}",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}",
+    )
     nodes = [head]
     try:
         wait_until(head.is_up, "the head is up")

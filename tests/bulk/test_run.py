@@ -21,7 +21,7 @@ from bulk.run import Request, _alone, estimate
 from bulk.storage import Folder
 from core.errors import WorkerError
 from core.network import LaMa
-from harness.workers import PATIENCE_S
+from harness.waiting import PATIENCE_S
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,
@@ -217,7 +217,7 @@ def test_what_could_do_harm_is_refused_at_the_start(
 ) -> None:
     catalogue.add("a.png")
     (catalogue.root / "file").touch()
-    places = {
+    places: dict[str, Any] = {
         key: value if "://" in value or not value else str(catalogue.root / value)
         for key, value in request_.items()
     }

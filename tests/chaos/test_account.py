@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-import redis
 
 from chaos.account import (
     LEAST_CRASHES,
@@ -23,6 +22,7 @@ from chaos.consumer import VERDICTS
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
 from chaos.large import SMALLEST, describe, make
 from core import keys
+from harness.redis_server import RedisClient
 from harness.workers import OWN
 
 
@@ -38,20 +38,20 @@ def find(jobs: Jobs) -> Callable[[Case], int]:
 
 
 def deliver(
-    client: redis.Redis, jobs: Jobs, number: int, name: str, problem: str = "", edition: int = 0
+    client: RedisClient, jobs: Jobs, number: int, name: str, problem: str = "", edition: int = 0
 ) -> None:
     verdict = {"request": jobs.request(number), "problem": problem, "edition": edition}
     order = client.hlen(VERDICTS)
     client.hset(VERDICTS, name, json.dumps({**verdict, "order": order}))
 
 
-def die(client: redis.Redis, jobs: Jobs, number: int, reason: str, at: float = 0) -> None:
+def die(client: RedisClient, jobs: Jobs, number: int, reason: str, at: float = 0) -> None:
     entry = {"raw": jobs.payload(number).decode(), "reason": reason, "at": at}
     client.rpush(keys.DEAD, json.dumps(entry))
 
 
 def account(
-    client: redis.Redis,
+    client: RedisClient,
     jobs: Jobs,
     *sent: int,
     perhaps: int | None = None,
@@ -62,7 +62,7 @@ def account(
 
 
 def test_jobs_that_end_as_they_must_are_no_deviation(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     good, bad, late, twice = map(find, (Case.GOOD, Case.NO_JSON, Case.LATE, Case.TWICE))
     deliver(client, jobs, good, "a")
@@ -76,14 +76,14 @@ def test_jobs_that_end_as_they_must_are_no_deviation(
     assert found.given_up == {"segment_missing": 1}
 
 
-def test_a_lost_job_is_found(client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]) -> None:
+def test_a_lost_job_is_found(client: RedisClient, jobs: Jobs, find: Callable[[Case], int]) -> None:
     found = account(client, jobs, find(Case.GOOD))
     assert found.lost == 1
     assert "lost" in found.wrong[0]
 
 
 def test_a_job_delivered_twice_is_found(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.GOOD)
     deliver(client, jobs, number, "a")
@@ -94,7 +94,7 @@ def test_a_job_delivered_twice_is_found(
 
 
 def test_a_job_both_delivered_and_dead_is_found(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.LATE)
     deliver(client, jobs, number, "a")
@@ -103,7 +103,7 @@ def test_a_job_both_delivered_and_dead_is_found(
 
 
 def test_a_good_job_that_is_dead_without_need_is_found(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.GOOD)
     die(client, jobs, number, "segment_missing")
@@ -114,7 +114,7 @@ def test_a_good_job_that_is_dead_without_need_is_found(
     ("crashes", "is_wrong"), [(LEAST_CRASHES - 1, True), (LEAST_CRASHES, False)]
 )
 def test_a_good_job_may_only_be_given_up_that_was_computed_in_that_many_crashes(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int], crashes: int, is_wrong: bool
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int], crashes: int, is_wrong: bool
 ) -> None:
     number = find(Case.GOOD)
     jobs.put(number)
@@ -126,7 +126,7 @@ def test_a_good_job_may_only_be_given_up_that_was_computed_in_that_many_crashes(
 
 
 def test_a_device_that_kills_everything_may_cost_one_job(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     first = find(Case.GOOD)
     good = [number for number in range(first, first + 100) if jobs.case(number) is Case.GOOD][:2]
@@ -140,7 +140,7 @@ def test_a_device_that_kills_everything_may_cost_one_job(
 
 
 def test_the_older_edition_of_a_request_needs_no_end_and_must_not_come_last(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.AGAIN)
     deliver(client, jobs, number, "a", edition=1)
@@ -150,7 +150,7 @@ def test_the_older_edition_of_a_request_needs_no_end_and_must_not_come_last(
 
 
 def test_the_newer_edition_of_a_request_must_have_an_end(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.AGAIN)
     deliver(client, jobs, number, "a", edition=0)
@@ -170,20 +170,24 @@ def test_the_newer_edition_of_a_request_must_have_an_end(
     ],
 )
 def test_a_large_message_must_be_on_the_dead_list_once_and_cut(
-    client: redis.Redis, jobs: Jobs, change: dict[str, object], wrong: int
+    client: RedisClient, jobs: Jobs, change: dict[str, object], wrong: int
 ) -> None:
     payload = b"\xff" * 5000
     entry = {
-        "raw": "\ufffd" * 1024, "truncated": True, "length": 5000, "reason": "too_large",
-        "sha1": keys.sha1(payload), **change,
-    }  # fmt: skip
+        "raw": "\ufffd" * 1024,
+        "truncated": True,
+        "length": 5000,
+        "reason": "too_large",
+        "sha1": keys.sha1(payload),
+        **change,
+    }
     client.rpush(keys.DEAD, json.dumps(entry))
     evidence = Evidence(large=[describe(payload, is_sent=True)])
     assert len(account(client, jobs, evidence=evidence).wrong) == wrong
 
 
 def test_a_large_message_may_be_gone_with_the_namespace_of_a_guest_that_refused_it(
-    client: redis.Redis, jobs: Jobs
+    client: RedisClient, jobs: Jobs
 ) -> None:
     messages = [describe(b"\xff" * 5000, is_sent=True)]
     assert account(client, jobs, evidence=Evidence(large=messages, had_guests=True)).wrong == []
@@ -203,7 +207,7 @@ def test_large_messages_are_of_all_kinds_and_differ(jobs: Jobs) -> None:
 
 
 def test_inputs_that_a_dead_job_has_lost_are_found(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.POISON)
     die(client, jobs, number, "crashed")
@@ -214,7 +218,7 @@ def test_inputs_that_a_dead_job_has_lost_are_found(
 
 
 def test_a_result_that_is_not_the_jobs_own_is_found(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     number = find(Case.GOOD)
     deliver(client, jobs, number, "a", "other pixels")
@@ -222,7 +226,7 @@ def test_a_result_that_is_not_the_jobs_own_is_found(
 
 
 def test_a_segment_and_a_key_that_are_left_are_found(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     jobs.put(find(Case.GOOD))
     client.set("inpainting:processing:x:long", "")
@@ -235,7 +239,7 @@ def test_a_segment_and_a_key_that_are_left_are_found(
     jobs.remove(find(Case.GOOD))
 
 
-def test_what_is_left_of_a_namespace_that_is_gone_is_found(client: redis.Redis, jobs: Jobs) -> None:
+def test_what_is_left_of_a_namespace_that_is_gone_is_found(client: RedisClient, jobs: Jobs) -> None:
     for left in ("segments:boot-2", "clock:boot-1", "reaper:boot-2"):
         client.set(f"inpainting:{left}", "")
     client.hset("inpainting:crews", "boot-2 abcd", 1)
@@ -248,7 +252,7 @@ def test_what_is_left_of_a_namespace_that_is_gone_is_found(client: redis.Redis, 
 @pytest.mark.parametrize(
     "key", [*QUEUES, "inpainting:cleanup:x", "inpainting:delayed:x", "chaos:fetched"]
 )
-def test_what_is_not_done_is_seen(client: redis.Redis, key: str) -> None:
+def test_what_is_not_done_is_seen(client: RedisClient, key: str) -> None:
     assert is_idle(client)
     client.rpush(key, "x")
     assert not is_idle(client)
@@ -262,7 +266,7 @@ def test_every_case_occurs_and_most_jobs_are_good(jobs: Jobs) -> None:
 
 
 def test_what_was_never_sent_is_removed_also_where_a_dead_job_s_number_begins_like_its_own(
-    client: redis.Redis, jobs: Jobs, find: Callable[[Case], int]
+    client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
     unsent = find(Case.GOOD)
     dead = unsent * 10 + 5

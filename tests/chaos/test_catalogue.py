@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from chaos.jobs import fill
 from chaos.pages import Page, Picture, draw
 from chaos.programs import kill_marked
 from chaos.results import Fill, Results
-from harness.workers import ROOT
+from harness import ROOT
+from harness.fills import fill_mean
 from lama.regions import inpaint
 from tests.bulk.catalogue import FILES
 
@@ -39,8 +39,8 @@ def test_a_run_that_is_killed_is_finished_by_a_second_one_with_every_result_righ
     assert account["half written"] == account["missing"] == account["done twice"] == "0"
 
 
-def _fill(images: list[Picture], masks: list[Picture]) -> list[Picture]:
-    return [fill(image, mask) for image, mask in zip(images, masks, strict=True)]
+def _fill(images: Sequence[Picture], masks: Sequence[Picture]) -> list[Picture]:
+    return [fill_mean(image, mask) for image, mask in zip(images, masks, strict=True)]
 
 
 def _wanted(page: Page, fill: Fill) -> Picture:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from harness.workers import ROOT
+from harness import ROOT
 
 #: What passes in that time. The rest needs longer: a namespace, say, must be gone for a while.
 ONLY = "kill,stop,freeze,neighbour,redis,network,full,points"

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 from chaos.consumer import FETCHED, VERDICTS, Consumer
-from chaos.device import BROKEN_TEXT
 from chaos.jobs import Case, Jobs
 from chaos.producer import Journal, Producer
 from chaos.programs import Program, Tally
 from core.pixels import shm
-from harness.workers import OWN, segments, wait_until
+from harness.device import BROKEN_TEXT
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
+from harness.workers import OWN, segments
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +73,8 @@ def test_a_last_stop_must_be_clean_unless_it_was_to_kill(tmp_path: Path) -> None
         tally, log = Tally(), tmp_path / f"log-{kills}"
         program = Program("worker", ["-c", script], tally, log)
         program.start(**armed)
-        wait_until(lambda log=log: "ready" in log.read_text(), "the program is ready")
-        program.stop()
+        program.wait_for_line("ready")
+        program.finish()
         assert (tally.kills.total(), len(tally.wrong)) == (kills, deviations)
 
 
@@ -102,11 +103,11 @@ def test_a_program_is_well_unless_it_is_frozen_or_about_to_end(tmp_path: Path) -
     assert tally.harmed == {pid}
     program.send(signal.SIGCONT)
     assert program.well() is None
-    program.kill_for_good()
+    program.kill()
 
 
 def test_segments_that_come_late_come_after_the_message(
-    client: redis.Redis, tmp_path: Path, shm_baseline: None
+    client: RedisClient, tmp_path: Path, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
     number = next(number for number in range(1000) if jobs.case(number) is Case.LATE)
@@ -115,13 +116,18 @@ def test_segments_that_come_late_come_after_the_message(
     producer._send(number)
     assert client.llen(jobs.queue(number)) == 1
     assert (journal.read(), segments()) == (({number}, set()), set())
-    wait_until(lambda: producer._put_late() or segments(), "the segments come")
+
+    def has_come() -> bool:
+        producer._put_late()
+        return bool(segments())
+
+    wait_until(has_come, "the segments come")
     assert journal.read() == ({number}, {number})
     assert jobs.remove(number) == 2
 
 
 def test_a_producer_goes_on_after_the_last_job_that_was_begun(
-    client: redis.Redis, tmp_path: Path, shm_baseline: None
+    client: RedisClient, tmp_path: Path, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
     journal = Journal(tmp_path / "journal")
@@ -147,7 +153,7 @@ def test_a_producer_goes_on_after_the_last_job_that_was_begun(
 
 
 def test_a_producer_sends_a_job_again_that_a_full_server_refused(
-    client: redis.Redis, tmp_path: Path, shm_baseline: None
+    client: RedisClient, tmp_path: Path, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
     number = next(number for number in range(1000) if jobs.case(number) is Case.GOOD)
@@ -166,7 +172,7 @@ def test_a_producer_sends_a_job_again_that_a_full_server_refused(
 
 
 def test_a_consumer_finishes_what_it_had_fetched_before_it_died(
-    client: redis.Redis, shm_baseline: None
+    client: RedisClient, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
 

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import redis
 
-from chaos.jobs import DEV_SHM
 from chaos.programs import Program, Tally
 from chaos.soak import Soak, Vitals, vitals
 from core.pixels import shm
-from harness.workers import OWN, ROOT
+from harness import ROOT
+from harness.redis_server import RedisClient
+from harness.wire import DEV_SHM
+from harness.workers import OWN
 
 
 @pytest.mark.timeout(120)
@@ -51,7 +52,7 @@ def test_what_does_not_level_off_is_found(last: Vitals, times: int, what: str) -
 
 
 def test_a_worker_that_ends_is_told_with_its_last_words(
-    client: redis.Redis, tmp_path: Path
+    client: RedisClient, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     worker = Program("worker", ["-c", "raise SystemExit('out of order')"], Tally(), log)
@@ -61,7 +62,7 @@ def test_a_worker_that_ends_is_told_with_its_last_words(
         with pytest.raises(RuntimeError, match=r"ended before job 0 was done: out of order"):
             soak.run(1, os.getpid())
     finally:
-        worker.kill_for_good()
+        worker.kill()
         shm.unlink_all([path.name for path in DEV_SHM.glob(f"*{OWN}soak*")], {os.getuid()})
 
 

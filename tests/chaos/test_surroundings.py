@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from chaos import deeds, private, probe, surroundings
+from chaos import deeds, probe, surroundings
 from chaos.__main__ import possible
-from chaos.device import BROKEN_TEXT, Device, State
+from chaos.arena import Deed
 from chaos.probe import Crowd, free_ports
 from chaos.programs import Tally
 from chaos.servers import Servers
 from core.errors import DeviceFault
-from harness.workers import wait_until
+from harness import private
+from harness.device import BROKEN_TEXT, Device, State
+from harness.waiting import wait_until
 
 
 def test_the_replica_takes_over_all_that_was_confirmed_and_the_old_master_refuses() -> None:
@@ -50,7 +52,7 @@ def test_a_full_server_refuses_until_the_limit_is_gone() -> None:
 @pytest.mark.skipif(not private.is_allowed(), reason="mount namespaces are refused here")
 def test_a_private_program_sees_a_shared_memory_of_its_own() -> None:
     listed = subprocess.run(
-        [*private.PRIVATE, "sh", "-c", "touch /dev/shm/x; ls /dev/shm; stat -c %d /dev/shm"],
+        [*private.own_shm(), "sh", "-c", "touch /dev/shm/x; ls /dev/shm; stat -c %d /dev/shm"],
         capture_output=True,
         text=True,
         check=True,
@@ -63,9 +65,9 @@ def test_a_private_program_sees_a_shared_memory_of_its_own() -> None:
 def test_a_run_goes_on_without_mount_namespaces_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = [deeds.kill, surroundings.blind]
+    chosen: list[Deed] = [deeds.kill, surroundings.blind]
     for refusing in (("false",), ("/nowhere/unshare",)):
-        monkeypatch.setattr(private, "PRIVATE", refusing)
+        monkeypatch.setattr(private, "own_shm", lambda command=refusing: command)
         assert possible(chosen) == [deeds.kill]
         assert "goes on without blind" in capsys.readouterr().out
 

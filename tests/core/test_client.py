@@ -13,16 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from core.client import Client, Submission, SubmitError
 from core.config import Settings
 from core.keys import Kind
 from core.pixels import shm
-from harness.redis_server import RedisServer
+from harness import ROOT
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OWN, ROOT, StartWorker, wait_until
+from harness.workers import OWN, StartWorker
 
 QUEUE = "lama_inference:shorttasks"
 
@@ -38,7 +39,7 @@ def here(names: Any) -> list[bool]:
 
 
 @pytest.fixture
-def sender(server: RedisServer, client: redis.Redis) -> Iterator[Client]:
+def sender(server: RedisServer, client: RedisClient) -> Iterator[Client]:
     with Client(Settings(redis_url=server.url)) as sending:
         yield sending
 
@@ -56,15 +57,18 @@ def submitting(server: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen
     words = ["submit", "page.png", "mask.png", "--kind", "short"]
     with subprocess.Popen(
         [sys.executable, str(ROOT / "worker.py"), *words],
-        cwd=tmp_path, env={"REDIS_URL": server.url}, stderr=subprocess.PIPE, text=True,
-    ) as started:  # fmt: skip
+        cwd=tmp_path,
+        env={"REDIS_URL": server.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
         yield started
         started.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_submit_that_is_ended_while_its_job_waits_takes_it_back(
-    client: redis.Redis, submitting: subprocess.Popen[str], number: int
+    client: RedisClient, submitting: subprocess.Popen[str], number: int
 ) -> None:
     wait_until(lambda: client.llen(QUEUE), "the job waits")
     names = named_in(client.lindex(QUEUE, 0))
@@ -77,7 +81,7 @@ def test_a_submit_that_is_ended_while_its_job_waits_takes_it_back(
 
 
 def test_a_submit_that_is_ended_while_a_worker_has_its_job_unlinks_the_original(
-    client: redis.Redis,
+    client: RedisClient,
     start_worker: StartWorker,
     pipeline: Pipeline,
     make_hold: Any,
@@ -98,7 +102,7 @@ def test_a_submit_that_is_ended_while_a_worker_has_its_job_unlinks_the_original(
 
 
 def test_a_job_that_waits_for_another_try_is_taken_back(
-    client: redis.Redis, sender: Client
+    client: RedisClient, sender: Client
 ) -> None:
     submission = submit(sender)
     client.zadd(keys.delayed(QUEUE), {submission.payload: 2e9})
@@ -110,7 +114,7 @@ def test_a_job_that_waits_for_another_try_is_taken_back(
 
 
 def test_a_job_that_nobody_waits_for_is_taken_back_when_its_client_ends(
-    client: redis.Redis, server: RedisServer
+    client: RedisClient, server: RedisServer
 ) -> None:
     with Client(Settings(redis_url=server.url)) as sender:
         submission = submit(sender)
@@ -121,7 +125,7 @@ def test_a_job_that_nobody_waits_for_is_taken_back_when_its_client_ends(
 
 @pytest.mark.parametrize("failing", ["write", "push"])
 def test_a_submission_that_is_interrupted_leaves_nothing(
-    client: redis.Redis, sender: Client, monkeypatch: pytest.MonkeyPatch, failing: str
+    client: RedisClient, sender: Client, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     written: list[str] = []
     write, push = shm.write, sender._redis.rpush
@@ -157,14 +161,14 @@ def test_without_redis_a_client_says_so_and_unlinks_the_original(shm_baseline: N
         shm.unlink_all(submission.segments, {shm.owner(submission.segments[0])})
 
 
-def announce(client: redis.Redis, submission: Submission, name: str) -> None:
+def announce(client: RedisClient, submission: Submission, name: str) -> None:
     """A worker's result, as its hash tells it."""
     info = {"shm_name": name, "shape": [60, 90, 3], "dtype": "uint8", "size": 16200}
     client.delete(QUEUE)
     client.hset(keys.result(submission.request_id), "inpaint_shm_info", json.dumps(info))
 
 
-def test_a_result_that_cannot_be_read_leaves_nothing(client: redis.Redis, sender: Client) -> None:
+def test_a_result_that_cannot_be_read_leaves_nothing(client: RedisClient, sender: Client) -> None:
     submission = submit(sender)
     announce(client, submission, f"img_shm_{OWN}none")
     with pytest.raises(SubmitError, match=r"the result cannot be fetched: .*No such file"):
@@ -174,7 +178,7 @@ def test_a_result_that_cannot_be_read_leaves_nothing(client: redis.Redis, sender
 
 
 def test_an_interrupt_while_the_result_is_read_leaves_nothing(
-    client: redis.Redis, sender: Client, monkeypatch: pytest.MonkeyPatch, shm_baseline: None
+    client: RedisClient, sender: Client, monkeypatch: pytest.MonkeyPatch, shm_baseline: None
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

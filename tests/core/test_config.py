@@ -157,4 +157,4 @@ def test_every_setting_says_what_it_means() -> None:
 
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError):
-        load_settings().use_cuda = False
+        load_settings().use_cuda = False  # type: ignore[misc]

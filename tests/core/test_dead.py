@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from core.broker.dead_job import write_entry
@@ -18,11 +16,10 @@ from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
 from core.identity import current_identity, is_kin
 from core.pixels import shm
-from harness.redis_server import RedisServer
-from harness.wire import Pipeline, page
-from harness.workers import OWN, StartWorker, segments, wait_until
-
-LONG = "lama_inference:longtasks"
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
+from harness.wire import LONG, Pipeline, page
+from harness.workers import OWN, StartWorker, segments
 
 
 @pytest.fixture
@@ -31,11 +28,11 @@ def settings(server: RedisServer) -> Settings:
 
 
 @pytest.fixture
-def dead(client: redis.Redis, settings: Settings, shm_baseline: None) -> Iterator[DeadList]:
+def dead(client: RedisClient, settings: Settings, shm_baseline: None) -> DeadList:
     return DeadList(settings, client)
 
 
-def add(client: redis.Redis, settings: Settings, name: str = "a", **about: Any) -> bytes:
+def add(client: RedisClient, settings: Settings, name: str = "a", **about: Any) -> bytes:
     """A dead job with inputs; its payload."""
     inputs = {}
     for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
@@ -43,15 +40,20 @@ def add(client: redis.Redis, settings: Settings, name: str = "a", **about: Any) 
         shm.write(inputs[field]["shm_name"], np.zeros(10, np.uint8), 0o600)
     payload = json.dumps({"request_id": name, "image_id": f"{name}.jpg", **inputs}).encode()
     told = {
-        "reason": "crashed", "error": "it did", "attempts": 3, "queue": LONG, "worker": "w",
-        "namespace": current_identity(settings).namespace, **about,
-    }  # fmt: skip
+        "reason": "crashed",
+        "error": "it did",
+        "attempts": 3,
+        "queue": LONG,
+        "worker": "w",
+        "namespace": current_identity(settings).namespace,
+        **about,
+    }
     client.rpush(keys.DEAD, write_entry(payload, **told))
     return payload
 
 
 def test_a_retry_puts_the_payload_to_the_tail_with_all_its_tries(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     payload = add(client, settings)
     client.rpush(LONG, "another")
@@ -70,7 +72,7 @@ def test_a_retry_puts_the_payload_to_the_tail_with_all_its_tries(
 
 
 def test_a_retry_leaves_a_result_of_the_same_request_alone(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     add(client, settings)
     client.hset(keys.result("a"), mapping={"status": "done", "inpaint_shm_info": "{}"})
@@ -82,7 +84,7 @@ def test_a_retry_leaves_a_result_of_the_same_request_alone(
 
 
 def test_a_payload_that_is_not_utf_8_is_put_back_byte_for_byte(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     payload = b'{"request_id": "\xff\x00"}'
     client.rpush(keys.DEAD, write_entry(payload, queue=LONG, reason="bad_json"))
@@ -92,7 +94,7 @@ def test_a_payload_that_is_not_utf_8_is_put_back_byte_for_byte(
 
 
 def test_a_discard_unlinks_the_inputs_and_leaves_nothing(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     add(client, settings, "a")
     add(client, settings, "b")
@@ -106,7 +108,7 @@ def test_a_discard_unlinks_the_inputs_and_leaves_nothing(
 
 
 def test_a_discard_keeps_inputs_that_the_same_message_in_the_queue_needs(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     payload = add(client, settings)
     client.rpush(LONG, payload)
@@ -119,7 +121,7 @@ def test_a_discard_keeps_inputs_that_the_same_message_in_the_queue_needs(
 
 
 def test_inputs_on_another_host_are_left_to_a_worker_there(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     payload = add(client, settings, namespace="elsewhere")
     (job,) = dead.matching(Filter())
@@ -133,7 +135,7 @@ def test_inputs_on_another_host_are_left_to_a_worker_there(
 
 
 def test_what_a_killed_discard_left_is_finished_by_a_worker(
-    client: redis.Redis,
+    client: RedisClient,
     settings: Settings,
     dead: DeadList,
     start_worker: StartWorker,
@@ -156,7 +158,7 @@ def test_what_a_killed_discard_left_is_finished_by_a_worker(
 
 
 def test_a_job_whose_inputs_are_gone_or_whose_queue_is_foreign_is_not_to_be_tried(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     add(client, settings, "gone")
     for name in segments():
@@ -175,12 +177,22 @@ def test_a_job_whose_inputs_are_gone_or_whose_queue_is_foreign_is_not_to_be_trie
 
 
 def test_entries_that_somebody_else_has_written_are_passed_over(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     hostile = [
-        "", "no json", "[]", "5", "null", "{}", '{"raw": 1, "at": "x"}', '{"raw_base64": "é"}',
-        '{"raw": "x", "attempts": 1e999}', "[" * 100_000, b"\xff", '{"raw": "\\ud800"}',
-    ]  # fmt: skip
+        "",
+        "no json",
+        "[]",
+        "5",
+        "null",
+        "{}",
+        '{"raw": 1, "at": "x"}',
+        '{"raw_base64": "é"}',
+        '{"raw": "x", "attempts": 1e999}',
+        "[" * 100_000,
+        b"\xff",
+        '{"raw": "\\ud800"}',
+    ]
     client.rpush(keys.DEAD, *hostile)
     client.rpush(keys.DEAD, write_entry(b"{}", queue=LONG, reason="r"))
     assert "r" in [job.reason for job in dead.matching(Filter())]
@@ -192,7 +204,7 @@ def test_entries_that_somebody_else_has_written_are_passed_over(
 
 
 def test_filters_agree_with_everything_that_is_given(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     add(client, settings, "a")
     add(client, settings, "b", reason="bad_json", error="No JSON")
@@ -217,7 +229,7 @@ def test_filters_agree_with_everything_that_is_given(
 
 
 def test_a_long_list_is_read_to_its_end(
-    client: redis.Redis, settings: Settings, dead: DeadList
+    client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     entries = [
         json.dumps({"raw": "x", "reason": str(number), "at": time.time()}) for number in range(2500)
@@ -228,7 +240,7 @@ def test_a_long_list_is_read_to_its_end(
 
 
 def test_a_job_that_died_of_a_passing_cause_is_done_after_a_retry(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, settings: Settings
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, settings: Settings
 ) -> None:
     start_worker(MAX_ATTEMPTS=1)
     message = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))

@@ -18,11 +18,16 @@ from core.broker.dead_job import (
     write_truncated_entry,
 )
 from core.contract import MAX_ID_LENGTH
+from tests.core.support import entry_of_an_earlier_version
 
-ABOUT = {
-    "reason": "crashed", "error": "it did", "attempts": 3, "queue": "q", "worker": "w",
+ABOUT: dict[str, Any] = {
+    "reason": "crashed",
+    "error": "it did",
+    "attempts": 3,
+    "queue": "q",
+    "worker": "w",
     "namespace": "n",
-}  # fmt: skip
+}
 
 #: Segments that the messages below name.
 INPUTS = ("img_shm_a", "mask_shm_a")
@@ -34,14 +39,6 @@ def message(**fields: Any) -> bytes:
     for field, name in zip(kinds, INPUTS, strict=True):
         named[field] = {"shm_name": name}
     return json.dumps(named, ensure_ascii=False).encode()
-
-
-def entry_of_an_earlier_version(payload: bytes, **about: Any) -> bytes:
-    """An entry as it was written before the message came last."""
-    entry = {"raw": payload.decode("utf-8", "replace"), **about}
-    if "\ufffd" in entry["raw"]:
-        entry["raw_base64"] = base64.b64encode(payload).decode()
-    return json.dumps({**entry, "at": 5}).encode()
 
 
 def parsed(entry: bytes) -> DeadJob:

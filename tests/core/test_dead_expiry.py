@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.connection import async_client, load_scripts
@@ -17,36 +16,25 @@ from core.broker.dead_job import DeadJob
 from core.config import Settings
 from core.recovery import dead_expiry
 from core.recovery.dead_expiry import CHUNK, IDLE_CHUNKS, DeadExpiry
-from harness.redis_server import RedisServer
-from tests.core.test_dead_entry import entry_of_an_earlier_version
+from harness.redis_server import RedisClient
+from tests.core.support import entry_of_an_earlier_version
 
 MINE, OTHERS = "mine", "others"
 PAST = 1000
-
-
-@pytest.fixture(params=["server", "oldest_server"])
-def settings(request: pytest.FixtureRequest) -> Settings:
-    """Settings for a server that is empty, the newest and the oldest in turn."""
-    server: RedisServer = request.getfixturevalue(request.param)
-    return Settings(_env_file=None, redis_url=server.url)
-
-
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
-        client.flushall()
-        yield client
-        client.config_set("maxmemory", 0)
-        client.flushall()
 
 
 def entry(name: str, queue: str = MINE, at: int = PAST, size: int = 0) -> bytes:
     """An entry for a job with one input, `img_shm_{name}`."""
     message = {"request_id": name, "preprocessed_img_shm_info": {"shm_name": f"img_shm_{name}"}}
     about: dict[str, Any] = {
-        "queue": queue, "at": at, "request_id": name, "image_id": "", "length": size,
-        "inputs": [f"img_shm_{name}", "not_allowed"], "sha1": name,
-    }  # fmt: skip
+        "queue": queue,
+        "at": at,
+        "request_id": name,
+        "image_id": "",
+        "length": size,
+        "inputs": [f"img_shm_{name}", "not_allowed"],
+        "sha1": name,
+    }
     return json.dumps({**about, "raw": json.dumps({**message, "text": "x" * size})}).encode()
 
 
@@ -74,14 +62,14 @@ def expire(settings: Settings, passes: int = 1, unlink: Any = None) -> list[str]
     return unlinked
 
 
-def test_all_that_is_due_is_dropped_in_one_pass(settings: Settings, raw: redis.Redis) -> None:
+def test_all_that_is_due_is_dropped_in_one_pass(settings: Settings, raw: RedisClient) -> None:
     count = 30 * CHUNK + 5
     raw.rpush(keys.DEAD, *(entry(str(number)) for number in range(count)))
     assert expire(settings) == [f"img_shm_{number}" for number in range(count)]
     assert raw.keys() == []
 
 
-def test_only_what_is_mine_and_due_is_dropped(settings: Settings, raw: redis.Redis) -> None:
+def test_only_what_is_mine_and_due_is_dropped(settings: Settings, raw: RedisClient) -> None:
     kept = [
         entry("foreign", OTHERS),
         entry("young", at=PAST + 1),
@@ -100,7 +88,7 @@ def test_only_what_is_mine_and_due_is_dropped(settings: Settings, raw: redis.Red
     assert raw.lrange(keys.DEAD, 0, -1) == kept
 
 
-def test_long_entries_are_dropped_by_their_heads(settings: Settings, raw: redis.Redis) -> None:
+def test_long_entries_are_dropped_by_their_heads(settings: Settings, raw: RedisClient) -> None:
     for number in range(20):
         raw.rpush(keys.DEAD, entry(str(number), size=900_000))
     before = raw.info("stats")
@@ -111,7 +99,7 @@ def test_long_entries_are_dropped_by_their_heads(settings: Settings, raw: redis.
         assert after[way] - before[way] < 20 * 25_000
 
 
-def test_entries_of_earlier_versions_are_dropped(settings: Settings, raw: redis.Redis) -> None:
+def test_entries_of_earlier_versions_are_dropped(settings: Settings, raw: RedisClient) -> None:
     for size in (0, 50_000):
         message = {"text": "x" * size, "preprocessed_img_shm_info": {"shm_name": f"img_shm_{size}"}}
         payload = json.dumps(message).encode()
@@ -121,7 +109,7 @@ def test_entries_of_earlier_versions_are_dropped(settings: Settings, raw: redis.
 
 
 def test_a_pass_over_a_list_without_anything_due_ends_and_the_next_goes_on_there(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     kept = [f"{number}" for number in range(IDLE_CHUNKS * CHUNK)]
     raw.rpush(keys.DEAD, *kept, entry("tail"))
@@ -133,7 +121,7 @@ def test_a_pass_over_a_list_without_anything_due_ends_and_the_next_goes_on_there
 
 
 def test_a_pass_that_takes_long_ends_and_the_next_goes_on_there(
-    settings: Settings, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, raw: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(str(number)) for number in range(CHUNK + 1)))
     monkeypatch.setattr(dead_expiry, "PASS_S", 0.05)
@@ -148,11 +136,11 @@ def test_a_pass_that_takes_long_ends_and_the_next_goes_on_there(
 
 
 def test_what_others_remove_meanwhile_does_not_take_others_entries_along(
-    settings: Settings, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    settings: Settings, raw: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     young = [entry(f"young{number}", at=PAST + 1) for number in range(3)]
     raw.rpush(keys.DEAD, young[0], entry("a"), young[1], entry("b"), young[2])
-    removed = []
+    removed: list[object] = []
 
     async def remove(_: Collection[str]) -> None:
         if not removed:
@@ -165,7 +153,7 @@ def test_what_others_remove_meanwhile_does_not_take_others_entries_along(
         assert caplog.text.count(f"the dead job of request {name} is dropped") == 1
 
 
-def test_dead_jobs_expire_on_a_full_server(settings: Settings, raw: redis.Redis) -> None:
+def test_dead_jobs_expire_on_a_full_server(settings: Settings, raw: RedisClient) -> None:
     raw.rpush(keys.DEAD, entry("a"), entry("b", OTHERS))
     raw.config_set("maxmemory", 1)
     assert expire(settings) == ["img_shm_a"]
@@ -173,7 +161,7 @@ def test_dead_jobs_expire_on_a_full_server(settings: Settings, raw: redis.Redis)
 
 
 def test_inputs_are_unlinked_before_their_entry_is_dropped(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     raw.rpush(keys.DEAD, entry("a"))
 
@@ -186,7 +174,7 @@ def test_inputs_are_unlinked_before_their_entry_is_dropped(
 
 
 def test_what_is_due_behind_many_entries_of_others_is_dropped_in_one_pass(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(str(number), OTHERS) for number in range(4 * CHUNK)))
     raw.rpush(keys.DEAD, *(entry(str(number)) for number in range(4 * CHUNK)))

@@ -19,8 +19,8 @@ from core.keys import Kind
 from core.pixels import shm
 from core.pixels.handover import Loaded
 from core.pixels.stages import Loader
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import wait_until
 
 
 class Told:
@@ -118,9 +118,11 @@ def test_a_batch_is_committed_while_the_inputs_of_the_one_before_are_unlinked(
     finally:
         go_on.set()
     assert queues.told == [
-        ("commit", first[0].payload), ("commit", second[0].payload),
-        ("cleaned", first[0].payload), ("cleaned", second[0].payload),
-    ]  # fmt: skip
+        ("commit", first[0].payload),
+        ("commit", second[0].payload),
+        ("cleaned", first[0].payload),
+        ("cleaned", second[0].payload),
+    ]
     wait_until(lambda: not there(first[1].job) and not there(second[1].job), "inputs are unlinked")
 
 

@@ -8,49 +8,31 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from core.broker.connection import Link
 from core.config import Settings
 from core.identity import current_identity
 from core.recovery.recovery import Recovery
-from harness.admin import Admin
-from harness.redis_server import RedisServer
-from harness.wire import Pipeline, page
-from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until
-
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-CANVAS = (64, 96)
-
-#: Where the search for a free port begins.
-PORT = 9290
+from harness.admin import PORT, Admin
+from harness.jobs import CANVAS, dead_entries, processing, send
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
+from harness.wire import LONG, Pipeline, page
+from harness.workers import OWN, SOON, StartWorker, Worker, segments
 
 #: The waits of a worker whose device is at fault, in tenths of what they are.
 IMPATIENT = "core.flow.device_hold.TRY_INTERVAL_S=0.3 core.flow.device_hold.LOOK_INTERVAL_S=0.1"
 
 
-def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), kind, canvas=CANVAS, **options)
-
-
-def dead(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1)]
-
-
-def queued(client: redis.Redis, queue: str = LONG) -> list[str]:
+def queued(client: RedisClient, queue: str = LONG) -> list[str]:
     """The requests in a queue, the first at its head."""
     return [json.loads(payload)["request_id"] for payload in client.lrange(queue, 0, -1)]
 
 
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
-
-
-def attempts(client: redis.Redis) -> dict[str, int]:
+def attempts(client: RedisClient) -> dict[str, int]:
     """Attempts by request, for the jobs that are in the long queue."""
     noted = {name.decode(): int(count) for name, count in client.hgetall(keys.ATTEMPTS).items()}
     return {
@@ -64,7 +46,7 @@ def attempts(client: redis.Redis) -> dict[str, int]:
 
 
 def test_a_device_that_fails_in_every_life_of_a_worker_costs_no_job_an_attempt(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.touch()
@@ -82,7 +64,7 @@ def test_a_device_that_fails_in_every_life_of_a_worker_costs_no_job_an_attempt(
 
 
 def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_waits_for_it(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     killing = tmp_path / "killing"
     killing.touch()
@@ -101,14 +83,14 @@ def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_wai
         assert lives < 20
     for _ in range(3):  # it is tried again and again
         assert start_worker(ready=False, **settings).wait() == -signal.SIGKILL
-    assert len(dead(client)) <= 1
+    assert len(dead_entries(client)) <= 1
     patient = {**settings, "STUB_CONSTANTS": "core.flow.device_hold.TRY_INTERVAL_S=2"}
     worker = start_worker(ADMIN_PORT=PORT, **patient)
     worker.wait_for_line("the device seems to be at fault")
     reply = Admin(worker).wait_for("/readyz", 503)
     assert "the device seems to be at fault" in reply.text
     killing.unlink()
-    lost = {entry["request_id"] for entry in dead(client)}
+    lost = {entry["request_id"] for entry in dead_entries(client)}
     for request in requests:
         if request not in lost:
             assert pipeline.fetch(request).shape == (60, 90, 3)
@@ -118,7 +100,7 @@ def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_wai
     pipeline.close()
 
 
-def _is_held(client: redis.Redis) -> bool:
+def _is_held(client: RedisClient) -> bool:
     return any(
         name.endswith(b" fault") and value.startswith(b"held")
         for name, value in client.hgetall(keys.CREWS).items()
@@ -126,13 +108,13 @@ def _is_held(client: redis.Redis) -> bool:
 
 
 def test_a_network_that_fails_at_every_job_costs_one_at_most(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(STUB_CONSTANTS=IMPATIENT, MAX_ATTEMPTS=2)
     requests = [send(pipeline, seed=seed, image_id="explode.jpg") for seed in range(6)]
     worker.wait_for_line("the device seems to be at fault")
     wait_until(lambda: worker.output.count("inference failed for request") > 12, "it goes on")
-    assert len(dead(client)) == 1
+    assert len(dead_entries(client)) == 1
     good = [send(pipeline, seed=seed) for seed in range(3)]
     for request in good:
         assert pipeline.fetch(request).shape == (60, 90, 3)
@@ -142,12 +124,12 @@ def test_a_network_that_fails_at_every_job_costs_one_at_most(
 
 
 def test_pictures_that_fail_among_others_that_do_not_are_given_up_one_by_one(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     worker = start_worker(STUB_CONSTANTS=IMPATIENT, MAX_ATTEMPTS=2)
     for seed in range(3):
         send(pipeline, seed=seed, image_id="explode.jpg")
-        wait_until(lambda: len(dead(client)) > seed, "it is given up")  # noqa: B023
+        wait_until(lambda: len(dead_entries(client)) > seed, "it is given up")  # noqa: B023
         assert pipeline.fetch(send(pipeline, seed=seed)).shape == (60, 90, 3)
     assert "the device seems to be at fault" not in worker.output
     pipeline.close()
@@ -161,7 +143,7 @@ def stop_at_grace(worker: Worker) -> int:
 
 
 def stop_twice(worker: Worker) -> int:
-    worker.process.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     worker.wait_for_line("no more claims")
     return worker.stop()
 
@@ -171,7 +153,7 @@ def stop_twice(worker: Worker) -> int:
 def test_any_number_of_hasty_stops_leaves_the_jobs_in_order_without_an_attempt(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     stop: Callable[[Worker], int],
     delivery: str,
@@ -201,7 +183,7 @@ def test_any_number_of_hasty_stops_leaves_the_jobs_in_order_without_an_attempt(
 def test_only_what_was_computed_has_an_attempt_when_a_worker_is_killed(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     make_hold: Callable[[], Path],
 ) -> None:
@@ -211,13 +193,13 @@ def test_only_what_was_computed_has_an_attempt_when_a_worker_is_killed(
     worker = start_worker(**settings)
     wait_until(lambda: worker.output.count("taken from") == 4, "a batch is read ahead")
     wait_until(lambda: _marked(client) == 2, "it is known which are computed")
-    worker.process.kill()
+    worker.kill()
     _recover(server, client)
     assert attempts(client) == dict.fromkeys(requests[:2], 1)
     # Each of the two is tried alone now: nothing is read ahead of a job that may kill.
     worker = start_worker(**settings)
     worker.wait_for_line("taken from")
-    worker.process.kill()
+    worker.kill()
     _recover(server, client)
     assert attempts(client) == {requests[0]: 2, requests[1]: 1}
     hold.unlink()
@@ -229,7 +211,7 @@ def test_only_what_was_computed_has_an_attempt_when_a_worker_is_killed(
 def test_a_job_that_waits_for_its_turn_alone_is_not_blamed_for_the_batch_before_it(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     make_hold: Callable[[], Path],
 ) -> None:
@@ -238,7 +220,7 @@ def test_a_job_that_waits_for_its_turn_alone_is_not_blamed_for_the_batch_before_
     worker = start_worker(STUB_HOLD=make_hold(), **SOON)
     wait_until(lambda: processing(client) == 2, "both are claimed")
     wait_until(lambda: _marked(client) == 1, "one of them is computed")
-    worker.process.kill()
+    worker.kill()
     _recover(server, client)
     assert queued(client) == [first, tried]
     assert attempts(client) == {first: 1, tried: 1}
@@ -248,7 +230,7 @@ def test_a_job_that_waits_for_its_turn_alone_is_not_blamed_for_the_batch_before_
 def test_a_result_that_waits_to_be_committed_is_not_blamed_for_the_end_of_its_worker(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     make_hold: Callable[[], Path],
 ) -> None:
@@ -262,9 +244,9 @@ def test_a_result_that_waits_to_be_committed_is_not_blamed_for_the_end_of_its_wo
         worker.wait_for_line("OutOfMemoryError")
         wait_until(lambda: len(segments()) == 3, "the result is written")
         wait_until(lambda: _marked(client) == 0, "it is not being worked on")
-        worker.process.kill()
+        worker.kill()
     finally:
-        worker.process.kill()
+        worker.kill()
         worker.wait()
         client.config_set("maxmemory", 0)
     _recover(server, client)
@@ -275,7 +257,7 @@ def test_a_result_that_waits_to_be_committed_is_not_blamed_for_the_end_of_its_wo
 
 
 def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     late = [pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS) for seed in range(5)]
     paths = [Path("/dev/shm", one["preprocessed_mask_shm_info"]["shm_name"]) for one in late]
@@ -290,10 +272,10 @@ def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
     tries = {name: int(count) for name, count in client.hgetall(keys.ATTEMPTS).items()}
     assert set(tries.values()) == {1}
     for _ in range(3):
-        worker.process.kill()
+        worker.kill()
         worker.wait()
         worker = start_worker(RETRY_DELAY_S=1, MAX_ATTEMPTS=9, REAP_INTERVAL_S=0.1)
-    assert not dead(client)
+    assert not dead_entries(client)
     for path in paths:
         os.rename(f"{path}.hidden", path)
     for message in late:
@@ -301,7 +283,7 @@ def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
     assert worker.output.count("recovered") == 0
 
 
-def _marked(client: redis.Redis) -> int:
+def _marked(client: RedisClient) -> int:
     """How many claims are noted as worked on."""
     return sum(
         field.endswith(b":work")
@@ -310,7 +292,7 @@ def _marked(client: redis.Redis) -> int:
     )
 
 
-def _recover(server: RedisServer, client: redis.Redis) -> None:
+def _recover(server: RedisServer, client: RedisClient) -> None:
     """Put back what the dead have left, as a worker would that takes no jobs."""
     wait_until(lambda: not list(client.scan_iter("inpainting:worker:*")), "no worker is alive")
     settings = Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")

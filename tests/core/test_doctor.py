@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from core.config import Settings
 from core.identity import identity_in
-from harness.redis_server import RedisServer
+from harness import ROOT
+from harness.private import own_shm
+from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, segments
-from tests.core.commands.test_commands import command
-from tests.core.test_worker import MODEL
+from harness.workers import StartWorker, segments
+from tests.core.support import MODEL, command
 
 
 def findings(*checks: str, **environment: object) -> tuple[int, list[dict[str, str]]]:
@@ -36,7 +36,7 @@ def only(found: list[dict[str, str]], level: str) -> dict[str, str]:
     return one
 
 
-def test_all_is_well(client: redis.Redis, shm_baseline: None) -> None:
+def test_all_is_well(client: RedisClient, shm_baseline: None) -> None:
     with RedisServer(append_only=True) as durable:
         done = command("doctor", REDIS_URL=durable.url, USE_CUDA=0, **MODEL)
     assert done.returncode == 0, done.stdout
@@ -76,7 +76,7 @@ def test_a_redis_that_forgets_or_evicts_is_a_warning(server: RedisServer, client
     assert remedies >= {"CONFIG SET maxmemory-policy noeviction", "start it with --appendonly yes"}
 
 
-def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: redis.Redis) -> None:
+def test_a_key_of_another_type_is_a_problem(server: RedisServer, client: RedisClient) -> None:
     client.set("lama_inference:longtasks", "mine")
     _, found = findings("redis", REDIS_URL=server.url)
     assert "lama_inference:longtasks is a string" in only(found, "problem")["message"]
@@ -112,12 +112,20 @@ def test_a_wrong_setting_is_a_problem_and_a_misspelt_one_a_warning() -> None:
     os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount a small /dev/shm"
 )
 def test_a_full_shared_memory_is_a_problem(server: RedisServer) -> None:
-    mount = 'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec "$@"'
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mount, "sh",
-         sys.executable, str(ROOT / "worker.py"), "doctor", "shm", "--json"],
-        env={**os.environ, "REDIS_URL": server.url}, capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
+        [
+            *own_shm("size=256k"),
+            sys.executable,
+            str(ROOT / "worker.py"),
+            "doctor",
+            "shm",
+            "--json",
+        ],
+        env={**os.environ, "REDIS_URL": server.url},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     if done.stderr.startswith(("unshare: ", "mount: ")):
         pytest.skip(f"this container's root may not mount: {done.stderr.strip()}")
     found = json.loads(done.stdout)
@@ -161,7 +169,7 @@ def test_segments_that_may_be_read_and_not_unlinked_are_a_warning(
 
 
 def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
-    server: RedisServer, pipeline: Pipeline, client: redis.Redis
+    server: RedisServer, pipeline: Pipeline, client: RedisClient
 ) -> None:
     message = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))
     pipeline.push(message, "long")
@@ -178,7 +186,7 @@ def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
 
 
 def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(
-    start_worker: StartWorker, server: RedisServer, client: redis.Redis
+    start_worker: StartWorker, server: RedisServer, client: RedisClient
 ) -> None:
     start_worker()
     (key,) = client.keys("inpainting:worker:*")

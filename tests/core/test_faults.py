@@ -12,22 +12,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import redis
 
 from core import keys
 from core.faults import Fault, parse
-from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, Worker, segments, wait_until
-
-LONG = "lama_inference:longtasks"
-CANVAS = (64, 96)
-TTL_S = 0.5
-SOON = {"HEARTBEAT_INTERVAL_S": 0.1, "HEARTBEAT_TTL_S": TTL_S, "REAP_INTERVAL_S": 0.3}
+from harness import ROOT
+from harness.jobs import CANVAS
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
+from harness.wire import LONG, Pipeline, page
+from harness.workers import SOON, StartWorker, Worker, segments
 
 #: How long the jobs of a dead worker may take another one.
-LONGEST_S = TTL_S + 10
+LONGEST_S = SOON["HEARTBEAT_TTL_S"] + 10
 
 
 class Stage:
@@ -37,7 +36,7 @@ class Stage:
         self,
         fault: Fault,
         pipeline: Pipeline,
-        client: redis.Redis,
+        client: RedisClient,
         start_worker: StartWorker,
         make_hold: Callable[[], Path],
     ) -> None:
@@ -47,7 +46,7 @@ class Stage:
         self.start_worker = start_worker
         self.make_hold = make_hold
 
-    def send(self, seed: int = 1, **options: object) -> str:
+    def send(self, seed: int = 1, **options: Any) -> str:
         """A job that is to be done."""
         return self.pipeline.submit(*page(60, 90, seed), "long", canvas=CANVAS, **options)
 
@@ -138,7 +137,7 @@ def a_busy_worker_is_stopped(stage: Stage) -> None:
         lambda: sum(map(stage.client.llen, stage.client.scan_iter(processing))) == 4,
         "a batch is computed and one is claimed ahead",
     )
-    victim.process.send_signal(signal.SIGTERM)
+    victim.send_signal(signal.SIGTERM)
     victim.wait_for_line("no more claims")
     hold.unlink()
     stage.see_die(victim)
@@ -217,7 +216,7 @@ def test_a_worker_killed_at_a_fault_point_loses_nothing_and_leaves_nothing(
     scenario: Callable[[Stage], None],
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     scenario(Stage(fault, pipeline, client, start_worker, make_hold))
@@ -237,8 +236,11 @@ def test_a_fault_point_that_is_none_is_refused(value: str) -> None:
 def test_a_wrong_fault_point_ends_the_program_with_one_line() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "worker.py"), "status"],
-        env={**os.environ, "FAULT_POINT": "nowhere"}, capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
+        env={**os.environ, "FAULT_POINT": "nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("FAULT_POINT='nowhere' must be one of registered, ")
     assert done.stderr.count("\n") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 
@@ -10,12 +12,12 @@ from core.broker import heartbeat
 from core.broker.heartbeat import Heartbeat
 from core.config import Settings
 from core.identity import current_identity
-from harness.redis_server import RedisServer
-from harness.workers import wait_until
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
 
 
 def test_no_error_ends_the_heartbeat(
-    server: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, client: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(
         _env_file=None, redis_url=server.url, heartbeat_interval_s=0.02, heartbeat_ttl_s=1
@@ -25,7 +27,7 @@ def test_no_error_ends_the_heartbeat(
     revivals: list[bool] = []
 
     class Erring(redis.Redis):
-        def set(self, *arguments: object, **options: object) -> object:
+        def set(self, *arguments: Any, **options: Any) -> Any:
             if errors:
                 raise errors.pop()
             return super().set(*arguments, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chaos.hostile import siege
+from chaos.hostile.siege import siege
 from harness.redis_server import RedisServer
 
 

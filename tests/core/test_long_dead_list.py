@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -18,34 +17,17 @@ from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
 from core.identity import current_identity
 from core.pixels import shm
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient
+from harness.wire import LONG
 from harness.workers import OWN, segments
-from tests.core.test_dead_entry import entry_of_an_earlier_version
-
-LONG = "lama_inference:longtasks"
+from tests.core.support import entry_of_an_earlier_version
 
 #: Bytes of a long message.
 LARGE = 900_000
 
 
-@pytest.fixture(params=["server", "oldest_server"])
-def settings(request: pytest.FixtureRequest) -> Settings:
-    """Settings for a server that is empty, the newest and the oldest in turn."""
-    server: RedisServer = request.getfixturevalue(request.param)
-    return Settings(_env_file=None, redis_url=server.url)
-
-
 @pytest.fixture
-def raw(settings: Settings, shm_baseline: None) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.redis_url, protocol=2) as client:
-        client.flushall()
-        yield client
-        client.config_set("maxmemory", 0)
-        client.flushall()
-
-
-@pytest.fixture
-def dead(raw: redis.Redis, settings: Settings) -> DeadList:
+def dead(raw: RedisClient, settings: Settings) -> DeadList:
     return DeadList(settings, raw)
 
 
@@ -70,20 +52,20 @@ def names(jobs: Any) -> list[str]:
     return [job.request_id for job in jobs]
 
 
-def fill(server: redis.Redis) -> None:
+def fill(server: RedisClient) -> None:
     """Have a server refuse whatever needs memory."""
     server.config_set("maxmemory", 1)
     with pytest.raises(redis.exceptions.OutOfMemoryError):
         server.rpush("another", "x")
 
 
-def sent_bytes(server: redis.Redis) -> int:
+def sent_bytes(server: RedisClient) -> int:
     """Bytes that a server has sent to its clients."""
     return int(server.info("stats")["total_net_output_bytes"])
 
 
 def test_a_list_of_long_messages_is_read_by_a_few_megabytes_at_a_time(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     count = 100
     for number in range(count):
@@ -108,7 +90,7 @@ def test_a_list_of_long_messages_is_read_by_a_few_megabytes_at_a_time(
 
 @pytest.mark.parametrize("size", [0, 3 * CHUNK_BYTES])
 def test_a_chunk_has_at_least_one_entry_and_at_most_as_many_as_are_wanted(
-    settings: Settings, raw: redis.Redis, size: int
+    settings: Settings, raw: RedisClient, size: int
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(settings, str(number), size) for number in range(3)))
     script = raw.register_script((LUA / "heads.lua").read_text())
@@ -118,7 +100,7 @@ def test_a_chunk_has_at_least_one_entry_and_at_most_as_many_as_are_wanted(
 
 
 def test_long_messages_after_many_short_ones_do_not_make_a_chunk_much_larger(
-    settings: Settings, raw: redis.Redis
+    settings: Settings, raw: RedisClient
 ) -> None:
     raw.rpush(keys.DEAD, *(b"x" for _ in range(500)))
     raw.rpush(keys.DEAD, *(entry(settings, str(number), LARGE) for number in range(60)))
@@ -128,7 +110,7 @@ def test_long_messages_after_many_short_ones_do_not_make_a_chunk_much_larger(
 
 
 def test_a_long_message_is_put_back_byte_for_byte(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(settings, str(number), LARGE) for number in range(3)))
     _, job, _ = dead.matching(Filter())
@@ -140,7 +122,7 @@ def test_a_long_message_is_put_back_byte_for_byte(
 
 
 def test_a_long_message_is_discarded_with_its_inputs(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(keys.DEAD, with_inputs(settings, "a", LARGE)[0])
     (job,) = dead.matching(Filter())
@@ -151,7 +133,7 @@ def test_a_long_message_is_discarded_with_its_inputs(
 
 
 def test_long_entries_of_earlier_versions_are_listed_retried_and_discarded(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     payloads = [
         json.dumps({"request_id": name, "text": "x" * 50_000 + name}).encode() for name in "abc"
@@ -170,7 +152,7 @@ def test_long_entries_of_earlier_versions_are_listed_retried_and_discarded(
 
 
 def test_a_job_whose_message_was_not_kept_is_not_retried_and_can_be_discarded(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(
         keys.DEAD, write_truncated_entry(9_000_000, "a" * 40, b"{", queue=LONG, reason="too_long")
@@ -187,7 +169,7 @@ def test_a_job_whose_message_was_not_kept_is_not_retried_and_can_be_discarded(
 
 
 def test_everything_can_be_discarded_on_a_full_server(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     for name in "abc":
         raw.rpush(keys.DEAD, with_inputs(settings, name)[0])
@@ -199,7 +181,7 @@ def test_everything_can_be_discarded_on_a_full_server(
 
 
 def test_a_job_can_be_retried_on_a_full_server(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     one, payload = with_inputs(settings, "a")
     raw.rpush(keys.DEAD, one)
@@ -213,7 +195,7 @@ def test_a_job_can_be_retried_on_a_full_server(
 
 @pytest.mark.parametrize("key", [LONG, keys.ATTEMPTS])
 def test_a_retry_changes_nothing_where_a_key_has_another_type(
-    settings: Settings, raw: redis.Redis, dead: DeadList, key: str
+    settings: Settings, raw: RedisClient, dead: DeadList, key: str
 ) -> None:
     raw.rpush(keys.DEAD, entry(settings, "a"))
     raw.set(key, "text")
@@ -225,7 +207,7 @@ def test_a_retry_changes_nothing_where_a_key_has_another_type(
 
 
 def test_a_discard_changes_nothing_where_a_key_has_another_type(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(keys.DEAD, with_inputs(settings, "a")[0])
     (job,) = dead.matching(Filter())
@@ -243,7 +225,7 @@ def test_a_discard_changes_nothing_where_a_key_has_another_type(
 
 
 def test_jobs_are_changed_while_the_list_is_read(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(settings, str(number)) for number in range(3500)))
     seen = []
@@ -256,7 +238,7 @@ def test_jobs_are_changed_while_the_list_is_read(
 
 
 def test_a_retried_job_that_dies_again_meanwhile_is_not_retried_without_end(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     entries = [entry(settings, str(number)) for number in range(3)]
     raw.rpush(keys.DEAD, *entries)
@@ -271,7 +253,7 @@ def test_a_retried_job_that_dies_again_meanwhile_is_not_retried_without_end(
 
 @pytest.mark.parametrize("size", [0, 50_000])
 def test_a_job_is_found_after_others_have_removed_those_before_it(
-    settings: Settings, raw: redis.Redis, dead: DeadList, size: int
+    settings: Settings, raw: RedisClient, dead: DeadList, size: int
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(settings, str(number), size) for number in range(300)))
     jobs = list(dead.matching(Filter()))
@@ -291,7 +273,7 @@ def test_a_job_is_found_after_others_have_removed_those_before_it(
 
 
 def test_one_of_two_equal_entries_is_removed_at_a_time(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(keys.DEAD, *[entry(settings, "a")] * 3)
     first, second, third = dead.matching(Filter())
@@ -303,7 +285,7 @@ def test_one_of_two_equal_entries_is_removed_at_a_time(
 
 
 def test_jobs_are_found_by_their_ids_from_the_tail_on(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(settings, str(number)) for number in range(1000)))
     ids = {job.request_id: job.id for job in dead.matching(Filter())}
@@ -317,7 +299,7 @@ def test_jobs_are_found_by_their_ids_from_the_tail_on(
 
 
 def test_the_ids_of_jobs_do_not_depend_on_how_they_were_read(
-    settings: Settings, raw: redis.Redis, dead: DeadList
+    settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
     for size in (0, 10_000, 19_000, 25_000, LARGE):
         raw.rpush(keys.DEAD, entry(settings, str(size), size))

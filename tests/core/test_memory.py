@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from core.memory import KERNEL_CACHES
-from harness.workers import ROOT
+from harness import ROOT
 
 FAULTS = """
 import resource, sys
@@ -75,7 +75,11 @@ def test_the_kernel_caches_are_bounded_before_torch_is_loaded(
     kept = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}
     done = subprocess.run(
         [sys.executable, "-c", LOADING],
-        cwd=ROOT, env=kept | given, capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=kept | given,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == capacities

@@ -5,184 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
-from chaos.private import is_allowed
 from core import keys
 from core.broker.connection import Link
 from core.broker.dead_job import write_entry
-from core.config import Settings
 from core.identity import Identity, crew_name, current_identity, identity_in
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
-from harness.admin import Admin
-from harness.redis_server import RedisServer
-from harness.wire import DEV_SHM, Pipeline, page
-from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until, worker_id
-
-LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
-CANVAS = (64, 96)
-PRIVATE_WORKER = Path(__file__).parents[2] / "harness/stub/small_shm.py"
-PORT = 9390
-
-needs_mounts = pytest.mark.skipif(
-    not is_allowed(), reason="a /dev/shm of one's own cannot be mounted by this user"
-)
+from harness.jobs import CANVAS, dead_entries, processing, send
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
+from harness.wire import LONG, SHORT, Pipeline, page
+from harness.workers import OWN, SOON, StartWorker, Worker, segments, worker_id
+from tests.core.private import Private, needs_mounts
+from tests.core.support import settings_for
 
 #: Settings of workers that soon take others' leavings for orphaned.
 ORPHANING = {**SOON, "ORPHAN_AFTER_S": 1}
 
 
-def send(pipeline: Pipeline, kind: str = "long", seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), kind, canvas=CANVAS, **options)
-
-
-def dead(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(keys.DEAD, 0, -1)]
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
-
-
-class Private:
-    """A worker with a /dev/shm of its own."""
-
-    def __init__(self, start_worker: StartWorker, **settings: object) -> None:
-        self.worker: Worker = start_worker(
-            PRIVATE_WORKER, STUB_SHM_OPTIONS="size=64m", **{**SOON, **settings}
-        )
-        self.folder = Path(f"/proc/{self.worker.process.pid}/root/dev/shm")
-
-    def place(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Have a message's segments where this worker sees them, and only there."""
-        for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
-            name = message[field]["shm_name"]
-            shutil.move(DEV_SHM / name, self.folder / name)
-        return message
-
-    def send(self, pipeline: Pipeline, seed: int = 1, **options: Any) -> str:
-        message = pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS, **options)
-        pipeline.push(self.place(message), "long")
-        return str(message["request_id"])
-
-
-def kinds(client: redis.Redis) -> set[str]:
+def kinds(client: RedisClient) -> set[str]:
     return {key.decode().split(":")[1] for key in client.scan_iter("inpainting:*")}
-
-
-# -- a worker that sees no segment ----------------------------------------------------------------
-
-
-@needs_mounts
-@pytest.mark.parametrize("is_first", [False, True], ids=["later", "first"])
-def test_a_worker_with_another_shared_memory_costs_no_job_an_attempt(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, is_first: bool
-) -> None:
-    good = None if is_first else start_worker(**SOON)
-    blind = Private(start_worker, ADMIN_PORT=PORT).worker
-    good = good or start_worker(**SOON)
-    wait_until(lambda: client.hlen(keys.CREWS) >= 4, "both have noted their crews")
-    if is_first:
-        _wait_for_passes(client, blind)
-    requests = [send(pipeline, ("long", "short")[seed % 2], seed) for seed in range(100)]
-    for request in requests:
-        assert pipeline.fetch(request).shape == (60, 90, 3)
-    assert not client.exists(keys.DEAD, keys.ATTEMPTS)
-    assert "is tried again" not in blind.output
-    if "is given back" in blind.output:
-        reply = Admin(blind).wait_for("/readyz", 503)
-        assert "ipc: host" in reply.text
-    wait_until(lambda: not segments(), "the inputs are unlinked")
-    assert good.stop() == 0
-
-
-def _wait_for_passes(client: redis.Redis, worker: Worker) -> None:
-    """Return once a worker has looked around after now, twice."""
-    for _ in range(2):
-        identity = worker_id(client, worker)
-        namespace = json.loads(client.get(keys.heartbeat(identity)))["namespace"]
-        client.delete(keys.reaper(namespace))
-        wait_until(lambda: client.exists(keys.reaper(namespace)), "a pass begins")  # noqa: B023
-    time.sleep(0.2)
-
-
-@needs_mounts
-def test_a_worker_beside_another_shared_memory_is_not_ready_after_its_first_miss_and_says_why(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
-) -> None:
-    hold = make_hold()
-    good = start_worker(STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1, **SOON)
-    requests = [send(pipeline, seed=seed) for seed in range(3)]
-    wait_until(lambda: good.output.count("taken from") == 2, "the good one has its hands full")
-    blind = Private(start_worker, ADMIN_PORT=PORT).worker
-    blind.wait_for_line("no segment of 1 jobs in a row is in this /dev/shm")
-    reply = Admin(blind).wait_for("/readyz", 503)
-    assert "ipc: host" in reply.text
-    assert "workers with another one take the same jobs" in reply.text
-    hold.unlink()
-    for request in requests:
-        assert pipeline.fetch(request).shape == (60, 90, 3)
-    assert not client.exists(keys.DEAD, keys.ATTEMPTS)
-    assert blind.stop() == good.stop() == 0
-
-
-@needs_mounts
-def test_a_worker_that_a_rival_makes_blind_says_so(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
-) -> None:
-    private = Private(start_worker, ADMIN_PORT=PORT, RETRY_DELAY_S=100, RETRY_DELAY_MAX_S=100)
-    send(pipeline)
-    private.worker.wait_for_line("is tried again in 100 s")
-    admin = Admin(private.worker)
-    assert admin.ask("/readyz").status == 200
-    rival = start_worker(**SOON)
-    admin.wait_for("/readyz", 503)
-    assert "no segment of 1 jobs in a row" in private.worker.output
-    assert rival.stop() == 0
-    admin.wait_for("/readyz", 200)
-    pipeline.close()
-
-
-@needs_mounts
-def test_a_worker_alone_gives_jobs_back_after_three_misses_until_it_finds_a_segment(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
-) -> None:
-    private = Private(start_worker, ADMIN_PORT=PORT, MAX_ATTEMPTS=2, RETRY_DELAY_S=0.1)
-    admin = Admin(private.worker)
-    requests = [send(pipeline, seed=seed) for seed in range(8)]
-    private.worker.wait_for_line("jobs in a row is in this /dev/shm")
-    private.worker.wait_for_line("is given back")
-    assert "ipc: host" in admin.wait_for("/readyz", 503).text
-    assert admin.ask("/livez").status == 200
-    assert not client.exists(keys.DEAD)
-    assert private.worker.output.count("is tried again") <= 2 * 4  # before it was certain
-    found = private.send(pipeline)
-    result = pipeline.result(found)
-    (private.folder / result["inpaint_shm_info"]["shm_name"]).unlink()
-    private.worker.wait_for_line("a job's segment is here: jobs are taken as usual")
-    admin.wait_for("/readyz", 200)
-    # From now on what is missing is missing.
-    for request in requests:
-        assert pipeline.result(request)["status"] == "failed"
-    assert {entry["reason"] for entry in dead(client)} == {"segment_missing"}
-    pipeline.close()
-
-
-# -- a shared memory that is gone -----------------------------------------------------------------
 
 
 @needs_mounts
 def test_what_a_vanished_namespace_left_is_given_back_and_removed(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
     hold = make_hold()
     hold.unlink()
@@ -195,7 +49,7 @@ def test_what_a_vanished_namespace_left_is_given_back_and_removed(
     lost = [private.send(pipeline, seed=seed) for seed in range(3)]
     wait_until(lambda: processing(client) == 2, "two jobs are in hand")
     namespace = _namespace(client, private.worker)
-    private.worker.process.kill()
+    private.worker.kill()
     private.worker.wait()
     survivor = start_worker(**ORPHANING)
     assert pipeline.fetch(send(pipeline, seed=9)).shape == (60, 90, 3)  # it sees its segments
@@ -204,19 +58,19 @@ def test_what_a_vanished_namespace_left_is_given_back_and_removed(
         assert (result["status"], result["reason"]) == ("failed", "segment_missing")
     survivor.wait_for_line("dissolved the workers of")
     assert not client.exists(keys.result(unfetched))
-    assert refused not in {entry["request_id"] for entry in dead(client)}
-    assert sorted(entry["request_id"] for entry in dead(client)) == sorted(lost)
+    assert refused not in {entry["request_id"] for entry in dead_entries(client)}
+    assert sorted(entry["request_id"] for entry in dead_entries(client)) == sorted(lost)
     wait_until(lambda: not _traces(client, namespace), "nothing is left of the namespace")
     assert not client.exists(keys.ATTEMPTS)
     assert kinds(client) <= {"worker", "workers", "crews", "dead", "segments", "reaper"}
 
 
-def _namespace(client: redis.Redis, worker: Worker) -> str:
+def _namespace(client: RedisClient, worker: Worker) -> str:
     about = json.loads(client.get(keys.heartbeat(worker_id(client, worker))))
     return str(about["namespace"])
 
 
-def _traces(client: redis.Redis, namespace: str) -> list[bytes]:
+def _traces(client: RedisClient, namespace: str) -> list[bytes]:
     """Keys, and fields of the hash of crews, that are about a namespace."""
     found = [key for key in client.scan_iter("inpainting:*") if namespace.encode() in key]
     return found + [name for name in client.hkeys(keys.CREWS) if namespace.encode() in name]
@@ -226,7 +80,7 @@ class Gone:
     """What a worker has left in Redis that was in a namespace which nobody sees."""
 
     def __init__(
-        self, server: RedisServer, client: redis.Redis, *, boot: str = "", **settings: Any
+        self, server: RedisServer, client: RedisClient, *, boot: str = "", **settings: Any
     ) -> None:
         self.client = client
         self.settings = settings_for(server, **settings)
@@ -266,17 +120,11 @@ class Gone:
         self.client.rpush(keys.DEAD, write_entry(payload, reason="crashed", **about))
 
 
-def settings_for(server: RedisServer, **changes: Any) -> Settings:
-    return Settings(
-        _env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}", **changes
-    )
-
-
 OTHER_BOOT = "00000000-1111-2222-3333-444444444444"
 
 
 def test_what_an_earlier_boot_left_is_given_back_at_once_and_fails_for_its_segments(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(server, client, boot=OTHER_BOOT)
     lost = [pipeline.message(*page(60, 90, seed), "long", canvas=CANVAS) for seed in range(5)]
@@ -292,11 +140,13 @@ def test_what_an_earlier_boot_left_is_given_back_at_once_and_fails_for_its_segme
     worker.wait_for_line("dissolved the workers of")
     wait_until(lambda: not _traces(client, gone.namespace), "nothing is left of the namespace")
     assert not client.exists(keys.result("unfetched"), keys.cleanup(gone.identity.worker))
-    assert {entry["request_id"] for entry in dead(client)} == {one["request_id"] for one in lost}
+    assert {entry["request_id"] for entry in dead_entries(client)} == {
+        one["request_id"] for one in lost
+    }
 
 
 def test_dropping_the_dead_of_an_earlier_boot_unlinks_no_segment_of_this_one(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(server, client, boot=OTHER_BOOT)
     name = f"img_shm_{OWN}used-again"
@@ -314,7 +164,7 @@ def test_dropping_the_dead_of_an_earlier_boot_unlinks_no_segment_of_this_one(
 def test_jobs_of_workers_whose_queues_were_renamed_are_back_in_the_old_ones(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Any,
     change: str,
 ) -> None:
@@ -327,7 +177,7 @@ def test_jobs_of_workers_whose_queues_were_renamed_are_back_in_the_old_ones(
         for kind in ("long", "short")
     ]
     wait_until(lambda: processing(client) == 2, "both are in hand")
-    worker.process.kill()
+    worker.kill()
     renamed = start_worker(**names, **ORPHANING)
     renamed.wait_for_line("dissolved the workers of")
     wait_until(lambda: processing(client) == 0, "nothing is in hand")
@@ -342,7 +192,7 @@ def test_jobs_of_workers_whose_queues_were_renamed_are_back_in_the_old_ones(
 
 
 def test_a_crew_that_lives_is_never_dissolved(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(server, client, boot=OTHER_BOOT)
     gone.leave(b"a", seen=1)
@@ -355,16 +205,19 @@ def test_a_crew_that_lives_is_never_dissolved(
     assert client.exists(keys.result("unfetched"))
     client.delete(keys.heartbeat(gone.identity.worker))
     worker.wait_for_line("dissolved the workers of")
-    wait_until(lambda: dead(client), "what it had is no message")
+    wait_until(lambda: dead_entries(client), "what it had is no message")
 
 
 def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(
-    start_worker: StartWorker, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, client: RedisClient, server: RedisServer
 ) -> None:
     gone = Gone(
-        server, client, boot=OTHER_BOOT, lama_inference_long_tasks_queue="long:old-host",
+        server,
+        client,
+        boot=OTHER_BOOT,
+        lama_inference_long_tasks_queue="long:old-host",
         lama_inference_short_tasks_queue="short:old-host",
-    )  # fmt: skip
+    )
     gone.leave(b"a", seen=1)
     gone.leave_result("unfetched")
     start_worker(**ORPHANING).wait_for_line("dissolved the workers of")
@@ -373,12 +226,9 @@ def test_results_of_a_namespace_that_is_gone_with_its_queues_are_removed(
     assert not _traces(client, gone.namespace)
 
 
-# -- two shared memories --------------------------------------------------------------------------
-
-
 @needs_mounts
 def test_a_result_that_is_replaced_from_another_namespace_is_removed_where_it_is(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     there = Private(start_worker)
     there.send(pipeline, seed=1, request_id="again", image_id="older.jpg")
@@ -395,7 +245,7 @@ def test_a_result_that_is_replaced_from_another_namespace_is_removed_where_it_is
 
 
 def test_a_process_that_gives_its_jobs_back_is_not_overtaken_by_one_that_counts_them(
-    client: redis.Redis, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(server)
     me = current_identity(settings)

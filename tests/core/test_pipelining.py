@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from core.broker.connection import async_client
 from core.broker.pipelining import Pipelined
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
 
 
 class Counted:
@@ -42,7 +41,7 @@ def run(url: str, use: Callable[[Pipelined, Counted], Awaitable[None]]) -> None:
 
 
 def test_commands_that_are_asked_together_go_in_one_pipeline_and_keep_their_order(
-    client: redis.Redis, server: RedisServer
+    client: RedisClient, server: RedisServer
 ) -> None:
     async def use(pipelined: Pipelined, counted: Counted) -> None:
         replies = await asyncio.gather(*(pipelined("INCR", "n") for _ in range(10)))
@@ -55,7 +54,7 @@ def test_commands_that_are_asked_together_go_in_one_pipeline_and_keep_their_orde
 
 
 def test_what_is_asked_while_a_pipeline_is_under_way_goes_with_the_next(
-    client: redis.Redis, server: RedisServer
+    client: RedisClient, server: RedisServer
 ) -> None:
     async def use(pipelined: Pipelined, counted: Counted) -> None:
         first = asyncio.create_task(pipelined("INCR", "n"))
@@ -68,7 +67,7 @@ def test_what_is_asked_while_a_pipeline_is_under_way_goes_with_the_next(
     run(server.url, use)
 
 
-def test_an_error_is_that_of_its_command_alone(client: redis.Redis, server: RedisServer) -> None:
+def test_an_error_is_that_of_its_command_alone(client: RedisClient, server: RedisServer) -> None:
     client.set("text", "a")
 
     async def use(pipelined: Pipelined, _: Counted) -> None:
@@ -82,7 +81,7 @@ def test_an_error_is_that_of_its_command_alone(client: redis.Redis, server: Redi
 
 
 def test_a_caller_that_gives_up_does_not_take_the_others_along(
-    client: redis.Redis, server: RedisServer
+    client: RedisClient, server: RedisServer
 ) -> None:
     async def use(pipelined: Pipelined, _: Counted) -> None:
         gone = asyncio.create_task(pipelined("INCR", "n"))
@@ -112,7 +111,7 @@ def test_a_server_that_is_away_is_an_error_for_each_and_is_asked_again_afterward
 
 
 def test_a_command_that_the_server_does_not_know_hurts_nobody(
-    client: redis.Redis, server: RedisServer
+    client: RedisClient, server: RedisServer
 ) -> None:
     async def use(pipelined: Pipelined, _: Counted) -> None:
         with pytest.raises(ResponseError):

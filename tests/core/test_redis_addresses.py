@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -20,8 +21,9 @@ from core.broker.connection import sync_client
 from core.config import Settings
 from core.redis_url import SentinelUrl, parse_sentinel_url, without_password
 from harness.redis_server import RedisServer, find_binary
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import OwnPipeline, StartWorker, wait_until
+from harness.workers import OwnPipeline, StartWorker
 
 SERVICE = "pictures"
 
@@ -175,7 +177,7 @@ def sentinels(
 
 
 def _knows(port: int, password: str, others: int, replicas: int) -> bool:
-    login = {"password": password or None, "decode_responses": True}
+    login: dict[str, Any] = {"password": password or None, "decode_responses": True}
     with redis.Redis(port=port, protocol=2, **login) as sentinel:
         try:
             state = sentinel.sentinel_master(SERVICE)

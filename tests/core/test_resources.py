@@ -12,26 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from core import keys
 from core.pixels import shm
-from harness.redis_server import RedisServer
-from harness.wire import DEV_SHM, Pipeline, page
-from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
-
-LONG = "lama_inference:longtasks"
-CANVAS = (64, 96)
-SMALL_SHM = Path(__file__).parents[2] / "harness/stub/small_shm.py"
-
-
-def send(pipeline: Pipeline, seed: int = 1, **options: Any) -> str:
-    return pipeline.submit(*page(60, 90, seed), "long", canvas=CANVAS, **options)
-
-
-def processing(client: redis.Redis) -> int:
-    return sum(client.llen(key) for key in client.scan_iter("inpainting:processing:*"))
-
+from harness.jobs import CANVAS, processing, send
+from harness.private import own_shm
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
+from harness.wire import DEV_SHM, LONG, Pipeline, page
+from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments
 
 # -- a full /dev/shm ----------------------------------------------------------------------------
 
@@ -42,7 +31,7 @@ class SmallShm:
     def __init__(self, worker: Worker, pipeline: Pipeline) -> None:
         self.worker = worker
         self.pipeline = pipeline
-        self.folder = Path(f"/proc/{worker.process.pid}/root/dev/shm")
+        self.folder = Path(f"/proc/{worker.pid}/root/dev/shm")
 
     def send(self, seed: int, **fields: Any) -> tuple[str, bytes]:
         """A job with its segments where the worker sees them: request id and payload."""
@@ -98,20 +87,18 @@ def small_shm(
     make_hold: Callable[[], Path],
 ) -> SmallShm:
     """A worker that holds its first job while /dev/shm fills up: no blocks, or no inodes."""
-    worker = start_worker(
-        SMALL_SHM, ready=False, STUB_SHM_OPTIONS=request.param, STUB_HOLD=make_hold()
-    )
+    worker = start_worker(behind=own_shm(request.param), ready=False, STUB_HOLD=make_hold())
     wait_until(
-        lambda: worker.process.poll() is not None or " takes jobs from " in worker.output,
+        lambda: worker.poll() is not None or " takes jobs from " in worker.output,
         "the worker is ready",
     )
-    if worker.process.poll() is not None:
+    if worker.poll() is not None:
         pytest.skip(f"a /dev/shm of one's own cannot be mounted here: {worker.output}")
     return SmallShm(worker, pipeline)
 
 
 def test_a_result_waits_for_room_in_shared_memory_and_nothing_half_written_is_seen(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     first, _ = small_shm.send(1)
     small_shm.worker.wait_for_line("taken from")
@@ -129,7 +116,7 @@ def test_a_result_waits_for_room_in_shared_memory_and_nothing_half_written_is_se
 
 
 def test_a_worker_that_waits_for_room_can_be_stopped_and_puts_the_job_back(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     _, payload = small_shm.send(1)
     small_shm.worker.wait_for_line("taken from")
@@ -143,7 +130,7 @@ def test_a_worker_that_waits_for_room_can_be_stopped_and_puts_the_job_back(
 
 @pytest.mark.parametrize("excess", [0, 1])
 def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_up(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path, excess: int
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path, excess: int
 ) -> None:
     rows, columns = small_shm.largest()
     size = [rows, columns + excess]
@@ -166,7 +153,7 @@ def test_a_result_that_shared_memory_can_never_hold_is_refused_and_holds_nobody_
 
 
 def test_a_result_without_room_makes_way_for_the_jobs_whose_inputs_take_it(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     size = small_shm.largest()
     large, _ = small_shm.send(1, original_size=size)
@@ -181,7 +168,7 @@ def test_a_result_without_room_makes_way_for_the_jobs_whose_inputs_take_it(
 
 
 def test_a_job_without_room_for_its_result_is_not_begun_and_holds_nobody_up(
-    small_shm: SmallShm, client: redis.Redis, tmp_path: Path
+    small_shm: SmallShm, client: RedisClient, tmp_path: Path
 ) -> None:
     (small_shm.folder / "filler").write_bytes(bytes(64 << 10))
     (tmp_path / "hold").unlink()
@@ -217,7 +204,7 @@ def test_results_are_held_and_claims_stop_while_redis_takes_nothing(
     with RedisServer() as server, OwnPipeline(server.url) as pipeline:
         hold = make_hold()
         worker = start_worker(REDIS_URL=server.url, STUB_HOLD=hold, INPAINTING_BATCH_SIZE_LONG=1)
-        requests = [send(pipeline, seed) for seed in range(4)]
+        requests = [send(pipeline, seed=seed) for seed in range(4)]
         wait_until(
             lambda: worker.output.count("taken from") == 2, "one is computed, one is read ahead"
         )
@@ -239,11 +226,11 @@ def test_results_are_held_and_claims_stop_while_redis_takes_nothing(
 
 
 def test_a_broken_device_ends_the_process_and_costs_no_job(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.touch()
-    requests = [send(pipeline, seed) for seed in range(6)]
+    requests = [send(pipeline, seed=seed) for seed in range(6)]
     worker = start_worker(STUB_BROKEN=broken, ready=False, **SOON)
     assert worker.wait() == 1
     assert "the stub is broken: the process ends" in worker.output
@@ -259,11 +246,11 @@ def test_a_broken_device_ends_the_process_and_costs_no_job(
 def test_what_a_hung_worker_had_is_done_by_the_next(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     device: dict[str, int],
 ) -> None:
-    requests = [send(pipeline, seed) for seed in range(6)]
+    requests = [send(pipeline, seed=seed) for seed in range(6)]
     hung = start_worker(
         STUB_HOLD=make_hold(), INFERENCE_TIMEOUT_S=0.2, ready=False, **device, **SOON
     )
@@ -278,18 +265,18 @@ def test_what_a_hung_worker_had_is_done_by_the_next(
 def test_a_worker_frozen_while_it_has_a_result_unlinks_it_when_it_may_not_commit_it(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
     frozen = start_worker(STUB_HOLD=hold, **SOON)
     request = send(pipeline)
     frozen.wait_for_line("taken from")
-    frozen.process.send_signal(signal.SIGSTOP)
+    frozen.send_signal(signal.SIGSTOP)
     other = start_worker(**SOON)
     assert pipeline.fetch(request).shape == (60, 90, 3)
     hold.unlink()
-    frozen.process.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGCONT)
     frozen.wait_for_line("no longer this worker's")
     wait_until(lambda: not segments(), "its output is unlinked")
     assert not client.exists(f"inpainting_result:{request}")
@@ -310,13 +297,14 @@ def test_what_a_device_finishes_is_delivered_like_all_else(
             request = pipeline.submit(image, mask, "long", canvas=CANVAS)
             results.append(pipeline.fetch(request))
             assert worker.stop() == 0
-        assert np.array_equal(*results)
+        plain, staged = results
+        assert np.array_equal(plain, staged)
 
 
 def test_a_device_that_breaks_while_a_picture_comes_back_costs_no_job(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Callable[[], Path],
     tmp_path: Path,
 ) -> None:
@@ -327,7 +315,7 @@ def test_a_device_that_breaks_while_a_picture_comes_back_costs_no_job(
     request = send(pipeline)
     wait_until(trace.exists, "it is computed")
     # Once the second is computed, the first was painted and is being waited for.
-    other = send(pipeline, 2)
+    other = send(pipeline, seed=2)
     wait_until(lambda: trace.read_text().count("\n") == 2, "the next one is")
     broken.touch()
     hold.unlink()

@@ -65,6 +65,7 @@ def test_the_mode_does_not_depend_on_the_umask(name: str) -> None:
 
 def test_a_segment_of_pythons_shared_memory_is_read_and_outlives_this_process(name: str) -> None:
     segment = shared_memory.SharedMemory(name, create=True, size=16)
+    assert segment.buf is not None
     segment.buf[:16] = bytes(range(16))
     program = (
         "import os, numpy as np; from core.pixels import shm;"
@@ -77,7 +78,7 @@ def test_a_segment_of_pythons_shared_memory_is_read_and_outlives_this_process(na
     assert (done.stdout, done.stderr) == ("120\n", "")
     assert Path("/dev/shm", name).exists()
     segment.close()
-    resource_tracker.unregister(segment._name, "shared_memory")
+    resource_tracker.unregister(f"/{name}", "shared_memory")
 
 
 def test_a_missing_segment_is_a_failure_that_may_pass(name: str) -> None:
@@ -179,7 +180,7 @@ def test_root_refuses_the_segment_of_another_uid_unless_it_is_allowed(name: str)
 def test_a_segment_that_the_mode_keeps_shut_names_both_uids(name: str) -> None:
     shm.write(name, np.zeros(16, np.uint8), 0o600)
     program = (
-        "import os, numpy as np; from core import errors; from core.pixels import shm\n"
+        "import os, numpy as np; from core import errors\nfrom core.pixels import shm\n"
         "os.setuid(54321)\n"
         f"try: shm.read({name!r}, (4, 4), np.dtype('uint8'), {{54321}})\n"
         "except errors.BadMessage as error: print(error)"

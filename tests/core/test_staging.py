@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from core.claims import Claim
 from core.config import Settings
+from core.contract import Segment
 from core.keys import Kind
 from core.network import LaMa
 from core.pixels import shm
-from core.pixels.handover import is_pending
+from core.pixels.handover import Loaded, Picture, is_pending
 from core.pixels.stages import Finisher, Loader
+from harness import ROOT
+from harness.jobs import CANVAS
 from harness.wire import Pipeline, page
-from harness.workers import ROOT
 from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama.late_device import LateDevice
-
-CANVAS = (64, 96)
 
 
 @pytest.fixture
@@ -28,11 +30,13 @@ def network() -> LaMa:
     folder = ROOT / "tests/data/golden/blocks2-ngf16"
     return LaMa(
         Settings(
-            _env_file=None, use_cuda=False, use_fp16=False,
+            _env_file=None,
+            use_cuda=False,
+            use_fp16=False,
             lama_config_path=folder / "config.yaml",
             lama_checkpoint_path=folder / "models/best.ckpt",
         )
-    )  # fmt: skip
+    )
 
 
 def claims(pipeline: Pipeline) -> list[Claim]:
@@ -48,6 +52,10 @@ def claims(pipeline: Pipeline) -> list[Claim]:
     return found
 
 
+def finished(finish: Finisher, loaded: Sequence[Loaded], filled: Sequence[Any]) -> list[Picture]:
+    return [finish(job, picture) for job, picture in zip(loaded, filled, strict=True)]
+
+
 def test_results_are_within_a_level_and_the_same_outside_the_hole(
     pipeline: Pipeline, network: LaMa
 ) -> None:
@@ -55,7 +63,7 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
     finish = Finisher(settings)
     given = claims(pipeline)
     loaded = [Loader(settings)(claim) for claim in given]
-    expected = [finish(*one) for one in zip(loaded, network(loaded), strict=True)]
+    expected = finished(finish, loaded, network(loaded))
 
     device = LateDevice()
     network.staging = StagedInference(
@@ -66,7 +74,7 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
     assert [one.staged is not None for one in loaded] == [True] * 4 + [False]
     filled = network(loaded)
     assert [is_pending(one) for one in filled] == [True] * 4 + [False]
-    results = [finish(*one) for one in zip(loaded, network.collect(filled), strict=True)]
+    results = finished(finish, loaded, network.collect(filled))
     for one, result, wanted in zip(loaded, results, expected, strict=True):
         assert result.shape == wanted.shape
         assert np.abs(result.astype(int) - wanted).max() <= 1
@@ -78,6 +86,7 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
     for one in loaded:
         names = [one.job.image.name, one.job.mask.name]
         if one.original is not None:
+            assert isinstance(one.job.original, Segment)
             names.append(one.job.original.name)
         shm.unlink_all(names, settings.uids)
 

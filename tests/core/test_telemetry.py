@@ -14,8 +14,10 @@ import pytest
 from core.telemetry.logs import JsonFormatter, OneLineFormatter, log_extra
 from core.telemetry.spans import Tracing
 from core.telemetry.tallies import Durations, Histogram, History
+from harness import ROOT
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, wait_until
+from harness.workers import StartWorker
 
 FORGERIES = ["a\nERROR forged", "a\rb", "\x1b[2Jx", "a\u2028b", "a\u202eb", "\x85", '"}\n{"a": "']
 
@@ -161,12 +163,16 @@ def test_a_failed_try_is_a_span_with_its_error(tracing: Tracing, exported: Any) 
 @pytest.mark.parametrize(
     "message",
     [
-        b"", b"no json", b"[]", b"[" * 100_000, b"\xff",
+        b"",
+        b"no json",
+        b"[]",
+        b"[" * 100_000,
+        b"\xff",
         json.dumps({"traceparent": 5, "tracestate": ["x"], "request_id": {}}).encode(),
         json.dumps({"traceparent": "x" * 100_000, "baggage": "\r\nx: y"}).encode(),
         json.dumps({"traceparent": PARENT, "tracestate": "=;\x00,,\ud800"}).encode(),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_context_begins_a_trace_of_its_own_or_none(
     tracing: Tracing, exported: Any, message: bytes
 ) -> None:

@@ -12,21 +12,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import redis
 import torch
 
-from harness.redis_server import RedisServer
-from harness.wire import Pipeline, page
-from harness.workers import OWN, ROOT, StartWorker, wait_until
+from harness import ROOT
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
+from harness.wire import Kind, Pipeline, page
+from harness.workers import OWN, StartWorker
 from lama import regions
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.refinement import Refiner
-
-GOLDEN = ROOT / "tests/data/golden/blocks2-ngf16"
-MODEL = {
-    "LAMA_CONFIG_PATH": GOLDEN / "config.yaml",
-    "LAMA_CHECKPOINT_PATH": GOLDEN / "models/best.ckpt",
-}
+from tests.core.support import GOLDEN, MODEL
 
 
 def run(*command: object, **environment: object) -> subprocess.CompletedProcess[str]:
@@ -41,8 +37,9 @@ def run(*command: object, **environment: object) -> subprocess.CompletedProcess[
 
 def test_the_result_is_the_networks_own(start_worker: StartWorker, pipeline: Pipeline) -> None:
     start_worker(ROOT / "worker.py", USE_FP16=0, **MODEL)
-    model, config = load_lama_model(*MODEL.values(), "cpu")
-    for kind, seed in (("long", 1), ("short", 2)):
+    model, config = load_lama_model(MODEL["LAMA_CONFIG_PATH"], MODEL["LAMA_CHECKPOINT_PATH"], "cpu")
+    kinds: tuple[Kind, ...] = ("long", "short")
+    for seed, kind in enumerate(kinds, start=1):
         image, mask = page(100, 140, seed)
         rgb, grey, padding, size = pipeline.prepare(image, mask, kind, canvas=(112, 160))
         (filled,) = batch_inference([rgb], [grey], model, config, "cpu", use_fp16=False)
@@ -56,7 +53,7 @@ def test_the_network_is_shown_the_region_that_is_set(
     start_worker: StartWorker, pipeline: Pipeline, region: regions.Region
 ) -> None:
     start_worker(ROOT / "worker.py", USE_FP16=0, INPAINT_REGION=region, **MODEL)
-    model, config = load_lama_model(*MODEL.values(), "cpu")
+    model, config = load_lama_model(MODEL["LAMA_CONFIG_PATH"], MODEL["LAMA_CHECKPOINT_PATH"], "cpu")
     image, mask = page(100, 140, 1)
     image[::3] //= 2  # a texture: a plane of colour would be filled without the network
     rgb, grey, padding, size = pipeline.prepare(image, mask, "short", canvas=(256, 320))
@@ -66,7 +63,8 @@ def test_the_network_is_shown_the_region_that_is_set(
         shown.extend(mask.shape[:2] for mask in masks)
         return batch_inference(images, masks, model, config, "cpu", use_fp16=False)
 
-    (filled,) = regions.inpaint(fill, [rgb], [grey], region, [tuple(padding)])
+    top, right, bottom, left = padding
+    (filled,) = regions.inpaint(fill, [rgb], [grey], region, [(top, right, bottom, left)])
     assert shown
     assert (256, 320) not in shown
     expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
@@ -88,7 +86,7 @@ def test_large_holes_are_refined_where_that_is_set(
 ) -> None:
     worker = start_worker(ROOT / "worker.py", USE_FP16=0, REFINE=1, OMP_NUM_THREADS=1, **MODEL)
     assert "full, refined" in worker.output
-    model, config = load_lama_model(*MODEL.values(), "cpu")
+    model, config = load_lama_model(MODEL["LAMA_CONFIG_PATH"], MODEL["LAMA_CHECKPOINT_PATH"], "cpu")
     y, x = np.mgrid[:720, :760]
     image = np.stack([128 + 90 * np.sin(x / 9 + y / n) for n in (7, 11, 13)], -1).astype(np.uint8)
     mask = np.zeros((720, 760), np.uint8)
@@ -100,7 +98,8 @@ def test_large_holes_are_refined_where_that_is_set(
 
     usual = fill([rgb], [grey])
     refine = Refiner(model, "cpu", fill)
-    (filled,) = refine([rgb], [grey], usual, [tuple(padding)])
+    top, right, bottom, left = padding
+    (filled,) = refine([rgb], [grey], usual, [(top, right, bottom, left)])
     assert not np.array_equal(filled, usual[0])
     expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
     request = pipeline.submit(image, mask, "short", canvas=(736, 768))
@@ -108,7 +107,7 @@ def test_large_holes_are_refined_where_that_is_set(
 
 
 def test_a_program_written_from_the_contract_alone_gets_its_pictures(
-    start_worker: StartWorker, server: RedisServer, client: redis.Redis, shm_baseline: None
+    start_worker: StartWorker, server: RedisServer, client: RedisClient, shm_baseline: None
 ) -> None:
     worker = start_worker(ROOT / "worker.py", **MODEL)
     done = run("-W", "error", ROOT / "harness/wire.py", server.url, "--count", 1, PYTHONPATH=ROOT)
@@ -119,7 +118,7 @@ def test_a_program_written_from_the_contract_alone_gets_its_pictures(
 
 
 def test_submit_returns_the_picture_with_its_own_pixels_outside_the_hole(
-    start_worker: StartWorker, server: RedisServer, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, server: RedisServer, client: RedisClient, tmp_path: Path
 ) -> None:
     start_worker(ROOT / "worker.py", **MODEL)
     image, mask = page(300, 1100, seed=4)
@@ -127,11 +126,17 @@ def test_submit_returns_the_picture_with_its_own_pixels_outside_the_hole(
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     before = set(os.listdir("/dev/shm"))
     done = run(
-        ROOT / "worker.py", "submit", tmp_path / "page.png", tmp_path / "mask.png",
-        "-o", tmp_path / "clean.png", REDIS_URL=server.url,
-    )  # fmt: skip
+        ROOT / "worker.py",
+        "submit",
+        tmp_path / "page.png",
+        tmp_path / "mask.png",
+        "-o",
+        tmp_path / "clean.png",
+        REDIS_URL=server.url,
+    )
     assert done.returncode == 0, done.stderr
     result = cv2.imread(str(tmp_path / "clean.png"))
+    assert result is not None
     far = cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0
     assert np.array_equal(result[far], image[far])
     assert not np.array_equal(result[mask > 0], image[mask > 0])
@@ -152,7 +157,7 @@ def test_submit_returns_the_picture_with_its_own_pixels_outside_the_hole(
     ],
 )
 def test_submit_says_what_is_wrong_and_leaves_nothing_behind(
-    client: redis.Redis,
+    client: RedisClient,
     server: RedisServer,
     tmp_path: Path,
     picture: str,
@@ -164,16 +169,21 @@ def test_submit_says_what_is_wrong_and_leaves_nothing_behind(
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((4, 5), np.uint8))
     (tmp_path / "page.txt").write_text("no picture")
     done = run(
-        ROOT / "worker.py", "submit", tmp_path / picture, tmp_path / mask, "--timeout", 0.2,
+        ROOT / "worker.py",
+        "submit",
+        tmp_path / picture,
+        tmp_path / mask,
+        "--timeout",
+        0.2,
         REDIS_URL=server.url,
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert complaint in done.stderr.splitlines()[-1]
     assert client.keys() == []
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_worker_with_one_clear_line(
-    start_worker: StartWorker, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, client: RedisClient, tmp_path: Path
 ) -> None:
     broken = tmp_path / "best.ckpt"
     broken.write_bytes(GOLDEN.joinpath("models/best.ckpt").read_bytes()[:5000])
@@ -195,7 +205,7 @@ def test_a_wrong_setting_ends_the_worker_at_once_with_one_clear_line() -> None:
 
 
 def test_an_unusable_redis_ends_the_worker_with_one_clear_line(
-    start_worker: StartWorker, client: redis.Redis, server: RedisServer
+    start_worker: StartWorker, client: RedisClient, server: RedisServer
 ) -> None:
     client.config_set("requirepass", "secret")
     try:

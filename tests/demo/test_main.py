@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 import demo.main
 from core.config import Settings
@@ -17,8 +16,9 @@ from demo.jobs import Jobs
 from demo.main import run_demo
 from demo.scenes import SCENES, build
 from demo.worker_process import WorkerProcess
-from harness.redis_server import RedisServer
-from harness.workers import ROOT, STUB_WORKER
+from harness import ROOT
+from harness.redis_server import RedisClient, RedisServer
+from harness.workers import STUB_WORKER
 
 
 class Traces:
@@ -73,9 +73,11 @@ def traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Traces:
 
 
 def test_the_demo_leaves_pictures_and_numbers_and_nothing_else(
-    traces: Traces, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    traces: Traces,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     both = [build(name, *SCENES[name]) for name in ("coffee", "shirt")]
     monkeypatch.setattr(demo.main, "all_scenes", lambda: both)
     output = tmp_path / "out"
@@ -104,9 +106,12 @@ def test_the_demo_leaves_pictures_and_numbers_and_nothing_else(
 
 
 def test_on_a_given_redis_the_demo_uses_queues_of_its_own(
-    traces: Traces, tmp_path: Path, client: redis.Redis, server: RedisServer,
+    traces: Traces,
+    tmp_path: Path,
+    client: RedisClient,
+    server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("REDIS_URL", server.url)
     client.rpush("lama_inference:longtasks", b"a real job")
 
@@ -120,9 +125,12 @@ def test_on_a_given_redis_the_demo_uses_queues_of_its_own(
 
 
 def test_an_interrupted_demo_clears_up(
-    traces: Traces, tmp_path: Path, client: redis.Redis, server: RedisServer,
+    traces: Traces,
+    tmp_path: Path,
+    client: RedisClient,
+    server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -143,9 +151,11 @@ def test_an_interrupted_demo_clears_up(
 
 
 def test_a_worker_that_ends_at_once_is_reported_with_the_end_of_its_log(
-    traces: Traces, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    traces: Traces,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     program = tmp_path / "broken.py"
     program.write_text("raise SystemExit('no such weights')")
     monkeypatch.setattr(
@@ -160,9 +170,11 @@ def test_a_worker_that_ends_at_once_is_reported_with_the_end_of_its_log(
 
 
 def test_a_redis_that_cannot_be_reached_is_an_error_at_once(
-    traces: Traces, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    traces: Traces,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
 
     assert run_demo(tmp_path / "out") == 1
@@ -171,9 +183,11 @@ def test_a_redis_that_cannot_be_reached_is_an_error_at_once(
 
 
 def test_a_wrong_setting_is_an_error_that_names_it(
-    traces: Traces, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    traces: Traces,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("MASK_THRESHOLD", "300")
 
     assert run_demo(tmp_path / "out") == 1

@@ -7,7 +7,7 @@ import re
 import cv2
 import pytest
 
-from demo.scenes import SAMPLES
+from harness.samples import SAMPLES
 
 PICTURES = sorted(SAMPLES.glob("*.jpg"))
 

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from core.client import CANVAS
+from core.contract import CANVAS
 from core.keys import Kind
 from demo.lettering import Line, MaskStyle, letter, paragraph
-from demo.scenes import SAMPLES, SCENES, Scene, all_scenes, build
+from demo.scenes import SCENES, Scene, all_scenes, build
+from harness.samples import SAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from core.config import Settings
+from harness import ROOT
 from harness.redis_server import RedisServer
-from harness.workers import ROOT
 from tests.deploy.tools import DEPLOY, load, run
 
 PIPELINE = "pipeline/docker-compose.yml"

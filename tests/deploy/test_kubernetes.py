@@ -7,12 +7,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import redis
 import yaml
 
 from core.config import Settings
 from core.keys import Kind
 from harness.admin import Admin
+from harness.redis_server import RedisClient
 from harness.workers import StartWorker
 from tests.deploy.tools import DEPLOY, documents, load, run
 
@@ -115,7 +115,7 @@ def test_the_worker_gets_a_gpu_and_no_setting_that_it_does_not_know(worker: Any)
 
 
 def test_probes_ask_what_the_worker_answers(
-    worker: Any, start_worker: StartWorker, client: redis.Redis
+    worker: Any, start_worker: StartWorker, client: RedisClient
 ) -> None:
     [port] = worker["ports"]
     assert port["containerPort"] == Settings.model_fields["admin_port"].default

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.device import DEVICE_MEMORY
 from harness.admin import Admin
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
 from harness.wire import Pipeline
-from harness.workers import StartWorker, wait_until
+from harness.workers import StartWorker
 from tests.deploy.tools import DEPLOY, load, run
 
 PROMETHEUS = DEPLOY / "prometheus"
@@ -52,7 +53,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def families(
-    start_worker: StartWorker, client: redis.Redis, pipeline: Pipeline
+    start_worker: StartWorker, client: RedisClient, pipeline: Pipeline
 ) -> dict[str, Metric]:
     """What a worker exports, by the names of the series."""
     admin = Admin(start_worker(ADMIN_PORT=19_300))
@@ -74,9 +75,9 @@ def test_every_query_asks_for_series_and_labels_that_a_worker_exports(
 ) -> None:
     asked = 0
     for origin, expression in queries():
-        for name, selector in re.findall(r"\b((?:inpainting|process|up)\w*)(?:\{(.*?)\})?", _bare(
-            expression
-        )):  # fmt: skip
+        for name, selector in re.findall(
+            r"\b((?:inpainting|process|up)\w*)(?:\{(.*?)\})?", _bare(expression)
+        ):
             assert name in families, f"{origin}: {name}"
             labels = set(re.findall(r"(\w+)(?:=~|!~|!=|=)", selector))
             known = {label for sample in families[name].samples for label in sample.labels}
@@ -125,7 +126,7 @@ def test_every_alert_has_a_test() -> None:
     assert raised == alerts
 
 
-def test_metrics_pass_prometheus_own_check(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_metrics_pass_prometheus_own_check(start_worker: StartWorker, client: RedisClient) -> None:
     admin = Admin(start_worker(ADMIN_PORT=19_300))
     assert run("promtool", "check", "metrics", input=admin.ask("/metrics").text) == ""
 

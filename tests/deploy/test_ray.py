@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 
+from bulk import command
 from core.commands import _parser
-from harness.workers import ROOT
+from harness import ROOT
 from tests.deploy.tools import load, run
 
 JOB = load("ray/rayjob.yaml")
@@ -18,7 +20,7 @@ CLUSTER = JOB["spec"]["rayClusterSpec"]
 def test_the_command_is_one_that_the_worker_knows() -> None:
     program, *arguments = shlex.split(JOB["spec"]["entrypoint"])[1:]
     assert program == "/app/worker.py"
-    options = _parser().parse_args(arguments)
+    options = _parser([command]).parse_args(arguments)
     assert options.ray == "auto"
     assert options.input != options.output
 
@@ -41,7 +43,7 @@ def test_its_pods_follow_the_schema_of_kubernetes() -> None:
     import kubernetes_validate
 
     for group in (CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"]):
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}}
+        pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}}
         pod["spec"] = group["template"]["spec"]
         kubernetes_validate.validate(pod, "1.37", strict=True)
         pod["spec"]["container"] = []

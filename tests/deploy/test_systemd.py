@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.config import Settings
-from harness.workers import ROOT
+from harness import ROOT
 from tests.deploy.tools import DEPLOY, run
 
 NAME = "inpainting-worker@.service"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.workers import ROOT
+from harness import ROOT
 
 DEPLOY = ROOT / "deploy"
 

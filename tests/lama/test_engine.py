@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.workers import wait_until
+from harness.waiting import wait_until
 from lama.bin.inference import engine_of
 from lama.engine import Engine, fourier, network
 from lama.engine.folding import Affine, fold

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from harness.workers import ROOT
+from harness import ROOT
 from lama.engine import precision
 from lama.engine.precision import decide, faster
 from lama.saicinpainting.training.modules import precision as hardware

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.workers import wait_until
+from harness.waiting import wait_until
 from lama.engine import transfers
 from lama.engine.transfers import Cuda, Transfers
 from lama.engine.turns import Turns

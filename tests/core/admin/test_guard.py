@@ -6,14 +6,13 @@ import json
 import socket
 
 import pytest
-import redis
 
 from core.admin.guard import Guard
 from core.admin.http import HttpError, Request
 from core.config import Settings
-from harness.admin import OWN_PAGE, Admin
+from harness.admin import OWN_PAGE, PORT, Admin
+from harness.redis_server import RedisClient
 from harness.workers import StartWorker
-from tests.core.admin.test_health import PORT
 
 SECRET = "correct horse"
 BROWSER = {
@@ -111,7 +110,7 @@ def test_without_a_token_in_the_settings_no_token_is_right() -> None:
 
 
 def test_the_page_is_told_whether_it_may_try_a_picture(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
     asked: list[tuple[dict[str, str], bool]] = [
@@ -128,7 +127,7 @@ def test_the_page_is_told_whether_it_may_try_a_picture(
 
 
 def test_over_the_wire_nothing_is_changed_without_the_token(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
     client.rpush("inpainting:dead", json.dumps({"raw": "x", "queue": "lama_inference:longtasks"}))
@@ -143,7 +142,7 @@ def test_over_the_wire_nothing_is_changed_without_the_token(
 
 
 def test_answers_carry_what_keeps_a_browser_safe(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT))
     for path in ("/", "/main.js", "/api/status", "/metrics", "/nothing"):
@@ -157,7 +156,7 @@ def test_answers_carry_what_keeps_a_browser_safe(
 
 
 def test_bodies_that_are_too_long_or_of_unknown_length_are_not_read(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
     key = {"Authorization": f"Bearer {SECRET}"}

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from pathlib import Path
 
 import pytest
-import redis
 
 from core.admin.sampler import REDIS_TIMEOUT_S
 from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
-from harness.admin import Admin
-from harness.redis_server import RedisServer
+from harness import ROOT
+from harness.admin import PORT, Admin
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, wait_until
+from harness.workers import StartWorker
 
-PORT = 19_100
-STALLED_WORKER = ROOT / "harness/stub/stalled.py"
+STALLED_WORKER = ROOT / "harness/stalled.py"
 
 
-def test_a_worker_at_rest_is_live_and_ready(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_a_worker_at_rest_is_live_and_ready(start_worker: StartWorker, client: RedisClient) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT))
     assert admin.ask("/livez").text == "ok\n"
     assert admin.wait_for("/readyz", 200).text == "ok\n"
 
 
 def test_a_worker_whose_claiming_loop_stops_is_no_longer_live(
-    start_worker: StartWorker, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, client: RedisClient, tmp_path: Path
 ) -> None:
     stall = tmp_path / "stall"
     settings = {"STUB_STALL": stall, "STUB_STALL_AT": "claim", "STUB_STALE_S": 5}
@@ -94,7 +95,7 @@ def test_a_stage_counts_as_hung_only_without_progress_while_redis_answers() -> N
 
 
 def test_a_batch_that_fills_slowly_neither_kills_its_worker_nor_holds_up_a_stop(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, tmp_path: Path
 ) -> None:
     settings = {"STUB_STALL": tmp_path / "none", "STUB_STALL_AT": "claim", "STUB_STALE_S": 2}
     worker = start_worker(
@@ -132,20 +133,21 @@ def test_a_worker_without_redis_is_live_but_not_ready_until_it_is_back(
 
 
 def test_the_port_answers_while_the_model_is_loaded(
-    start_worker: StartWorker, client: redis.Redis, tmp_path: Path
+    start_worker: StartWorker, client: RedisClient, tmp_path: Path
 ) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text(
-        (ROOT / "harness/stub/worker.py").read_text().replace(
-            "serve(settings, StubNetwork)",
-            "go = Path(os.environ['STUB_GO'])\n"
-            "    def load(settings):\n"
-            "        while not go.exists():\n"
-            "            time.sleep(0.01)\n"
-            "        return StubNetwork(settings)\n"
-            "    serve(settings, load)",
-        )
-    )  # fmt: skip
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "from harness.launch import launch\n"
+        "from harness.networks import StubNetwork\n"
+        "go = Path(os.environ['STUB_GO'])\n"
+        "def load(settings):\n"
+        "    while not go.exists():\n"
+        "        time.sleep(0.01)\n"
+        "    return StubNetwork(settings)\n"
+        "launch(load)\n"
+    )
     go = tmp_path / "go"
     admin = Admin(start_worker(slow, ready=False, ADMIN_PORT=PORT, STUB_GO=go))
     assert admin.ask("/livez").status == 200
@@ -164,7 +166,7 @@ def test_a_stopping_worker_is_live_but_not_ready(
     request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96))
     wait_until(trace.exists, "the network has the job: one not begun would be put back")
     assert admin.status["worker"]["in_flight"] == 1
-    worker.process.terminate()
+    worker.send_signal(signal.SIGTERM)
     reply = admin.wait_for("/readyz", 503)
     assert reply.text == "stopping\n"
     assert admin.ask("/livez").status == 200
@@ -174,7 +176,7 @@ def test_a_stopping_worker_is_live_but_not_ready(
 
 
 def test_workers_on_one_host_take_the_next_free_port_and_say_so(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     with socket.create_server(("0.0.0.0", PORT + 50)):
         workers = [start_worker(ADMIN_PORT=PORT + 50) for _ in range(2)]
@@ -201,7 +203,7 @@ def test_a_worker_that_cannot_listen_serves_all_the_same(
     assert pipeline.fetch(request).shape == (60, 90, 3)
 
 
-def test_port_0_turns_everything_off(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_port_0_turns_everything_off(start_worker: StartWorker, client: RedisClient) -> None:
     assert "status page" not in start_worker(ADMIN_PORT=0).output
 
 

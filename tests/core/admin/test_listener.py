@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
-import redis
 
 from core.admin import handler, listener
 from core.admin.http import Places, Request, Response, Route, text_response
 from core.admin.listener import MOST_OF_ONE_PEER, MOST_WAITING, listen
 from core.admin.server import MOST_TRIED
-from harness.admin import OWN_PAGE, Admin
-from harness.workers import StartWorker, wait_until
-from tests.core.admin.test_health import PORT
+from harness.admin import OWN_PAGE, PORT, Admin
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
+from harness.workers import StartWorker
 
 SECRET = "correct horse"
 #: What a probe may take: Kubernetes waits for 5 s.
@@ -109,7 +109,7 @@ def flood(port: int, most: int) -> Iterator[None]:
 
 
 def test_probes_are_answered_however_many_clients_are_idle_or_slow(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET, LOG_LEVEL="INFO"))
     admin.wait_for("/readyz", 200)
@@ -220,7 +220,7 @@ def test_a_body_is_only_read_once_there_is_a_place_for_it(port: Port) -> None:
 
 
 def test_no_more_pictures_are_read_than_may_be_tried(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT))
     headers = {**OWN_PAGE, "Host": f"localhost:{admin.port}", "Content-Type": "application/json"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin import device
@@ -14,23 +13,24 @@ from core.admin.sampler import Sampler
 from core.config import Settings
 from core.network import LaMa
 from core.telemetry import Watch
-from harness.admin import Admin
-from harness.wire import Pipeline, page
-from harness.workers import StartWorker, wait_until
+from harness.admin import PORT, Admin
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
+from harness.wire import Kind, Pipeline, page
+from harness.workers import StartWorker
 from lama.bin.inference import engine_of
-from tests.core.admin.test_health import PORT
-from tests.core.test_worker import MODEL
+from tests.core.support import MODEL
 
-KIND = ("long", "short")
+KINDS: tuple[Kind, ...] = ("long", "short")
 
 
 def test_jobs_batches_and_failures_are_counted(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT, MAX_ATTEMPTS=2))
     before = admin.metrics()
     assert before["inpainting_jobs_total", "done", "long"] == 0
-    for kind in KIND:
+    for kind in KINDS:
         pipeline.fetch(pipeline.submit(*page(60, 90, 1), kind, canvas=(64, 96)))
     pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96), image_id="explode.jpg")
     pipeline.push(b"no json", "long")
@@ -95,7 +95,7 @@ def test_jobs_of_a_dead_worker_are_counted_as_recovered(
     assert admin.metrics()["inpainting_jobs_recovered_total", "short"] == 1
 
 
-def test_names_follow_the_conventions(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_names_follow_the_conventions(start_worker: StartWorker, client: RedisClient) -> None:
     reply = Admin(start_worker(ADMIN_PORT=PORT)).ask("/metrics")
     assert reply.headers["Content-Type"].startswith("text/plain; version=")
     families = [
@@ -116,7 +116,11 @@ def test_names_follow_the_conventions(start_worker: StartWorker, client: redis.R
 
 
 def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
-    settings = Settings(use_cuda=False, **{name.lower(): path for name, path in MODEL.items()})
+    settings = Settings(
+        use_cuda=False,
+        lama_config_path=MODEL["LAMA_CONFIG_PATH"],
+        lama_checkpoint_path=MODEL["LAMA_CHECKPOINT_PATH"],
+    )
     network = LaMa(settings)
     assert network.half_fallbacks == 0
     engine_of(network._model, "cpu", network.precision.dtype).half_fallbacks = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import struct
 import time
 import zlib
@@ -13,14 +14,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import redis
 
 from core.broker.dead_job import HEAD_BYTES, write_entry
 from core.pixels import shm
-from harness.admin import OWN_PAGE, Admin, Reply
+from harness.admin import OWN_PAGE, PORT, Admin, Reply
+from harness.redis_server import RedisClient
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import StartWorker, segments, wait_until
-from tests.core.admin.test_health import PORT
+from harness.workers import StartWorker, segments
 
 SECRET = "correct horse"
 TOKEN = {"Authorization": f"Bearer {SECRET}"}
@@ -39,7 +40,7 @@ def try_picture(admin: Admin, image: Any, mask: Any, **fields: Any) -> Reply:
 
 
 def test_a_dead_job_is_retried_and_discarded_from_the_page(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET, MAX_ATTEMPTS=1))
     request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96), image_id="explode.jpg")
@@ -62,7 +63,7 @@ def test_a_dead_job_is_retried_and_discarded_from_the_page(
 
 
 def test_many_requests_for_the_page_read_the_ends_of_long_messages_seldom(
-    start_worker: StartWorker, client: redis.Redis
+    start_worker: StartWorker, client: RedisClient
 ) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT))
     payload = json.dumps({"request_id": "r" * 1000, "text": "x" * 900_000}).encode()
@@ -97,7 +98,7 @@ def test_the_history_has_a_row_every_two_seconds_and_is_told_piece_by_piece(
     assert len(anew["columns"]["at"]) == anew["number"]
 
 
-def test_secrets_are_not_told(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_secrets_are_not_told(start_worker: StartWorker, client: RedisClient) -> None:
     client.execute_command("ACL", "SETUSER", "ann", "on", ">hushhush", "~*", "+@all")
     url = f"redis://ann:hushhush@127.0.0.1:{client.connection_pool.connection_kwargs['port']}"
     try:
@@ -119,7 +120,7 @@ def inputs_of(payload: bytes) -> list[str]:
 
 
 def test_a_tried_picture_comes_back_filled_and_leaves_nothing(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
     hold = make_hold()
     admin = Admin(start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold))
@@ -134,6 +135,7 @@ def test_a_tried_picture_comes_back_filled_and_leaves_nothing(
     assert reply.status == 200, reply.text
     answer = reply.json
     result = cv2.imdecode(np.frombuffer(base64.b64decode(answer["image"]), np.uint8), 1)
+    assert result is not None
     assert result.shape == image.shape
     hole = mask > 0
     assert np.array_equal(result[~hole], image[~hole])
@@ -161,7 +163,7 @@ def bomb(width: int, height: int) -> str:
     return base64.b64encode(content).decode()
 
 
-def test_what_cannot_be_tried_is_told_why(start_worker: StartWorker, client: redis.Redis) -> None:
+def test_what_cannot_be_tried_is_told_why(start_worker: StartWorker, client: RedisClient) -> None:
     admin = Admin(start_worker(ADMIN_PORT=PORT))
     image, mask = png(np.zeros((9, 9, 3), np.uint8)), png(np.ones((9, 9), np.uint8))
     bad: list[tuple[dict[str, Any], str]] = [
@@ -181,7 +183,7 @@ def test_what_cannot_be_tried_is_told_why(start_worker: StartWorker, client: red
 
 
 def test_a_try_that_no_worker_gets_to_before_the_stop_is_taken_back(
-    start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
     hold = make_hold()
     worker = start_worker(ADMIN_PORT=PORT, STUB_HOLD=hold, INPAINTING_BATCH_SIZE_SHORT=1)
@@ -193,7 +195,7 @@ def test_a_try_that_no_worker_gets_to_before_the_stop_is_taken_back(
         wait_until(lambda: client.llen(pipeline.queues["short"]) == 1, "the try waits")
         inputs = inputs_of(client.lindex(pipeline.queues["short"], 0))
         assert all(map(pipeline.exists, inputs))
-        worker.process.terminate()
+        worker.send_signal(signal.SIGTERM)
         admin.wait_for("/readyz", 503)
         hold.unlink()
         assert worker.wait() == 0
@@ -208,7 +210,7 @@ def test_a_try_that_no_worker_gets_to_before_the_stop_is_taken_back(
 def test_a_try_is_given_up_when_the_device_breaks(
     start_worker: StartWorker,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     make_hold: Any,
     tmp_path: Any,
 ) -> None:
@@ -249,6 +251,7 @@ def test_a_preview_is_the_picture_before_and_after(
         reply = admin.ask(f"/api/preview?number={preview['number']}&side={side}")
         assert reply.headers["Content-Type"] == "image/jpeg"
         shown = cv2.imdecode(np.frombuffer(reply.body, np.uint8), 1)
+        assert shown is not None
         assert shown.shape == (144, 720, 3)
         small = cv2.resize(expected, (720, 144), interpolation=cv2.INTER_AREA)
         assert np.abs(shown.astype(int) - small).mean() < 6

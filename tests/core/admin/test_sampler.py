@@ -17,10 +17,10 @@ from core.admin.health import Health
 from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
 from core.config import Settings
 from core.telemetry import Watch
-from harness.admin import Admin
+from harness.admin import PORT, Admin
 from harness.redis_server import RedisServer
-from harness.workers import StartWorker, wait_until
-from tests.core.admin.test_health import PORT
+from harness.waiting import wait_until
+from harness.workers import StartWorker
 
 SECRET = "correct horse"
 

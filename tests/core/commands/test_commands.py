@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -12,47 +11,24 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import cv2
 import pytest
-import redis
 
 from core.broker.dead_job import write_entry, write_truncated_entry
+from harness import ROOT
 from harness.admin import Admin
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, segments, wait_until
-from worker import main
+from harness.workers import StartWorker, segments
+from tests.core.support import Done, command
 
 PORT = 19_500
 
 Run = Callable[..., "Done"]
-
-
-@dataclass
-class Done:
-    """What a command came to."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(*words: object, **environment: object) -> Done:
-    """Run a command of worker.py, in this process: a new one takes a second to start."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, str(value))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                status = main(list(map(str, words)))
-            except SystemExit as ended:
-                status = int(str(ended.code))
-    return Done(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -86,7 +62,7 @@ def test_help_explains_json_and_has_examples(words: str) -> None:
 
 
 def test_status_shows_queues_and_workers(
-    run: Run, start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis, make_hold: Any
+    run: Run, start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
     hold = make_hold()
     beat = {"HEARTBEAT_INTERVAL_S": 0.2, "HEARTBEAT_TTL_S": 5}
@@ -113,13 +89,13 @@ def test_status_shows_queues_and_workers(
         pipeline.fetch(key.decode().partition(":")[2])
 
 
-def test_status_without_a_worker_says_so(run: Run, client: redis.Redis) -> None:
+def test_status_without_a_worker_says_so(run: Run, client: RedisClient) -> None:
     assert "no worker is alive on this Redis" in run("status").stdout
 
 
 @pytest.mark.parametrize("beat", ["", "no JSON", "[]", "{}", "[" * 100_000, '{"host": 1e999}'])
 def test_status_leaves_out_a_heartbeat_that_is_none(
-    run: Run, client: redis.Redis, beat: str
+    run: Run, client: RedisClient, beat: str
 ) -> None:
     client.set("inpainting:worker:some-1-0123456789ab", beat)
     assert "no worker is alive on this Redis" in run("status").stdout
@@ -135,7 +111,7 @@ def watch_status(server: RedisServer, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def test_status_watches_until_ctrl_c(server: RedisServer, client: redis.Redis) -> None:
+def test_status_watches_until_ctrl_c(server: RedisServer, client: RedisClient) -> None:
     watching = watch_status(server, "--json")
     assert watching.stdout is not None
     first = json.loads(watching.stdout.readline())
@@ -186,7 +162,7 @@ def test_without_redis_a_command_ends_with_one_line(words: str) -> None:
 
 
 @pytest.fixture
-def two_dead(start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis) -> str:
+def two_dead(start_worker: StartWorker, pipeline: Pipeline, client: RedisClient) -> str:
     """A job that the network could not do, and a message with escapes; the former's request."""
     start_worker(MAX_ATTEMPTS=1)
     request = pipeline.submit(*page(60, 90, 1), "short", canvas=(64, 96), image_id="explode.jpg")
@@ -196,7 +172,7 @@ def two_dead(start_worker: StartWorker, pipeline: Pipeline, client: redis.Redis)
 
 
 def test_dead_jobs_are_listed_shown_retried_and_discarded(
-    run: Run, two_dead: str, client: redis.Redis
+    run: Run, two_dead: str, client: RedisClient
 ) -> None:
     listed = run("dead", "list").stdout
     assert len(listed.splitlines()) == 3
@@ -230,7 +206,7 @@ def test_dead_jobs_are_listed_shown_retried_and_discarded(
 
 
 def test_a_long_message_is_shown_up_to_the_limit_and_not_listed(
-    run: Run, client: redis.Redis
+    run: Run, client: RedisClient
 ) -> None:
     about = {"reason": "too_long", "queue": "lama_inference:longtasks"}
     payload = json.dumps({"request_id": "long", "text": "x" * 50_000}).encode()
@@ -253,7 +229,7 @@ def test_a_long_message_is_shown_up_to_the_limit_and_not_listed(
     assert "1 of 1 discarded" in run("dead", "discard", truncated["id"]).stdout
 
 
-def test_everything_is_discarded_on_a_full_server(run: Run, client: redis.Redis) -> None:
+def test_everything_is_discarded_on_a_full_server(run: Run, client: RedisClient) -> None:
     for number in range(2500):
         payload = json.dumps({"request_id": str(number)}).encode()
         entry = write_entry(payload, reason="bad_field", queue="lama_inference:longtasks")
@@ -267,7 +243,7 @@ def test_everything_is_discarded_on_a_full_server(run: Run, client: redis.Redis)
 
 
 @pytest.mark.parametrize("words", ["dead retry", "dead discard", "dead discard --dry-run"])
-def test_nothing_is_changed_unless_it_is_named(run: Run, client: redis.Redis, words: str) -> None:
+def test_nothing_is_changed_unless_it_is_named(run: Run, client: RedisClient, words: str) -> None:
     client.rpush("inpainting:dead", json.dumps({"raw": "x", "queue": "lama_inference:longtasks"}))
     done = run(*words.split())
     assert done.returncode == 1
@@ -286,12 +262,22 @@ def test_submit_tells_programs_what_it_did(
     cv2.imwrite(str(tmp_path / "page.png"), image)
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     told = printed(
-        run("submit", tmp_path / "page.png", tmp_path / "mask.png", "-o", tmp_path / "o.png",
-            "--kind", "short", "--json")
-    )  # fmt: skip
+        run(
+            "submit",
+            tmp_path / "page.png",
+            tmp_path / "mask.png",
+            "-o",
+            tmp_path / "o.png",
+            "--kind",
+            "short",
+            "--json",
+        )
+    )
     assert told["kind"] == "short"
     assert 0 < told["seconds"] < 50
-    assert cv2.imread(told["output"]).shape == image.shape
+    result = cv2.imread(told["output"])
+    assert result is not None
+    assert result.shape == image.shape
     wait_until(lambda: not segments(), "the result's segment is gone")
 
 
@@ -304,7 +290,7 @@ def test_submit_tells_programs_what_it_did(
     ],
 )
 def test_submit_refuses_files_before_it_sends_anything(
-    run: Run, client: redis.Redis, capfd: Any, tmp_path: Path, image: str, output: str, said: str
+    run: Run, client: RedisClient, capfd: Any, tmp_path: Path, image: str, output: str, said: str
 ) -> None:
     cv2.imwrite(str(tmp_path / "page.png"), page(60, 90, 1)[0])
     done = run("submit", tmp_path / image, tmp_path / "page.png", "-o", tmp_path / output)
@@ -324,7 +310,7 @@ def test_a_missing_shared_memory_is_one_line(run: Run, monkeypatch: pytest.Monke
 
 
 def test_health_asks_the_workers_of_this_host(
-    run: Run, start_worker: StartWorker, client: redis.Redis
+    run: Run, start_worker: StartWorker, client: RedisClient
 ) -> None:
     with socket.create_server(("127.0.0.1", PORT + 20)):  # somebody else's, and mute
         nobody = run("health", ADMIN_PORT=PORT + 40)
@@ -353,7 +339,7 @@ def test_health_finds_a_worker_many_ports_after_its_own(
 
 
 def test_health_without_an_admin_port_goes_by_the_heartbeat(
-    run: Run, start_worker: StartWorker, client: redis.Redis
+    run: Run, start_worker: StartWorker, client: RedisClient
 ) -> None:
     nobody = run("health", ADMIN_PORT=0)
     assert nobody.returncode == 1
@@ -365,7 +351,7 @@ def test_health_without_an_admin_port_goes_by_the_heartbeat(
 
 
 def test_health_without_an_admin_port_knows_workers_of_other_containers(
-    run: Run, start_worker: StartWorker, client: redis.Redis
+    run: Run, start_worker: StartWorker, client: RedisClient
 ) -> None:
     start_worker(ADMIN_PORT=0).stop(signal.SIGKILL)
     (key,) = client.keys("inpainting:worker:*")
@@ -400,7 +386,7 @@ def test_health_fails_if_one_worker_is_not_well(run: Run, start_worker: StartWor
 
 
 def test_each_host_has_queues_of_its_own_where_their_names_say_so(
-    run: Run, start_worker: StartWorker, server: RedisServer, client: redis.Redis
+    run: Run, start_worker: StartWorker, server: RedisServer, client: RedisClient
 ) -> None:
     names = {
         "LAMA_INFERENCE_LONG_TASKS_QUEUE": "long@{host}",

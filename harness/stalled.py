@@ -1,7 +1,7 @@
-"""The stub worker, of which something comes to a stop while the file STUB_STALL exists.
+"""The stub worker, one loop or stage of which stands still while the file STUB_STALL exists.
 
-That is STUB_STALL_AT: the claiming loop, or the stage `load`, `store`, `commit` or `unlink`. A loop
-or a stage counts as dead after STUB_STALE_S seconds.
+STUB_STALL_AT names it: the claiming loop `claim`, or the stage `load`, `store`, `commit` or
+`unlink`. A loop or a stage counts as dead after STUB_STALE_S seconds.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.config import load_settings
 from core.flow.batches import BatchSource
 from core.flow.delivery import Deliverer
-from core.flow.service import serve
 from core.pixels import shm
 from core.pixels.stages import Loader
-from core.telemetry import configure_logging, record
-from harness.stub.worker import StubNetwork
+from core.telemetry import record
+from harness.launch import launch
 
 STALL = Path(os.environ["STUB_STALL"])
 AT: dict[str, tuple[Any, str]] = {
@@ -33,6 +31,8 @@ AT: dict[str, tuple[Any, str]] = {
 
 
 def stalling(act: Any) -> Any:
+    """A function, or a coroutine function, that waits for the file to be gone first."""
+
     def stalled(*arguments: Any) -> Any:
         while STALL.exists():
             time.sleep(0.05)
@@ -52,6 +52,4 @@ if __name__ == "__main__":
     )
     owner, name = AT[os.environ["STUB_STALL_AT"]]
     setattr(owner, name, stalling(getattr(owner, name)))
-    settings = load_settings()
-    configure_logging(settings.log_level, settings.log_format)
-    serve(settings, StubNetwork)
+    launch()

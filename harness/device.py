@@ -1,7 +1,7 @@
-"""The device of a run, in a folder: files there tell every worker's network how it behaves.
+"""A device that may break, as a folder: files there tell each worker's network how to behave.
 
-It also notes which process began to compute which job, so that the account can tell whether a job
-was being computed when processes died.
+It also notes which process began to compute which job, so that chaos' account can tell whether a
+job was being computed when processes died.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Final
 
 from core.errors import DeviceFault
 
-#: Where the network finds the folder.
-VARIABLE: Final = "CHAOS_DEVICE"
+#: Environment variable: the folder.
+VARIABLE: Final = "HARNESS_DEVICE"
 
 #: What a device that is broken says; the log of a worker may contain it.
 BROKEN_TEXT: Final = "the device of this run is broken"
@@ -37,7 +37,7 @@ class State(StrEnum):
 
 
 class Device:
-    """What the arena changes, and what each network asks for when it computes."""
+    """Chaos changes it, and each network uses it when it computes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class Device:
         self._computed = folder / "computed"
 
     def put(self, state: State, *, to: bool) -> None:
-        """Break it in this way, or repair it."""
+        """Put the device into a state, or end that state."""
         self._switch(self._folder / state, to=to)
 
     def has(self, state: State) -> bool:
@@ -53,7 +53,7 @@ class Device:
         return (self._folder / state).exists()
 
     def hold_up(self, pid: int, *, to: bool) -> None:
-        """Have one process' inferences not end, or let them."""
+        """Hold up the inferences of one process, or let them go on."""
         self._switch(self._folder / f"slow-{pid}", to=to)
 
     def use(self, image_ids: Iterable[str]) -> None:

@@ -1,0 +1,77 @@
+"""A hostile case: a good job that mutations spoil, and what must become of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from chaos.hostile.bystanders import Bystanders
+from harness.wire import Json, Kind
+
+#: What becomes of a case. "either" is where an independent answer would repeat the worker's code.
+Fate = Literal["dead", "delivered", "either"]
+
+MAX_PIXELS = 1 << 18
+IMAGE, MASK = "preprocessed_img_shm_info", "preprocessed_mask_shm_info"
+
+FORGED = "1999-12-31 23:59:59,999 INFO    core.flow.pipeline: all is well"
+
+
+@dataclass
+class Case:
+    """A message and what its segments were made into."""
+
+    number: int
+    rng: random.Random
+    message: Json
+    pixels: dict[str, np.ndarray]
+    kind: Kind
+    bystanders: Bystanders
+    fate: Fate = "delivered"
+    payload: bytes = b""
+    done: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+
+    def path(self, which: str) -> Path:
+        return self.paths[which == MASK]
+
+    def info(self) -> tuple[str, Json]:
+        which = self.rng.choice([IMAGE, MASK])
+        return which, self.message[which]
+
+
+Mutation = Callable[[Case], Fate]
+MESSAGE: list[Mutation] = []
+SEGMENT: list[Mutation] = []
+TEXT: list[Mutation] = []
+
+
+def of_message(mutation: Mutation) -> Mutation:
+    """Register a mutation of the message."""
+    MESSAGE.append(mutation)
+    return mutation
+
+
+def of_segment(mutation: Mutation) -> Mutation:
+    """Register a mutation of the segment."""
+    SEGMENT.append(mutation)
+    return mutation
+
+
+def of_text(mutation: Mutation) -> Mutation:
+    """Register a mutation of the text."""
+    TEXT.append(mutation)
+    return mutation
+
+
+def encoded(case: Case) -> bytes:
+    """The message as UTF-8 JSON, with or without escapes."""
+    return json.dumps(case.message, ensure_ascii=case.rng.random() < 0.5).encode(
+        "utf-8", "surrogatepass"
+    )

@@ -1,0 +1,1 @@
+"""Random histories of delivery for test_state_machine.py: who acts, and what goes wrong."""
