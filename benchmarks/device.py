@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.timeline import VARIABLE, Span, read_log
 from benchmarks.traffic import Consumer, Traffic
 from core.keys import Kind
+from harness.networks import VARIABLE as NETWORK
+from harness.timeline import VARIABLE, Span, read_logs
 
 #: Results at either end of a run that are left out: there the pipeline is filled or drained.
 ENDS: Final = 8
@@ -38,16 +39,15 @@ def _run(
     url: str, traffic: Traffic, options: dict[str, Any], count: int, jobs: int
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        log = Path(folder) / "log"
-        environment = {VARIABLE: json.dumps({**options, "log": str(log)})}
-        consumer = Consumer(url, "benchmarks.own_worker", count, **environment)
+        environment = {NETWORK: "timeline", VARIABLE: json.dumps({**options, "folder": folder})}
+        consumer = Consumer(url, "harness.launch", count, **environment)
         stack.enter_context(consumer)
         traffic.wait_until_ready(consumer, 4 * count)
         made = traffic.make(Kind.SHORT, jobs)
         traffic.push(consumer, Kind.SHORT, made)
         arrivals = sorted(traffic.arrivals(made).values())
         traffic.take(made)
-        spans = read_log(log)
+        spans = read_logs(Path(folder))
     began, ended = arrivals[ENDS], arrivals[-ENDS]
     return {
         "jobs/s": (len(arrivals) - 2 * ENDS) / (ended - began),
@@ -55,19 +55,22 @@ def _run(
     }
 
 
-def _stillness(spans: Sequence[Span], began: float, ended: float) -> dict[str, float]:
-    """How busy one worker's device was, its gaps, and the processor time beside copying."""
-    batches = [batch for span in spans for batch in span.batches]
+def _stillness(workers: Sequence[Sequence[Span]], began: float, ended: float) -> dict[str, float]:
+    """How busy the device was, its gaps, and the processor time of a batch beside copying."""
+    batches = sorted(batch for spans in workers for span in spans for batch in span.batches)
     inside = [batch for batch in batches if began <= batch[0] and batch[1] <= ended]
-    if len(inside) < 2 or len(spans) < 2:
-        return {}
     gaps = [max(0.0, after[0] - before[1]) * 1000 for before, after in pairwise(inside)]
     busy = sum(end - start for start, end in inside) / (inside[-1][1] - inside[0][0])
     median, ninety, most = np.percentile(gaps, (50, 90, 99))
-    first, last = spans[0], spans[-1]
-    others_s = (last.cpu_s - last.copying_s) - (first.cpu_s - first.copying_s)
-    logged = sum(len(span.batches) for span in spans[1:])
+    others_s = sum(
+        (spans[-1].cpu_s - spans[-1].copying_s) - (spans[0].cpu_s - spans[0].copying_s)
+        for spans in workers
+    )
+    logged = sum(len(span.batches) for spans in workers for span in spans[1:])
     return {
-        "busy": busy, "gap ms": median, "90 %": ninety, "99 %": most,
-        "CPU ms a batch, not copying": 1000 * others_s / logged,
-    }  # fmt: skip
+        "busy": busy,
+        "gap ms": float(median),
+        "90 %": float(ninety),
+        "99 %": float(most),
+        "CPU ms a batch, not copying": 1000 * others_s / max(1, logged),
+    }

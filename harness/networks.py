@@ -5,6 +5,7 @@ HARNESS_NETWORK says which of them `load_network` makes (see launch.py for the p
     stub       paints holes grey; many environment variables steer it (see StubNetwork)
     tiny       fills holes with the mean of the known pixels, and takes some time (TINY_SECONDS)
     identity   gives every picture back as it came; sleeps IDENTITY_MS a picture
+    timeline   a GPU that is a time line (see timeline.py)
     lama       the real one
 """
 
@@ -188,10 +189,17 @@ def _lama(settings: Settings) -> Network:
     return LaMa(settings)
 
 
+def _timeline(settings: Settings) -> Network:
+    from harness.timeline import network  # torch is loaded with it
+
+    return network(settings)
+
+
 NETWORKS: Final[Mapping[str, Callable[[Settings], Network]]] = {
     "stub": StubNetwork,
     "tiny": TinyNetwork,
     "identity": IdentityNetwork,
+    "timeline": _timeline,
     "lama": _lama,
 }
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import redis
 
 from core import contract
-from harness.redis_server import RedisServer
+from harness import ROOT
+from harness.redis_server import RedisClient, RedisServer
+from harness.waiting import wait_until
 from harness.wire import Pipeline, page
-from harness.workers import ROOT, StartWorker, wait_until
+from harness.workers import StartWorker
 
 PAGE = (ROOT / "docs/contract.md").read_text()
 SENDER, RECEIVER = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -28,7 +29,7 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture
 def start_program(server: RedisServer, tmp_path: Path) -> Iterator[Start]:
     """Starts a program of the page; it is killed at the end of the test."""
-    processes = []
+    processes: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: object) -> subprocess.Popen[str]:
         program = tmp_path / f"program-{len(processes)}.py"
@@ -52,7 +53,7 @@ def test_a_picture_goes_from_the_pages_sender_to_its_receiver(
     start_worker: StartWorker,
     start_program: Start,
     pipeline: Pipeline,
-    client: redis.Redis,
+    client: RedisClient,
     tmp_path: Path,
 ) -> None:
     image, mask = page(60, 90, 1)
@@ -61,7 +62,7 @@ def test_a_picture_goes_from_the_pages_sender_to_its_receiver(
     sender = start_program(SENDER, tmp_path / "page.png", tmp_path / "mask.png")
     request = sender.communicate(timeout=30)[0].strip()
     assert sender.returncode == 0
-    message = json.loads(client.lrange("lama_inference:shorttasks", 0, -1)[0])  # type: ignore
+    message = json.loads(client.lrange("lama_inference:shorttasks", 0, -1)[0])
     inputs = [message[f"preprocessed_{part}_shm_info"]["shm_name"] for part in ("img", "mask")]
     assert all(map(pipeline.exists, inputs))
 

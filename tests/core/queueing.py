@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from core import keys
-from core.broker.at_most_once import open_queues
+from core.broker.open import open_queues
 from core.broker.queues import Queues
 from core.claims import Claim
 from core.config import Settings

@@ -35,7 +35,7 @@ def test_a_commit_publishes_the_result_and_leaves_the_inputs_for_cleanup(raw: Re
         assert raw.lrange(keys.cleanup(ME.worker), 0, -1) == [b"job"]
         assert raw.zrange(keys.segments("boot-1"), 0, -1) == [b"s1 r"]
         assert not raw.exists(keys.ATTEMPTS)
-        await queues.cleaned(claim)
+        await queues.drop_cleanup_entry(claim)
         assert not raw.exists(keys.cleanup(ME.worker))
 
     run(raw, scenario)
@@ -114,7 +114,7 @@ def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: RedisC
         # Were it the reply to the first commit that was lost, this would be its repetition.
         assert await queues.commit(first, "r", "s1", info) == (Outcome.COMMITTED, "s1")
         # Others have unlinked its inputs, as after a worker that is taken for dead.
-        await queues.cleaned(first)
+        await queues.drop_cleanup_entry(first)
         assert await queues.commit(first, "r", "s1", info) == (Outcome.LOST, "")
         assert json.loads(raw.hget("inpainting_result:r", "inpaint_shm_info"))["shm_name"] == "s2"
 

@@ -14,7 +14,7 @@ import redis
 
 from chaos.proxy import Proxy
 from core import keys
-from core.broker.at_most_once import open_queues
+from core.broker.open import open_queues
 from core.config import Delivery
 from core.errors import JobError
 from core.identity import current_identity

@@ -185,7 +185,7 @@ class Work(World):
             self.run(worker.queues.forget_replaced(hand.request_id, name))
         else:
             member = f"{name} {hand.request_id}" if name else ""
-            self.run(worker.queues.cleaned(hand.claim, member))
+            self.run(worker.queues.drop_cleanup_entry(hand.claim, member))
 
     @precondition(lambda self: self.hands("claimed", "loaded", "failing"))
     @rule(index=INDEX, fate=st.sampled_from(["fail", "retry", "postpone"]), is_reply_lost=RARELY)

@@ -7,8 +7,10 @@ GIL for some microseconds and lets it go once; a launch takes its time without t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ from lama.engine.transfers import Staged, Transfers
 from lama.staged import BLOCKS
 
 #: Environment variable with the options as a JSON object.
-VARIABLE: Final = "BENCHMARK_DEVICE"
+VARIABLE: Final = "TIMELINE"
 
 #: CUDA calls through torch, counted in lama.engine: for each picture before a batch, for a batch,
 #: and for each picture after it.
@@ -45,7 +47,8 @@ COPYING: Final = ("load", "store", "unlink")
 class Options:
     """`ms`: of a picture. `gb_s`: of the bus. `call_us`: of a CUDA call. `launch_us`: of a graph.
 
-    `is_ahead`: whether a batch is launched before the last one is done. `log`: a file for `Span`s.
+    `is_ahead`: whether a batch is launched before the last one is done. `folder`: an existing one
+    for the logs of processes that share the device.
     """
 
     ms: float = 3.15
@@ -53,7 +56,7 @@ class Options:
     call_us: float = 5.0
     launch_us: float = 120.0
     is_ahead: bool = True
-    log: str = ""
+    folder: str = ""
 
 
 @dataclass
@@ -156,8 +159,9 @@ class TimeLineDevice(Network):
             streams.wait(None, loaded.staged.arrived)
         streams.call(CALLS_BATCH)
         time.sleep(self._options.launch_us * 1e-6)
-        began = max(time.perf_counter(), compute.free_at)
-        compute.free_at = began + self._options.ms * len(batch) / 1000
+        seconds = self._options.ms * len(batch) / 1000
+        began = self._reserve(max(time.perf_counter(), compute.free_at), seconds)
+        compute.free_at = began + seconds
         self._note(began, compute.free_at)
         if not self._options.is_ahead:
             streams.join(compute.free_at)
@@ -173,16 +177,29 @@ class TimeLineDevice(Network):
             Restored(picture.result()) if is_pending(picture) else picture for picture in pictures
         ]
 
+    def _reserve(self, began: float, seconds: float) -> float:
+        """When a batch begins on a device that other processes use too."""
+        if not self._options.folder:
+            return began
+        with (Path(self._options.folder) / "free_at").open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            free_at = struct.unpack("d", file.read() or bytes(8))[0]
+            began = max(began, free_at)
+            file.truncate(0)
+            file.write(struct.pack("d", began + seconds))
+        return began
+
     def _note(self, began: float, ended: float) -> None:
         self._batches.append((began, ended))
-        if self._options.log and len(self._batches) >= LOGGED:
+        if self._options.folder and len(self._batches) >= LOGGED:
             copying_s = sum(
                 _cpu_s(thread.native_id)
                 for thread in threading.enumerate()
                 if thread.name.startswith(COPYING)
             )
             span = Span(self._batches, time.process_time(), copying_s)
-            with Path(self._options.log).open("a") as log:
+            with (Path(self._options.folder) / f"{os.getpid()}.log").open("a") as log:
                 log.write(json.dumps(vars(span)) + "\n")
             self._batches = []
 
@@ -194,15 +211,12 @@ def network(settings: Settings) -> Network:
     return TimeLineDevice(options, most)
 
 
-def read_log(path: Path) -> list[Span]:
-    """What a device has written, in order; a worker that is killed may leave half a line."""
-    spans = []
-    for line in path.read_text().splitlines():
-        try:
-            spans.append(Span(**json.loads(line)))
-        except ValueError:
-            break
-    return spans
+def read_logs(folder: Path) -> list[list[Span]]:
+    """The spans of each process, in order."""
+    return [
+        [Span(**json.loads(line)) for line in path.read_text().splitlines()]
+        for path in folder.glob("*.log")
+    ]
 
 
 def _cpu_s(thread: int | None) -> float:
