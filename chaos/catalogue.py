@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from PIL import Image
@@ -36,6 +36,7 @@ from chaos.programs import kill_marked
 from chaos.results import Account, Fill, Results
 from core.config import PROJECT_ROOT, load_settings
 from core.memory import settle_memory
+from harness.process import Process, python
 from lama.bin.inference import batch_inference, load_lama_model
 from lama.engine.precision import decide
 
@@ -71,7 +72,15 @@ class Catalogue:
                 _save(masks / page.name, page.mask)
         (root / "boxes.jsonl").write_text("\n".join(lines))
         holes = ["--boxes", str(root / "boxes.jsonl")] if boxes else ["--masks", str(masks)]
-        self._arguments = [str(pages), str(clean), *holes, *["--ray"] * ray]
+        arguments = [pages, clean, *holes, *["--ray"] * ray, "--json"]
+        self._command = python(PROJECT_ROOT / "worker.py", "bulk", *arguments)
+        self._environment = {
+            **os.environ,
+            MARK: self._mark,
+            "INPAINT_REGION": "mask",
+            "REFINE": "0",
+            **({} if self._ray_folder is None else {"RAY_TMPDIR": str(self._ray_folder)}),
+        }
 
     def pages(self) -> Iterator[Page]:
         """All pages; each call draws them again."""
@@ -80,11 +89,12 @@ class Catalogue:
     def run_and_kill(self) -> None:
         """Kill a run when half of the results are there."""
         began = time.monotonic()
-        run = self._start()
+        run = Process(self._command, self._environment, self._log)
+        run.start()
         try:
             self._wait_for_half(run)
-            if run.poll() is not None:
-                self._wrong_with_log(f"the run ended with {run.returncode} before it was killed")
+            if not run.is_running:
+                self._wrong_with_log(f"the run ended with {run.poll()} before it was killed")
         finally:
             self.results.account.killed = kill_marked(MARK, self._mark)
             run.wait()
@@ -99,14 +109,21 @@ class Catalogue:
         """Run again, to the end."""
         before = self.results.files()
         began = time.monotonic()
-        run = self._start(stdout=subprocess.PIPE)
         try:
-            said, _ = run.communicate()
+            with self._log.open("ab") as log:
+                run = subprocess.run(
+                    self._command,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    check=False,
+                )
         finally:
             kill_marked(MARK, self._mark)
         self.results.account.seconds.append(time.monotonic() - began)
         if run.returncode == 0:
-            self.results.check_second(before, json.loads(said))
+            self.results.check_second(before, json.loads(run.stdout))
         else:
             self._wrong_with_log(f"the second run ended with {run.returncode}")
 
@@ -116,28 +133,9 @@ class Catalogue:
         if self._ray_folder is not None:
             shutil.rmtree(self._ray_folder, ignore_errors=True)
 
-    def _start(self, **streams: Any) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, MARK: self._mark, "INPAINT_REGION": "mask", "REFINE": "0"}
-        if self._ray_folder is not None:
-            environment["RAY_TMPDIR"] = str(self._ray_folder)
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [
-                    sys.executable,
-                    str(PROJECT_ROOT / "worker.py"),
-                    "bulk",
-                    *self._arguments,
-                    "--json",
-                ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                **streams,
-            )
-
-    def _wait_for_half(self, run: subprocess.Popen[bytes]) -> None:
+    def _wait_for_half(self, run: Process) -> None:
         count, deadline = 0, time.monotonic() + PATIENCE_S
-        while count < self._count / 2 and run.poll() is None:
+        while count < self._count / 2 and run.is_running:
             if (now := len(self.results.files())) > count:
                 count, deadline = now, time.monotonic() + PATIENCE_S
             if time.monotonic() > deadline:

@@ -36,7 +36,7 @@ class Child(Protocol):
 Launcher = Callable[[Sequence[str], Mapping[str, str], Path, Path | None], Child]
 
 
-def python(*arguments: str | Path) -> list[str]:
+def python(*arguments: object) -> list[str]:
     """The command that runs this interpreter with these arguments."""
     return [sys.executable, *map(str, arguments)]
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,13 @@ def wait_until_idle(client: RedisClient) -> None:
         ),
         "the worker is idle",
     )
+
+
+#: The type of the fixture `run` of the commands.
+Run = Callable[..., Done]
+
+
+def printed(done: Done) -> Any:
+    """The JSON that a command printed, if it succeeded."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
