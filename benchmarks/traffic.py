@@ -56,7 +56,7 @@ class Consumer:
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
-            process.stop(timeout=PATIENCE_S)
+            process.wait(PATIENCE_S)
 
 
 class Traffic:

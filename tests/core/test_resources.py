@@ -321,7 +321,7 @@ def test_a_device_that_breaks_while_a_picture_comes_back_costs_no_job(
     hold.unlink()
     assert worker.wait() == 1
     assert "the stub is broken: the process ends" in worker.output
-    assert not client.exists(keys.DEAD)
+    assert not client.exists(keys.DEAD, keys.ATTEMPTS)
     broken.unlink()
     start_worker(STUB_STAGING=1, **SOON)
     for one in (request, other):

@@ -73,6 +73,30 @@ def test_a_busy_worker_claims_one_batch_ahead_and_leaves_the_rest_to_others(
     assert busy.stop() == 0
 
 
+def test_a_device_that_computes_by_itself_has_two_batches_and_the_worker_one_more(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: RedisClient,
+    make_hold: Callable[[], Path],
+    tmp_path: Path,
+) -> None:
+    hold, trace = make_hold(), tmp_path / "trace"
+    requests = [send(pipeline, "long", seed) for seed in range(9)]
+    size = {"INPAINTING_BATCH_SIZE_LONG": 1}
+    busy = start_worker(STUB_STAGING=1, STUB_HOLD=hold, STUB_TRACE=trace, **size)
+    wait_until(lambda: busy.output.count("taken from") == 3, "one is loaded ahead of two")
+    start_worker(**size)
+    for request in requests[3:]:
+        pipeline.fetch(request)
+    assert processing(client) == 3
+    assert trace.read_text().split() == ["long", requests[0], "long", requests[1]]
+    hold.unlink()
+    for request in requests[:3]:
+        pipeline.fetch(request)
+    wait_until_idle(client)
+    assert [line.split()[1] for line in trace.read_text().splitlines()] == requests[:3]
+
+
 def test_a_result_is_written_while_the_one_before_waits_to_be_committed(
     start_worker: StartWorker,
     pipeline: Pipeline,
