@@ -23,9 +23,9 @@ import torch
 from benchmarks import machine
 from benchmarks.report import Report, add_output_argument, table
 from core.config import load_settings
-from lama.bin.inference import batch_inference, load_lama_model
 from lama.engine.precision import decide
 from lama.evaluation.metrics import decibels, squared_error, ssim
+from lama.inference import batch_inference, load_lama_model
 from lama.refinement import Budget, Refiner
 from lama.regions import Fill
 from lama.training.data.pictures import picture_files

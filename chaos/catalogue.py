@@ -36,8 +36,8 @@ from chaos.programs import kill_marked
 from chaos.results import Account, Fill, Results
 from core.config import PROJECT_ROOT, load_settings
 from core.memory import settle_memory
-from lama.bin.inference import batch_inference, load_lama_model
 from lama.engine.precision import decide
+from lama.inference import batch_inference, load_lama_model
 
 #: Name of the variable by which the processes of a run are found.
 MARK: Final = "CHAOS_CATALOGUE"

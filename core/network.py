@@ -33,8 +33,7 @@ class LaMa(Network):
         """Load the configured weights; raises ModelUnavailable with one clear sentence."""
         import torch
 
-        from lama import regions
-        from lama.bin import inference
+        from lama import inference, regions
         from lama.engine.precision import decide
 
         bound_threads()

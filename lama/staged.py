@@ -12,10 +12,10 @@ from functools import partial
 
 import torch
 
-from lama.bin.inference import engine_of
 from lama.engine.pixels import restored
 from lama.engine.precision import decide
 from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
+from lama.inference import engine_of
 from lama.padding import padded_side
 from lama.saicinpainting.training.trainers import InpaintingModel
 

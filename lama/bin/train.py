@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from lama.bin.inference import usable_device
+from lama.inference import usable_device
 from lama.saicinpainting.training.trainers.config import load_train_config
 from lama.saicinpainting.training.trainers.errors import CheckpointError
 from lama.training.loop import Budget, train

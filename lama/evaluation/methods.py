@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.inference import batch_inference, load_lama_model
 
 #: RGB uint8 H×W×3 and bool H×W to a filled picture; None where it isn't feasible.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray | None]

@@ -19,7 +19,7 @@ from harness.redis_server import RedisServer
 from harness.wire import Pipeline, page
 from harness.workers import OWN, ROOT, StartWorker, wait_until
 from lama import regions
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.inference import batch_inference, load_lama_model
 from lama.refinement import Refiner
 
 GOLDEN = ROOT / "tests/data/golden/blocks2-ngf16"

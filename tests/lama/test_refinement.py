@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lama.bin.inference import batch_inference
+from lama.inference import batch_inference
 from lama.refinement import Budget, Refiner, agreement
 from lama.refinement.agreement import Disagreement, agree
 from lama.refinement.halves import Halves

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lama.bin import train as program
-from lama.bin.inference import load_lama_model
+from lama.inference import load_lama_model
 from lama.saicinpainting.training.modules.ffc import lama_fourier
 from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers.errors import ConfigError, MismatchError

@@ -17,7 +17,7 @@ from core.telemetry import Watch
 from harness.admin import Admin
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, wait_until
-from lama.bin.inference import engine_of
+from lama.inference import engine_of
 from tests.core.admin.test_health import PORT
 from tests.core.test_worker import MODEL
 
