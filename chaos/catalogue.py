@@ -35,7 +35,7 @@ from chaos.pages import Page, Picture, draw
 from chaos.programs import kill_marked
 from chaos.results import Account, Fill, Results
 from core.config import PROJECT_ROOT, load_settings
-from core.memory import settle_memory
+from core.network import settle_memory
 from lama.engine.precision import decide
 from lama.inference import batch_inference, load_lama_model
 

@@ -24,7 +24,7 @@ from core.faults import Fault, reach
 from core.flow.pipeline import BatchPipeline
 from core.flow.waiting import put_back_in_time
 from core.identity import Identity, current_identity
-from core.memory import settle_memory
+from core.network import settle_memory
 from core.pixels import shm
 from core.pixels.handover import Network
 from core.recovery.recovery import Recovery

@@ -66,12 +66,18 @@ Filled = Picture | Pending | Restored | TransientFailure
 class Network(ABC):
     """The second stage, as the service sees it; all but two of its members may stay as they are."""
 
-    #: A device that copies what is loaded while it computes, from when there is one.
-    staging: Staging | None = None
+    @property
+    def staging(self) -> Staging | None:
+        """A device that copies what is loaded while it computes, as soon as there is one."""
+        return None
 
-    #: time.monotonic() of the last step of a batch, for a network that works step by step: such a
-    #: one is slow, not hung, for as long as it makes some.
-    progressed_at: float = 0.0
+    @property
+    def progressed_at(self) -> float:
+        """time.monotonic() of the last step of a batch, for a network that works step by step.
+
+        As long as it makes steps, such a network is slow, not hung.
+        """
+        return 0.0
 
     @abstractmethod
     def describe(self) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from core.config import Settings, load_settings
 from core.errors import DeviceFault
 from core.flow.service import serve
-from core.halving import halving
+from core.network import halving
 from core.pixels.handover import Filled, Loaded, Network, Picture, Restored, is_pending
 from core.telemetry import configure_logging
 from lama.padding import without_padding
@@ -70,6 +70,9 @@ class StubDevice:
 
 
 class StubNetwork(Network):
+    staging: StubDevice | None = None
+    progressed_at = 0.0
+
     def __init__(self, settings: Settings) -> None:
         self._threshold = settings.mask_threshold
         self._hold = Path(os.environ.get("STUB_HOLD", "/nonexistent"))

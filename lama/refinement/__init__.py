@@ -12,8 +12,8 @@ out, made smaller, agrees with the scale below.
     halves.py     the generator's front and rear
     agreement.py  the optimisation at one scale
 
-It needs a network with gradients, which the engine has not: it uses the generator itself, and a
-function that fills (`Fill`) for the smallest scale. Neither queues nor shared memory in here.
+The optimisation needs gradients, which the engine doesn't have: it uses the generator itself. The
+smallest scale is filled in the normal way, by `lama.inference`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from lama.engine.precision import decide
+from lama.inference import batch_inference
 from lama.padding import pad
-from lama.regions import Fill, Padding
+from lama.regions import Padding
 from lama.regions.boxes import content, whole
 from lama.saicinpainting.training.trainers import InpaintingModel
 
@@ -48,24 +50,25 @@ class Refiner:
         self,
         model: InpaintingModel,
         device: str | torch.device,
-        fill: Fill,
         *,
-        dtype: torch.dtype = torch.float32,
+        use_fp16: bool = False,
         mask_threshold: int = 0,
         budget: Budget | None = None,
         progressed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`fill` is the normal way, on `device` too; it is used for the smallest scale.
+        """`use_fp16` and `mask_threshold` are those of the normal fills (`batch_inference`).
 
-        `dtype` is the network's, which the optimisation takes if it is bfloat16. `progressed` is
-        called after each step, a few seconds apart at most times.
+        The optimisation runs in bfloat16 if the network does. `progressed` is called after each
+        step, usually every few seconds.
         """
         self.budget = budget or Budget()
+        self._model = model
         self._device = torch.device(device)
+        self._use_fp16 = use_fp16
         self._halves = Halves(model.generator, self.budget.rear_blocks)
-        self._fill = fill
         self._threshold = mask_threshold
         self._progressed = progressed
+        dtype = decide(device, use_fp16).dtype
         # On a GPU the gradients would leave float16's range.
         self._dtype = dtype if dtype == torch.bfloat16 else torch.float32
         self._lock = threading.Lock()
@@ -95,13 +98,20 @@ class Refiner:
         return results
 
     def fill(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The normal way, and then refined: a `Fill` like any other.
+        """Fills whole pictures in the normal way, and then refines them.
 
-        Where pictures are shown to the network in parts (`lama.regions.inpaint`), call this object
-        with what that made; don't put this into it. In a window that is close about a hole there is
-        little to see at a smaller scale.
+        Where pictures are shown to the network in parts (`lama.regions`), call this object with the
+        results instead: a window close around a hole shows too little at a smaller scale.
         """
-        return self(images, masks, self._fill(images, masks))
+        return self(images, masks, self._filled(images, masks))
+
+    def _filled(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """The normal way."""
+        return batch_inference(
+            images, masks, self._model, {}, self._device, self._use_fp16, self._threshold
+        )
 
     def _refined(
         self, image: np.ndarray, hole: np.ndarray, usual: np.ndarray, padding: Padding
@@ -163,7 +173,7 @@ class Refiner:
         """1×3×h×w in [0, 1]: the smallest scale, filled the normal way."""
         picture = as_pictures(scale.image)[0]
         mask = (scale.hole[0, 0] > 0).cpu().numpy().astype(np.uint8) * np.uint8(255)
-        (filled,) = self._fill([picture], [mask])
+        (filled,) = self._filled([picture], [mask])
         self._progressed()
         # H, W, 3 -> 1, 3, H, W
         return torch.from_numpy(filled).permute(2, 0, 1)[None].to(self._device).float() / 255

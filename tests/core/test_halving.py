@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from core.errors import DeviceFault, TransientFailure
-from core.halving import halving, is_out_of_memory
-from core.network import LaMa
+from core.network import LaMa, halving
 from core.pixels.handover import Restored
 from harness.workers import ROOT
+from lama.halving import is_out_of_memory
+from lama.inpainter import Inpainter
 
 
 @dataclass
@@ -112,13 +113,15 @@ def test_a_device_that_fails_at_everything_is_not_the_pictures_fault() -> None:
 def test_a_gpu_that_cannot_add_is_a_device_fault_and_a_cpu_never_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    network = LaMa.__new__(LaMa)
-    network.device = "cpu"
-    network.check_device()
-    network.device = "cuda"
     given_back = []
     engine = SimpleNamespace(give_back_memory=lambda: given_back.append(True))
-    monkeypatch.setattr(network, "_engine", lambda: engine, raising=False)
+    monkeypatch.setattr(Inpainter, "engine", engine)
+    network = LaMa.__new__(LaMa)
+    network.inpainter = Inpainter.__new__(Inpainter)
+    network.inpainter.device = "cpu"
+    network.check_device()
+    assert not given_back
+    network.inpainter.device = "cuda"
     with pytest.raises(DeviceFault, match="cuda fails at everything"):
         network.check_device()
     assert given_back
@@ -138,7 +141,7 @@ class Arriving:
 
 def test_a_copy_that_fails_costs_its_picture_only_unless_the_device_is_broken() -> None:
     network = LaMa.__new__(LaMa)
-    network.device = "cuda"
+    network.inpainter = SimpleNamespace(device="cuda")
     network.check_device = lambda: None  # type: ignore[method-assign]
     here = np.zeros((2, 2, 3), np.uint8)
     arrived, failed, kept = network.collect([Arriving(), Failing(), here])
@@ -189,7 +192,8 @@ def one(side):
     mask = np.zeros((side, side), np.uint8)
     mask[:8, :8] = 255
     job = SimpleNamespace(request_id=str(side), padding=(0, 0, 0, 0))
-    return SimpleNamespace(job=job, image=np.zeros((side, side, 3), np.uint8), mask=mask)
+    image = np.zeros((side, side, 3), np.uint8)
+    return SimpleNamespace(job=job, image=image, mask=mask, staged=None)
 
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + (300 << 20), resource.RLIM_INFINITY))

@@ -95,11 +95,8 @@ def test_large_holes_are_refined_where_that_is_set(
     mask[200:320, 300:440] = 255
     rgb, grey, padding, size = pipeline.prepare(image, mask, "short", canvas=(736, 768))
 
-    def fill(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return batch_inference(images, masks, model, config, "cpu", use_fp16=False)
-
-    usual = fill([rgb], [grey])
-    refine = Refiner(model, "cpu", fill)
+    usual = batch_inference([rgb], [grey], model, config, "cpu", use_fp16=False)
+    refine = Refiner(model, "cpu")
     (filled,) = refine([rgb], [grey], usual, [tuple(padding)])
     assert not np.array_equal(filled, usual[0])
     expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]

@@ -8,8 +8,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.admin import device
-from core.admin.metrics import Metrics
+from core.admin.metrics import DEVICE_MEMORY, Metrics
 from core.admin.sampler import Sampler
 from core.config import Settings
 from core.network import LaMa
@@ -17,7 +16,7 @@ from core.telemetry import Watch
 from harness.admin import Admin
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker, wait_until
-from lama.inference import engine_of
+from lama.devices import device_memory
 from tests.core.admin.test_health import PORT
 from tests.core.test_worker import MODEL
 
@@ -119,7 +118,7 @@ def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     settings = Settings(use_cuda=False, **{name.lower(): path for name, path in MODEL.items()})
     network = LaMa(settings)
     assert network.half_fallbacks == 0
-    engine_of(network._model, "cpu", network.precision.dtype).half_fallbacks = 3
+    network.inpainter.engine.half_fallbacks = 3
     watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
     text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
     assert "inpainting_half_precision_fallbacks_total 3.0" in text
@@ -142,7 +141,7 @@ class FakeCuda:
 
 def test_memory_of_a_gpu_is_told_only_where_one_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    assert device.device_memory() == {}
+    assert device_memory() == {}
     monkeypatch.setitem(__import__("sys").modules, "torch", type("Torch", (), {"cuda": FakeCuda}))
-    assert device.device_memory() == {"allocated": 5, "reserved": 5, "size": 9}
-    assert set(device.device_memory()) == set(device.DEVICE_MEMORY)
+    assert device_memory() == {"allocated": 5, "reserved": 5, "size": 9}
+    assert set(device_memory()) == set(DEVICE_MEMORY)
