@@ -82,7 +82,7 @@ class Settings:
 
     recipe: Recipe
     losses: LossWeights = field(default_factory=LossWeights)
-    #: `initialisation.kind: wavelet`: see `modules/wavelet.py`; otherwise random.
+    #: `initialisation.kind: wavelet`: see `wavelet.py`; otherwise random.
     wavelet: bool = False
     #: `optimizers.generator.kind: muon`, for the convolutions; otherwise Adam for all.
     muon: bool = False

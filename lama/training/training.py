@@ -18,12 +18,12 @@ from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, Fourier
 from lama.saicinpainting.training.trainers.checkpoints import read_generator_state
 from lama.saicinpainting.training.trainers.config import generator_config
 from lama.saicinpainting.training.trainers.errors import MismatchError
-from lama.training.losses import adversarial, reconstruction
-from lama.training.modules.discriminator import NLayerDiscriminator
-from lama.training.modules.wavelet import begin_as_wavelet
+from lama.training import adversarial, reconstruction
+from lama.training.discriminator import NLayerDiscriminator
 from lama.training.optimizer import GeneratorOptimizer
 from lama.training.settings import LossWeights, Settings
 from lama.training.snapshots import PREFIX, container
+from lama.training.wavelet import begin_as_wavelet
 
 #: R1 is taken at every eighth step, eight times as strong: it costs as much as all else together.
 PENALTY_EVERY = 8

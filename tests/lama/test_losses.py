@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lama.evaluation.metrics import ssim
-from lama.training.losses import adversarial, reconstruction
-from lama.training.modules.discriminator import NLayerDiscriminator
+from lama.training import adversarial, reconstruction
+from lama.training.discriminator import NLayerDiscriminator
 
 
 def a_hole(share: int = 8) -> torch.Tensor:
