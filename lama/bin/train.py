@@ -1,7 +1,7 @@
 """Trains the generator on a folder of pictures: `python -m lama.bin.train CONFIG IMAGES`.
 
     python -m lama.bin.train lama-fourier/config.yaml pictures/ --out out/training --minutes 480
-    python -m lama.bin.train … --from lama-fourier/models/best.ckpt losses.adversarial.weight=0
+    python -m lama.bin.train … --from lama-fourier/models/best.ckpt losses.ssim.weight=1000
 
 Writes OUT/config.yaml, OUT/models/best.ckpt and OUT/models/last.ckpt, the layout that
 `load_lama_model` and the worker's settings expect. Started again with the same OUT, it goes on
@@ -82,7 +82,7 @@ def main(given: list[str] | None = None) -> int:
         OmegaConf.save(config, out / "config.yaml")
         _say(f"{device}, {str(dtype).removeprefix('torch.')}, seed {options.seed}")
         for name in left_out(config):
-            _say(f"losses.{name} needs a pretrained network and is left out")
+            _say(f"losses.{name} is not implemented and is left out")
         with _asked_to_stop() as asked:
             train(
                 trainer,

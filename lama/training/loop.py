@@ -118,7 +118,7 @@ def _resume(trainer: Trainer, path: Path) -> None:
         trainer.resume(content)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: of a run with another generator or discriminator, or of another program; "
+            f"{path}: of a run with another generator, or of another program; "
             "take its config, or another --out"
         ) from error
 

@@ -1,19 +1,16 @@
-"""How far a fill is from what was there, without a pretrained network.
+"""The terms of the training loss: how far a fill is from the original.
 
-LaMa's perceptual term needs one. In its place: gradients at several scales for structure, spectra
-of small windows for texture, colour apart from light. Every term over the hole is a mean over the
-hole's own pixels, so a thin glyph weighs as much as a large box.
+None of them needs a pretrained network, as LaMa's perceptual term does. Every term over the hole is
+a mean over the hole's own pixels, so a thin glyph weighs as much as a large box.
 
 Throughout: `filled` and `image` B×3×H×W, `mask` B×1×H×W with 1 in the hole, all float32.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 
-import torch
 import torch.nn.functional as F
-from kornia.color import rgb_to_ycbcr
 from torch import Tensor
 
 
@@ -62,29 +59,6 @@ def local_decibels(
     return over_hole((error + 10 ** (-floor / 10)).log10(), mask) + floor / 10
 
 
-def chroma(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """L1 of the two colour differences (Cb, Cr) over the hole."""
-    # B, (Y, Cb, Cr), H, W: luma is left out
-    return over_hole((rgb_to_ycbcr(filled) - rgb_to_ycbcr(image)).abs()[:, 1:], mask)
-
-
-def gradients(filled: Tensor, image: Tensor, mask: Tensor, scales: int = 3) -> Tensor:
-    """L1 of differences between neighbours, at `scales` resolutions, each half the one before.
-
-    `filled` is the composite: outside the hole both have the same differences, which add nothing;
-    the seam counts.
-    """
-    error, total = filled - image, filled.new_zeros(())
-    for scale in range(scales):
-        if scale:
-            # A coarse pixel belongs to the hole by its share.
-            error, mask = F.avg_pool2d(error, 2), F.avg_pool2d(mask, 2)
-        across, down = error.diff(dim=3).abs(), error.diff(dim=2).abs()
-        area = mask.sum(dim=(1, 2, 3)).clamp(min=1) * error.shape[1]
-        total = total + ((across.sum(dim=(1, 2, 3)) + down.sum(dim=(1, 2, 3))) / area).mean()
-    return total / scales
-
-
 def dissimilarity(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """1 - SSIM over the hole grown by 8 pixels, mean over its pixels, then over pictures.
 
@@ -107,31 +81,3 @@ def dissimilarity(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         (mean * mean + wanted * wanted + c1) * (variance + wanted_variance + c2)
     )
     return over_hole(1 - similarity, F.max_pool2d(mask, 17, stride=1, padding=8))
-
-
-def spectra(filled: Tensor, image: Tensor, mask: Tensor, window: int = 16) -> Tensor:
-    """L1 of the Fourier magnitudes of the luma's `window`-sized patches, which overlap by half.
-
-    Magnitudes have no place: grain or halftone of the right kind counts, wherever its dots fall,
-    where an L1 rewards the grey between them. Patches weigh by their share of the hole.
-    """
-    weights = torch.tensor([0.299, 0.587, 0.114], device=filled.device).view(1, 3, 1, 1)
-    both = torch.cat([(filled * weights).sum(1), (image * weights).sum(1)])[:, None]
-    # 2B, window², patches -> 2B, patches, window, window
-    patches = F.unfold(both, window, stride=window // 2).transpose(1, 2)
-    patches = patches.reshape(*patches.shape[:2], window, window)
-    patches = patches * _hann(window).to(filled.device)
-    # The lowest frequency, which is brightness, is the L1's affair.
-    size = torch.fft.rfft2(patches, norm="ortho").abs().flatten(2)[..., 1:]
-    one, other = torch.chunk(size, 2)
-    # B, patches
-    share = F.avg_pool2d(mask, window, stride=window // 2).flatten(1)
-    return ((one - other).abs().mean(2) * share).sum() / share.sum().clamp(min=1e-3)
-
-
-@lru_cache(maxsize=4)
-def _hann(window: int) -> Tensor:
-    """window×window, mean square of 1."""
-    edge: Tensor = torch.hann_window(window, periodic=True)
-    both = edge[:, None] * edge[None]
-    return both / both.square().mean().sqrt()

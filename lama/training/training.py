@@ -18,15 +18,11 @@ from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, Fourier
 from lama.saicinpainting.training.trainers.checkpoints import read_generator_state
 from lama.saicinpainting.training.trainers.config import generator_config
 from lama.saicinpainting.training.trainers.errors import MismatchError
-from lama.training import adversarial, reconstruction
-from lama.training.discriminator import NLayerDiscriminator
+from lama.training import reconstruction
 from lama.training.optimizer import GeneratorOptimizer
-from lama.training.settings import LossWeights, Settings
+from lama.training.settings import Settings
 from lama.training.snapshots import PREFIX, container
 from lama.training.wavelet import begin_as_wavelet
-
-#: R1 is taken at every eighth step, eight times as strong: it costs as much as all else together.
-PENALTY_EVERY = 8
 
 #: Steps over which the learning rate rises from 0.
 _WARM_UP = 100
@@ -52,7 +48,7 @@ def training_dtype(device: torch.device, half: bool) -> torch.dtype:
 
 
 class Trainer:
-    """Generator, its moving average, discriminator and optimizers."""
+    """The generator, its moving average and its optimizer."""
 
     def __init__(
         self, config: DictConfig, settings: Settings, device: torch.device, seed: int,
@@ -73,13 +69,8 @@ class Trainer:
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         #: What best.ckpt is made of.
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.discriminator = NLayerDiscriminator(ndf=settings.ndf, n_layers=settings.n_layers)
-        self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_fourier_exact(self.generator, device)
         self._optimizer = GeneratorOptimizer(self.generator, settings.muon, settings.outer)
-        self._opponent = torch.optim.Adam(
-            self.discriminator.parameters(), lr=settings.discriminator_lr
-        )
 
     def begin(self, images: Tensor, masks: Tensor) -> None:
         """Sets the weights of a new run where they aren't to be random; a batch calibrates them.
@@ -114,7 +105,6 @@ class Trainer:
         `images` B×3×H×W in [0, 1], `masks` B×1×H×W, on the device; `progress` 0 to 1 through the
         schedule. A step whose loss isn't finite changes nothing.
         """
-        weights = self.settings.losses
         rate = learning_rate(progress, self.step)
         self._set_modes(progress)
         masked = torch.cat([images * (1 - masks), masks], dim=1)
@@ -125,12 +115,6 @@ class Trainer:
         filled = masks * predicted + (1 - masks) * images
         terms = self._reconstruction(predicted, filled, images, masks, progress)
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        strength = _strength(weights, progress)
-        if strength:
-            against = self._against(predicted, images, masks)
-            total = total + strength * (
-                weights.adversarial * against["adv"] + weights.features * against["match"]
-            )
         losses = {name: value.detach() for name, (_, value) in terms.items()}
         if not torch.isfinite(total):
             self._skip()
@@ -141,9 +125,6 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
             self._optimizer.step(self.settings.lr * rate)
             self._update_average()
-            if strength:
-                losses |= {name: value.detach() for name, value in against.items()}
-                losses["disc"] = self._train_discriminator(predicted.detach(), images, masks)
         self.step += 1
         return losses
 
@@ -173,47 +154,13 @@ class Trainer:
             ("hole", hole, reconstruction.hole_l1, filled),
             ("bel", weights.decibels, decibels, filled),
             ("local", weights.local, local, filled),
-            ("grad", weights.gradient, reconstruction.gradients, filled),
-            ("spec", weights.spectrum, reconstruction.spectra, filled),
             ("dssim", weights.ssim, reconstruction.dissimilarity, filled),
-            ("chroma", weights.chroma, reconstruction.chroma, filled),
         ]
         return {
             name: (weight, term(picture, images, masks))
             for name, weight, term, picture in table
             if weight
         }
-
-    def _against(self, predicted: Tensor, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """What the discriminator says to the generator."""
-        self.discriminator.requires_grad_(False)
-        with self._autocast():
-            logits, features = self.discriminator(predicted)
-            with torch.no_grad():
-                _, wanted = self.discriminator(images)
-        target = adversarial.patch_target(masks, logits)
-        return {
-            "adv": adversarial.generator_loss(logits.float(), target),
-            "match": adversarial.feature_matching(features, wanted),
-        }
-
-    def _train_discriminator(self, fakes: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-        self.discriminator.requires_grad_(True)
-        with self._autocast():
-            real, _ = self.discriminator(images)
-            fake, _ = self.discriminator(fakes)
-        target = adversarial.patch_target(masks, fake)
-        loss = adversarial.discriminator_loss(real.float(), fake.float(), target)
-        total = loss
-        if self.settings.losses.penalty and self.step % PENALTY_EVERY == 0:
-            # Second derivatives, in float32.
-            penalty = adversarial.gradient_penalty(lambda x: self.discriminator(x)[0], images)
-            total = total + PENALTY_EVERY * self.settings.losses.penalty * penalty
-        self._opponent.zero_grad(set_to_none=True)
-        if torch.isfinite(total):
-            total.backward()  # type: ignore[no-untyped-call]
-            self._opponent.step()
-        return loss.detach()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -247,21 +194,16 @@ class Trainer:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        content = container(
+        return container(
             self.generator.state_dict(),
             self.step,
             ema=_on_host(self.average.state_dict()),
-            optimizer_states=[self._optimizer.state_dict(), self._opponent.state_dict()],
+            optimizer_states=[self._optimizer.state_dict()],
             training={
                 "seed": self.seed, "step": self.step, "elapsed_s": self.elapsed_s,
                 "best": self.best, "rng": rng, "batch_until": self.settings.batch_until,
             },
         )  # fmt: skip
-        content["state_dict"] |= {
-            f"discriminator.{key}": tensor
-            for key, tensor in _on_host(self.discriminator.state_dict()).items()
-        }
-        return content
 
     def best_snapshot(self) -> dict[str, Any]:
         """best.ckpt: the averaged generator, convolutions in half precision."""
@@ -269,19 +211,16 @@ class Trainer:
 
     def resume(self, content: Mapping[str, Any]) -> None:
         """Takes up where `snapshot` was made."""
-        tensors = content["state_dict"]
-        for prefix, module in ((PREFIX, self.generator), ("discriminator.", self.discriminator)):
-            module.load_state_dict(
-                {
-                    key.removeprefix(prefix): tensor
-                    for key, tensor in tensors.items()
-                    if key.startswith(prefix)
-                }
-            )
+        self.generator.load_state_dict(
+            {
+                key.removeprefix(PREFIX): tensor
+                for key, tensor in content["state_dict"].items()
+                if key.startswith(PREFIX)
+            }
+        )
         self.average.load_state_dict(content["ema"])
-        generator_state, opponent_state = content["optimizer_states"]
-        self._optimizer.load_state_dict(generator_state)
-        self._opponent.load_state_dict(opponent_state)
+        # Checkpoints of earlier versions also have the state of a discriminator's optimizer.
+        self._optimizer.load_state_dict(content["optimizer_states"][0])
         training = content["training"]
         self.seed, self.step = int(training["seed"]), int(training["step"])
         self.elapsed_s, self.best = float(training["elapsed_s"]), float(training["best"])
@@ -291,13 +230,6 @@ class Trainer:
         torch.set_rng_state(training["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in training["rng"]:
             torch.cuda.set_rng_state(training["rng"]["cuda"], self.device)
-
-
-def _strength(weights: LossWeights, progress: float) -> float:
-    """Of the adversarial part: none, then a rise over a twentieth of the schedule, then all."""
-    if not weights.adversarial and not weights.features:
-        return 0.0
-    return min(1.0, max(0.0, (progress - weights.adversarial_begin) / 0.05))
 
 
 def _on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
