@@ -1,4 +1,7 @@
-"""The worker: queues, shared memory, batches and their stages. It knows nothing about networks."""
+"""The worker: queues, shared memory, batches and their stages.
+
+`core.network` is the only module that imports the network.
+"""
 
 #: Lets `worker.py` tell this package from another one of the same name mounted over it.
 PROJECT = "inpainting-worker"

@@ -31,10 +31,10 @@ def load_lama_model(
     checkpoint_path: str | os.PathLike[str],
     device: str | torch.device,
 ) -> tuple[InpaintingModel, DictConfig]:
-    """The network in eval mode on `device`, and its training config.
+    """Loads the network in eval mode on `device`; returns it and its training config.
 
-    Raises CheckpointError (see `trainers/errors.py`) where a file doesn't serve, ValueError where
-    there is no such device.
+    Raises CheckpointError (see `trainers/errors.py`) if a file is unsuitable, ValueError if there
+    is no such device.
     """
     device = usable_device(device)
     train_config = load_train_config(config_path)
@@ -42,7 +42,7 @@ def load_lama_model(
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device of a name; raises ValueError where torch knows or sees none."""
+    """The device with that name; raises ValueError if torch does not know it or does not see it."""
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -61,14 +61,14 @@ def batch_inference(
     use_fp16: bool,
     mask_threshold: int = 0,
 ) -> list[np.ndarray]:
-    """Fills the holes: uint8 H×W×3 RGB arrays in the order given, new ones.
+    """Fills the holes; returns new uint8 H×W×3 RGB arrays, in the order given.
 
     `images_np`: uint8 H×W×3 RGB, any sizes from 1×1 up. `masks_np`: uint8 H×W or H×W×1; a value
     above `mask_threshold` is a hole. Outside the hole a result has the picture's own bytes; a
     picture without a hole is copied. `use_fp16` allows half precision where the device is
-    faster in it. `train_config` is there for callers that pass what `load_lama_model` gave them:
-    the model knows its own layout. Raises ValueError, which names the argument, index and value,
-    for input of another form, and FloatingPointError for weights that give no finite output.
+    faster in it. `train_config` is ignored, as the model knows its own layout; callers pass the one
+    from `load_lama_model`. Raises ValueError, which names the argument, index and value, for input
+    of another form, and FloatingPointError for weights that give no finite output.
     """
     holes = _checked_holes(images_np, masks_np, mask_threshold)
     results = [np.array(image, order="C") for image in images_np]
@@ -94,7 +94,7 @@ def batch_inference(
     return results
 
 
-#: Each model's engines; they go when it goes.
+#: The engines of each model; they are dropped together with it.
 _engines: weakref.WeakKeyDictionary[
     InpaintingModel, dict[tuple[torch.device, torch.dtype], Engine]
 ] = weakref.WeakKeyDictionary()
@@ -102,7 +102,7 @@ _making = threading.Lock()
 
 
 def engine_of(model: InpaintingModel, device: str | torch.device, dtype: torch.dtype) -> Engine:
-    """The model's engine for `device` and `dtype`, made when it is first asked for."""
+    """The model's engine for `device` and `dtype`, which the first call makes."""
     key = torch.device(device), dtype
     with _making:
         engines = _engines.setdefault(model, {})
@@ -117,9 +117,9 @@ def prepare(
     use_fp16: bool,
     batches: Sequence[tuple[int, int, int]],
 ) -> None:
-    """Does now what the first of `batches` (count, height, width) of pictures would wait for.
+    """Prepares `batches` (count, height, width), so that the first of a kind is not slower.
 
-    On a GPU each takes seconds; other calls get through in between.
+    On a GPU each takes seconds; other calls are served in between.
     """
     engine = engine_of(model, device, decide(device, use_fp16).dtype)
     for batch in batches:
@@ -129,7 +129,7 @@ def prepare(
 def _checked_holes(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: int
 ) -> list[np.ndarray]:
-    """The masks as bool H×W; ValueError for pictures or masks of another form."""
+    """The masks as bool H×W; raises ValueError for pictures or masks of another form."""
     if len(images) != len(masks):
         raise ValueError(f"{len(images)} images_np but {len(masks)} masks_np: one mask per picture")
     holes = []

@@ -1,7 +1,7 @@
 """Regions: how much of a picture the network is shown.
 
 A page that was letterboxed is mostly padding, and text covers a tenth of it. With the region
-`content` the network is shown the page without the padding, with `mask` windows about the holes;
+`content` the network is shown the page without the padding, with `mask` windows around the holes;
 the rest of the picture stays as it is. This package handles pictures and masks only: its callers
 run the network on each `Part`, or pass a function that fills to `inpaint`.
 """
@@ -20,19 +20,19 @@ from .windows import Ground, Window, plan
 
 __all__ = ["Padding", "Part", "Parts", "Region", "inpaint"]
 
-#: full: the whole canvas. content: without the padding, but for a margin. mask: windows about the
-#: holes; a hole in a ground of one plane of colour is filled with that.
+#: full: the whole canvas. content: without the padding, except for a margin. mask: windows around
+#: the holes; a hole in a ground of one plane of colour is filled with that.
 Region = Literal["full", "content", "mask"]
 
 #: (top, right, bottom, left), pixels.
 Padding = tuple[int, int, int, int]
 
 #: A function from uint8 H×W×3 pictures and their masks, of any sizes, to the filled pictures. A
-#: hole is what is above the threshold that `inpaint` is called with.
+#: mask value above the threshold of `inpaint` is a hole.
 Fill = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Sequence[np.ndarray]]
 
-#: Pixels of the padding that `content` keeps: what is near the content's edge is filled as if the
-#: edge were further away.
+#: Pixels of the padding that `content` keeps, so that pixels near the content's edge are filled as
+#: if the edge were further away.
 MARGIN = 16
 
 #: The most pixels that the network is given in one call, unless a single window has more. It fills

@@ -37,8 +37,8 @@ def hole_l1(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 def decibels(filled: Tensor, image: Tensor, mask: Tensor, floor: float) -> Tensor:
     """log10 of each picture's mean squared error over the hole: a tenth of its PSNR, negative.
 
-    What PSNR's mean over pictures rewards: a flat ground that is half a level better counts like a
-    texture that is five levels better. `floor`, in dB, is where it levels off.
+    It rewards what the mean PSNR over pictures rewards: a flat ground that is half a level better
+    counts like a texture that is five levels better. It levels off at `floor` dB.
     """
     error = each_hole((filled - image).square(), mask)
     return (error + 10 ** (-floor / 10)).log10().mean() + floor / 10
@@ -47,11 +47,11 @@ def decibels(filled: Tensor, image: Tensor, mask: Tensor, floor: float) -> Tenso
 def local_decibels(
     filled: Tensor, image: Tensor, mask: Tensor, floor: float, window: int = 9
 ) -> Tensor:
-    """log10 of the mean squared error about each pixel of the hole, down to `floor` dB.
+    """log10 of the mean squared error around each pixel of the hole, down to `floor` dB.
 
-    `decibels` of a picture are those of its worst places: where an edge was missed, the tone of the
+    The worst places of a picture decide its `decibels`: where an edge was missed, the tone of the
     flat ground beside it no longer counts. Here each place counts by the ratio of its own error. A
-    place is the part of the hole within `window` pixels about it.
+    place is the part of the hole in a window of `window` pixels around a pixel.
     """
     local = partial(F.avg_pool2d, kernel_size=window, stride=1, padding=window // 2)
     error = (filled - image).square().mean(1, keepdim=True)
@@ -63,18 +63,19 @@ def dissimilarity(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """1 - SSIM over the hole grown by 8 pixels, mean over its pixels, then over pictures.
 
     Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004,
-    with a window of 7×7 of equal weights, per channel. It sees on a flat ground the faint pattern
-    that a mean squared error finds good, and the fill's grain where the ground has one.
+    with a window of 7×7 of equal weights, per channel. It notices a faint pattern on a flat ground,
+    which a mean squared error hardly does, and whether a fill has the grain of its ground.
     """
     window = partial(F.avg_pool2d, kernel_size=7, stride=1, padding=3, count_include_pad=False)
-    # Variances of what is almost constant are differences of almost equal numbers: from a half on.
-    one, other = filled - 0.5, image - 0.5
-    mean, wanted = window(one), window(other)
-    # As of a sample.
+    # Variances of almost constant values are differences of almost equal numbers; values around 0
+    # keep them accurate.
+    x, y = filled - 0.5, image - 0.5
+    mean, wanted = window(x), window(y)
+    # The variance of a sample.
     share = 49 / 48
-    variance = (window(one * one) - mean * mean) * share
-    wanted_variance = (window(other * other) - wanted * wanted) * share
-    covariance = (window(one * other) - mean * wanted) * share
+    variance = (window(x * x) - mean * mean) * share
+    wanted_variance = (window(y * y) - wanted * wanted) * share
+    covariance = (window(x * y) - mean * wanted) * share
     mean, wanted = mean + 0.5, wanted + 0.5
     c1, c2 = 0.01**2, 0.03**2
     similarity = ((2 * mean * wanted + c1) * (2 * covariance + c2)) / (

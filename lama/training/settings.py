@@ -1,4 +1,4 @@
-"""What a training run takes from a config like the published ones, and its own defaults."""
+"""The settings of a training run, read from a config like the published ones, with defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lama.saicinpainting.training.trainers.errors import ConfigError
 from lama.training.data.batches import MASK_SHARES, Recipe
 from lama.training.data.pictures import Crops
 
-#: All that a run reads of a config. What `generator` may have is in config.py.
+#: Everything that a run reads of a config. `trainers/config.py` checks `generator`.
 READ = frozenset(
     {
         "generator", "initialisation.kind", "ema.decay", "normalisation.batch_until",
@@ -43,22 +43,22 @@ LEFT_OUT = (
     "spectrum",
 )
 
-#: Pictures from which a batch has statistics to go by.
+#: The pictures that a batch needs for reliable statistics.
 _LARGE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """A weight of 0 leaves a term out."""
+    """The weights of the loss terms; a weight of 0 leaves a term out."""
 
     #: `losses.l1.weight_known`: the network's output outside the hole.
     known: float = 10.0
-    #: `losses.decibels.weight`: of the hole's mean squared error, in bel …
+    #: `losses.decibels.weight`: the hole's mean squared error, in bel …
     decibels: float = 0.0
     #: `losses.decibels.floor`, `.final`: … down to this many dB at the start, and at the end.
     floor: float = 35.0
     floor_final: float = 50.0
-    #: `losses.local_decibels.weight`: of the mean squared error about each pixel of the hole …
+    #: `losses.local_decibels.weight`: the mean squared error around each pixel of the hole …
     local: float = 0.0
     #: `losses.local_decibels.floor`: … down to this many dB.
     local_floor: float = 42.0
@@ -66,13 +66,13 @@ class LossWeights:
     hole: float = 10.0
     #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
     hole_final: float = 4.0
-    #: `losses.ssim.weight`: of 1 - SSIM about the hole.
+    #: `losses.ssim.weight`: 1 - SSIM around the hole.
     ssim: float = 0.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One training run."""
+    """The settings of one training run."""
 
     recipe: Recipe
     losses: LossWeights = field(default_factory=LossWeights)
@@ -80,28 +80,29 @@ class Settings:
     wavelet: bool = False
     #: `optimizers.generator.kind: muon`, for the convolutions; otherwise Adam for all.
     muon: bool = False
-    #: `optimizers.generator.lr`: at its highest. Large batches bear twice that.
+    #: `optimizers.generator.lr`: the highest learning rate. Large batches allow twice that.
     lr: float = 5e-4
-    #: `optimizers.generator.outer`: share of it for what lies around the residual blocks. What
-    #: begins as a wavelet transform passes pictures on already, and is soon spoilt.
+    #: `optimizers.generator.outer`: the share of it for the layers around the residual blocks. If
+    #: they begin as a wavelet transform they pass pictures on already, and large steps spoil that.
     outer: float = 1.0
-    #: `ema.decay`: per step, of the averaged weights.
+    #: `ema.decay`: the decay per step of the averaged weights.
     ema_decay: float = 0.999
     #: `normalisation.batch_until`: share of the schedule in which batch norms take a batch's own
-    #: statistics. After it they take the running ones, as in use, and these stay as they are.
+    #: statistics. Afterwards they use the running ones, as in inference, which no longer change.
     batch_until: float = 1.0
     #: Side of the crops that validation uses, pixels.
     validation_side: int = 256
 
 
 def read_settings(config: DictConfig, device: torch.device, given: bool = False) -> Settings:
-    """Settings from a config; what it leaves out has a default that fits the device.
+    """Settings from a config; missing ones get a default that fits the device.
 
-    `given` says that training begins with weights that have been trained before.
+    `given` means that training begins with weights that have been trained before.
 
-    A few pictures are too few for batch norms: their mean colour is taken out of all that the
-    network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known part
-    0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
+    A batch of few pictures does not suffice for batch norms: its mean colour is removed from
+    everything that the network sees, and it cannot learn to restore it (80 steps of fine-tuning:
+    L1 of the known part 0.10 with the batch's statistics, 0.065 with the running ones). Large
+    batches suffice.
 
     Raises ConfigError.
     """
@@ -160,16 +161,16 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
 
 
 def override(config: DictConfig, given: Sequence[str]) -> None:
-    """Takes over settings `name=value`; raises ConfigError for what no run would read."""
-    for one in given:
-        name, equals, _ = one.partition("=")
+    """Applies settings `name=value`; raises ConfigError for a name that no run reads."""
+    for setting in given:
+        name, equals, _ = setting.partition("=")
         if not equals:
-            raise ConfigError(f"{one}: name=value is needed, such as data.drawn=0.2")
+            raise ConfigError(f"{setting}: name=value is needed, such as data.drawn=0.2")
         whole = f"{name}."
         if not any(whole.startswith(f"{read}.") or f"{read}.".startswith(whole) for read in READ):
             close = difflib.get_close_matches(name, READ, 1)
             raise ConfigError(
-                f"{one}: nothing reads {name}; "
+                f"{setting}: nothing reads {name}; "
                 + (f"is {close[0]} meant?" if close else f"there are {', '.join(sorted(READ))}")
             )
     config.merge_with_dotlist(list(given))
@@ -183,7 +184,7 @@ def left_out(config: DictConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class _Section:
-    """A section as plain values; what stands in it unresolved (`${env:…}`) stays text."""
+    """A section as plain values; unresolved ones (`${env:…}`) stay text."""
 
     name: str
     values: Mapping[str, Any]
@@ -199,7 +200,7 @@ class _Section:
         return cls(name, {str(key): value for key, value in plain.items()})
 
     def get(self, path: str, default: Any = None) -> Any:
-        """What stands at a path such as `l1.weight_known`; `default` where nothing does."""
+        """The value at a path such as `l1.weight_known`, or `default` if there is none."""
         found: Any = self.values
         name = self.name
         for key in path.split("."):
@@ -252,7 +253,7 @@ def _learning_rate(optimizers: _Section, default: float) -> float:
 
 
 def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
-    """Pictures that fit: on CUDA by its free memory; on a CPU 16, which takes about a second."""
+    """The number of pictures of a batch: as free memory allows on CUDA, 16 on a CPU."""
     if device.type != "cuda":
         return 16
     free, _ = torch.cuda.mem_get_info(device)

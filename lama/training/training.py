@@ -1,4 +1,4 @@
-"""One training step, and everything that a run has to remember."""
+"""`Trainer`: the state of a training run, and one training step."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ PATIENCE = 20
 
 
 def learning_rate(progress: float, step: int) -> float:
-    """Share of the highest rate: up in the first steps, level, then half a cosine down to 1 %."""
+    """The share of the highest rate: it rises, stays, then falls as half a cosine to 1 %."""
     down = max(0.0, (min(1.0, progress) - 0.3) / 0.7)
     return min(1.0, (step + 1) / _WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * down)))
 
 
 def training_dtype(device: torch.device, half: bool) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, on a CPU faster too; else float32."""
+    """bfloat16 if the device supports it, and on a CPU if it is faster; else float32."""
     if not half:
         return torch.float32
     if device.type == "cuda":
@@ -51,15 +51,19 @@ class Trainer:
     """The generator, its moving average and its optimizer."""
 
     def __init__(
-        self, config: DictConfig, settings: Settings, device: torch.device, seed: int,
+        self,
+        config: DictConfig,
+        settings: Settings,
+        device: torch.device,
+        seed: int,
         dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+    ) -> None:
         torch.manual_seed(seed)
         self.settings = settings
         self.device = device
         self.seed = seed
         self.dtype = dtype
-        #: Steps done, and seconds spent on them, over all of the run's interruptions.
+        #: The steps so far and the seconds spent on them, over all interruptions of the run.
         self.step, self.elapsed_s = 0, 0.0
         #: The best validation so far, dB.
         self.best = -math.inf
@@ -67,22 +71,22 @@ class Trainer:
         self._given = False
         generator = FFCResNetGenerator(generator_config(config))
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        #: What best.ckpt is made of.
+        #: The moving average, which best.ckpt holds.
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         keep_fourier_exact(self.generator, device)
         self._optimizer = GeneratorOptimizer(self.generator, settings.muon, settings.outer)
 
     def begin(self, images: Tensor, masks: Tensor) -> None:
-        """Sets the weights of a new run where they aren't to be random; a batch calibrates them.
+        """Sets a new run's weights to a wavelet transform if that is chosen; a batch calibrates it.
 
-        Weights that were given stay.
+        Weights from `start_from` stay.
         """
         if self.settings.wavelet and not self._given:
             begin_as_wavelet(self.generator, images, masks)
             self.average.load_state_dict(self.generator.state_dict())
 
     def start_from(self, path: str) -> None:
-        """Takes the generator's weights from any container that the loader reads."""
+        """Loads the generator's weights from any container that the loader reads."""
         state = read_generator_state(path)
         expected = self.generator.state_dict()
         wrong = [
@@ -100,10 +104,10 @@ class Trainer:
         self.average.load_state_dict(self.generator.state_dict())
 
     def train_step(self, images: Tensor, masks: Tensor, progress: float) -> dict[str, Tensor]:
-        """Updates all weights once; the terms of the loss, unweighted, as 0-d tensors.
+        """Updates all weights once; returns the terms of the loss, unweighted, as 0-d tensors.
 
         `images` B×3×H×W in [0, 1], `masks` B×1×H×W, on the device; `progress` 0 to 1 through the
-        schedule. A step whose loss isn't finite changes nothing.
+        schedule. A step with a loss that is not finite changes nothing.
         """
         rate = learning_rate(progress, self.step)
         self._set_modes(progress)
@@ -129,7 +133,7 @@ class Trainer:
         return losses
 
     def _set_modes(self, progress: float) -> None:
-        """Batch norms take the batch's statistics, or the running ones; see `batch_until`."""
+        """Sets batch norms to the batch's statistics or to the running ones; see `batch_until`."""
         self.generator.train()
         if progress >= self.settings.batch_until:
             for module in self.generator.modules():
@@ -142,7 +146,7 @@ class Trainer:
     def _reconstruction(
         self, predicted: Tensor, filled: Tensor, images: Tensor, masks: Tensor, progress: float
     ) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each term that has a weight."""
+        """The weight and the value of each term that has a weight."""
         weights = self.settings.losses
         share = min(1.0, progress)
         hole = weights.hole + (weights.hole_final - weights.hole) * share
@@ -164,7 +168,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Moves the average; faster at first, when it is mostly what training began with."""
+        """Updates the average; faster at first, while it mostly consists of the initial weights."""
         decay = min(self.settings.ema_decay, (self.step + 1) / (self.step + 10))
         # Running statistics too: those of small batches are noisy.
         pairs = list(
@@ -190,7 +194,7 @@ class Trainer:
             )
 
     def snapshot(self) -> dict[str, Any]:
-        """last.ckpt: the published container, and beside it all that resuming needs."""
+        """The content of last.ckpt: the published container, and everything that resuming needs."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -200,17 +204,21 @@ class Trainer:
             ema=_on_host(self.average.state_dict()),
             optimizer_states=[self._optimizer.state_dict()],
             training={
-                "seed": self.seed, "step": self.step, "elapsed_s": self.elapsed_s,
-                "best": self.best, "rng": rng, "batch_until": self.settings.batch_until,
+                "seed": self.seed,
+                "step": self.step,
+                "elapsed_s": self.elapsed_s,
+                "best": self.best,
+                "rng": rng,
+                "batch_until": self.settings.batch_until,
             },
-        )  # fmt: skip
+        )
 
     def best_snapshot(self) -> dict[str, Any]:
-        """best.ckpt: the averaged generator, convolutions in half precision."""
+        """The content of best.ckpt: the averaged generator, convolutions in half precision."""
         return container(self.average.state_dict(), self.step, half=True)
 
     def resume(self, content: Mapping[str, Any]) -> None:
-        """Takes up where `snapshot` was made."""
+        """Restores the state of `snapshot`."""
         self.generator.load_state_dict(
             {
                 key.removeprefix(PREFIX): tensor
@@ -224,7 +232,7 @@ class Trainer:
         training = content["training"]
         self.seed, self.step = int(training["seed"]), int(training["step"])
         self.elapsed_s, self.best = float(training["elapsed_s"]), float(training["best"])
-        # Its default depends on how the run was begun, which resuming needn't say again.
+        # Its default depends on how the run was started, which is not repeated when it resumes.
         until = training.get("batch_until", self.settings.batch_until)
         self.settings = replace(self.settings, batch_until=float(until))
         torch.set_rng_state(training["rng"]["cpu"])
@@ -237,10 +245,10 @@ def _on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def keep_fourier_exact(generator: nn.Module, device: torch.device) -> None:
-    """Takes the Fourier units out of autocast: spectra in bfloat16 lose the low amplitudes.
+    """Excludes the Fourier units from autocast: spectra in bfloat16 lose the low amplitudes.
 
-    The batch norms outside them stay in: autocast leaves their parameters and running statistics
-    float32, and they accumulate in float32 over bfloat16 inputs.
+    The batch norms outside them are included: autocast leaves their parameters and running
+    statistics float32, and they accumulate in float32 over bfloat16 inputs.
     """
     for module in generator.modules():
         if isinstance(module, FourierUnit):

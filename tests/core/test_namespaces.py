@@ -26,11 +26,11 @@ from core.recovery.recovery import Recovery
 from harness.admin import Admin
 from harness.redis_server import RedisServer
 from harness.wire import DEV_SHM, Pipeline, page
-from harness.workers import OWN, SOON, StartWorker, Worker, segments, wait_until, worker_id
+from harness.workers import OWN, ROOT, SOON, StartWorker, Worker, segments, wait_until, worker_id
 
 LONG, SHORT = "lama_inference:longtasks", "lama_inference:shorttasks"
 CANVAS = (64, 96)
-PRIVATE_WORKER = Path(__file__).parent.parent / "stub" / "small_shm.py"
+PRIVATE_WORKER = ROOT / "harness/stub/small_shm.py"
 PORT = 9390
 
 needs_mounts = pytest.mark.skipif(

@@ -18,11 +18,11 @@ from core import keys
 from core.pixels import shm
 from harness.redis_server import RedisServer
 from harness.wire import DEV_SHM, Pipeline, page
-from harness.workers import SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
+from harness.workers import ROOT, SOON, OwnPipeline, StartWorker, Worker, segments, wait_until
 
 LONG = "lama_inference:longtasks"
 CANVAS = (64, 96)
-SMALL_SHM = Path(__file__).parent.parent / "stub" / "small_shm.py"
+SMALL_SHM = ROOT / "harness/stub/small_shm.py"
 
 
 def send(pipeline: Pipeline, seed: int = 1, **options: Any) -> str:
