@@ -37,7 +37,7 @@ from bulk.local import Line
 from bulk.run import Request, prepare
 from bulk.stages import Decoder, Encoder, Filler
 from core.config import PROJECT_ROOT, Settings, load_settings
-from core.memory import settle_memory
+from core.network import settle_memory
 
 #: Pixels: the sides of the pictures of `memory`.
 SHORTEST, LONGEST = 100, 420

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.subjects import Hole, Picture, masked_tensor
-from lama.bin.inference import engine_of
 from lama.engine.engine import as_pixels
+from lama.inference import engine_of
 from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from lama.saicinpainting.training.trainers import InpaintingModel
 from lama.training.training import keep_fourier_exact

@@ -23,9 +23,8 @@ import torch
 from benchmarks import machine
 from benchmarks.report import Report, add_output_argument, table
 from core.config import load_settings
-from lama.bin.inference import batch_inference, load_lama_model
-from lama.engine.precision import decide
 from lama.evaluation.metrics import decibels, squared_error, ssim
+from lama.inference import batch_inference, load_lama_model
 from lama.refinement import Budget, Refiner
 from lama.regions import Fill
 from lama.training.data.pictures import picture_files
@@ -177,8 +176,7 @@ def _ways(budget: Budget) -> dict[str, Callable[..., Any]]:
         return batch_inference(images, masks, model, config, device, settings.use_fp16)
 
     fill([np.zeros((64, 64, 3), np.uint8)], [np.full((64, 64), 255, np.uint8)])
-    dtype = decide(device, settings.use_fp16).dtype
-    refiner = Refiner(model, device, fill, dtype=dtype, budget=budget)
+    refiner = Refiner(model, device, use_fp16=settings.use_fp16, budget=budget)
     return {"normal": fill, "enlarged": enlarging(fill), "refined": refiner.fill}
 
 

@@ -25,11 +25,9 @@ from harness.redis_server import RedisServer
 #: What a worker does until it claims, as programs that go further and further.
 PARTS = {
     "interpreter": "pass",
-    "imports": (
-        "import core.network, core.flow.service, lama.regions; from lama.bin import inference"
-    ),
+    "imports": ("import core.network, core.flow.service, lama.regions; from lama import inference"),
     "loading": (
-        "import core.network, core.flow.service, lama.regions; from lama.bin import inference\n"
+        "import core.network, core.flow.service, lama.regions; from lama import inference\n"
         "from core.config import load_settings; s = load_settings()\n"
         "inference.load_lama_model(s.lama_config_path, s.lama_checkpoint_path, 'cpu')"
     ),

@@ -95,7 +95,7 @@ class Bench:
 def engine(bench: Bench) -> None:
     """Jobs a second with the real network, against the same pictures through it alone."""
     lama = LaMa(load_settings())
-    on_cpu = lama.device == "cpu"
+    on_cpu = lama.inpainter.device == "cpu"
     count = FEW if on_cpu else SOME
     alone = (
         partial(_fill, lama, _loaded(bench.traffic, Kind.SHORT), count)
@@ -127,14 +127,14 @@ def _on_device(
     from lama.engine.engine import as_pixels
 
     image, mask = pictures
-    network = lama._engine()
-    network.prepare(4, *mask.shape)
-    pixels = as_pixels(np.stack([image] * 4), np.stack([mask > 0] * 4)).to(lama.device)
+    engine = lama.inpainter.engine
+    engine.prepare(4, *mask.shape)
+    pixels = as_pixels(np.stack([image] * 4), np.stack([mask > 0] * 4)).to(lama.inpainter.device)
 
     def run() -> None:
         with torch.no_grad():
             for _ in range(count // 4):
-                network.paint(pixels)
+                engine.paint(pixels)
         torch.cuda.synchronize()
 
     return run

@@ -9,7 +9,7 @@ from typing import Any
 from core.commands.common import add_command, print_json
 from core.config import load_settings
 from core.errors import WorkerError
-from core.memory import settle_memory
+from core.network import settle_memory
 from core.telemetry.logs import printable
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}

@@ -71,7 +71,7 @@ class _Fill:
     """An actor: loads the network once and fills pictures."""
 
     def __init__(self, settings: Settings, work: Work, threads: int) -> None:
-        from core.memory import settle_memory
+        from core.network import settle_memory
 
         settle_memory()
         if threads:

@@ -22,8 +22,9 @@ from bulk.parquet import Reader
 from bulk.storage import Store
 from bulk.tasks import Task
 from core.config import Settings
-from core.halving import does_not_fit, halved, is_out_of_memory
-from lama.regions import MOST_AT_ONCE, Region, inpaint
+from core.network import check_device, load_inpainter
+from lama.halving import does_not_fit, halved, is_out_of_memory
+from lama.regions import MOST_AT_ONCE, Region
 
 #: Pixels: sizes up to the same multiple go into one call.
 UNIT: Final = 8
@@ -91,15 +92,11 @@ class Filler:
 
     def __init__(self, settings: Settings, region: Region) -> None:
         """Raises ModelUnavailable."""
-        from core.network import LaMa
-
-        # Regions are cut here, as these pictures have no padding.
-        self._network = LaMa(settings.model_copy(update={"inpaint_region": "full"}))
-        self._region = region
+        self._inpainter = load_inpainter(settings, region)
 
     def describe(self) -> str:
         """Device and precision, for people."""
-        return self._network.describe().replace(", full", f", {self._region}")
+        return self._inpainter.describe()
 
     def __call__(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
         """Of each picture its colours with the hole filled, H×W×3, or why there are none.
@@ -109,14 +106,17 @@ class Filler:
         results: list[npt.NDArray[np.uint8] | PictureError | None] = [None] * len(items)
         for group in self._groups(items):
             alike = [items[index] for index in group]
-            filled = halved(self._filled, alike, _failure, self._network.check_device)
+            filled = halved(self._filled, alike, _failure, self._check_device)
             for index, result in zip(group, filled, strict=True):
                 results[index] = result
-        return [one for one in results if one is not None]
+        return [result for result in results if result is not None]
+
+    def _check_device(self) -> None:
+        check_device(self._inpainter)
 
     def _groups(self, items: Sequence[Item]) -> list[list[int]]:
         """Which pictures go through the network together. Windows are batched by themselves."""
-        if self._region != "full":
+        if self._inpainter.region != "full":
             return [list(range(len(items)))]
         sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, item in enumerate(items):
@@ -131,8 +131,7 @@ class Filler:
     def _filled(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8]]:
         images = [item.picture.rgb for item in items]
         masks = [item.hole.view(np.uint8) * np.uint8(255) for item in items]
-        filled = inpaint(self._network.fill, images, masks, self._region)
-        return self._network.refined(images, masks, filled)
+        return self._inpainter.fill(images, masks)
 
 
 class Encoder:

@@ -35,10 +35,10 @@ from chaos.pages import Page, Picture, draw
 from chaos.programs import kill_marked
 from chaos.results import Account, Fill, Results
 from core.config import PROJECT_ROOT, load_settings
-from core.memory import settle_memory
+from core.network import settle_memory
 from harness.process import Process, python
-from lama.bin.inference import batch_inference, load_lama_model
 from lama.engine.precision import decide
+from lama.inference import batch_inference, load_lama_model
 
 #: Name of the variable by which the processes of a run are found.
 MARK: Final = "CHAOS_CATALOGUE"

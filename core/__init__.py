@@ -1,4 +1,7 @@
-"""The worker: queues, shared memory, batches and their stages."""
+"""The worker: queues, shared memory, batches and their stages.
+
+`core.network` is the only module that imports the network.
+"""
 
 #: By this, `worker.py` recognises the package: another `core` may be mounted over it.
 PROJECT = "inpainting-worker"

@@ -23,7 +23,7 @@ import numpy as np
 
 from core.config import Settings
 from core.errors import DeviceFault, TransientFailure
-from core.halving import halving
+from core.network import halving
 from core.pixels.handover import Filled, Loaded, Network, Picture, Restored, is_pending
 from harness.device import VARIABLE as DEVICE
 from harness.device import Device
@@ -84,6 +84,9 @@ class StubNetwork(Network):
     STUB_TRACE     this file gets a line per batch: the kind, and the request ids
     STUB_STAGING   it has a device with memory of its own; STUB_HOLD holds what comes back from it
     """
+
+    staging: StubDevice | None = None
+    progressed_at = 0.0
 
     def __init__(self, settings: Settings) -> None:
         self._threshold = settings.mask_threshold

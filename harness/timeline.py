@@ -137,12 +137,15 @@ class TimeLineDevice(Network):
         pixels = max(height * width for height, width in CANVAS.values())
         self._transfers = Transfers(self._streams, BLOCKS * most, 3 * pixels)
         self._batches: list[tuple[float, float]] = []
-        self.staging = self
 
     def describe(self) -> str:
         return f"a time line, {self._options.ms:g} ms a picture"
 
     # -- Staging ------------------------------------------------------------------------------
+
+    @property
+    def staging(self) -> TimeLineDevice:
+        return self
 
     def place(self, shape: Sequence[int]) -> Any:
         return self._transfers.place(shape)

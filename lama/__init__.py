@@ -1,1 +1,1 @@
-"""The inpainting network: reading its weights and running it. Knows nothing of queues."""
+"""The inpainting network: weights, inference and training. No Redis, no shared memory."""

@@ -1,4 +1,4 @@
-"""Lengths of time, for people."""
+"""Lengths of time as text."""
 
 from __future__ import annotations
 

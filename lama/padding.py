@@ -1,6 +1,6 @@
-"""Padding a picture to what the network takes, and undoing what the pipeline has padded.
+"""Pads a picture to a size that the network takes, and undoes the padding of a pipeline.
 
-Without torch, so that whoever only restores a picture need not load it.
+Importing this module does not load torch: a process may only want to restore pictures.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-#: No picture has more pixels than this; a larger number is a mistake.
+#: The most pixels of a picture; a larger number is a mistake.
 MOST_PIXELS = 2**30
 
 
 def padded_side(side: int, unit: int) -> int:
-    """The next multiple of the network's unit, but two units: one has nothing to reflect."""
+    """The next multiple of the network's unit, at least two: a single one cannot be reflected."""
     return max(2 * unit, -(-side // unit) * unit)
 
 
 def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Mirrors the bottom and right edge outwards, as often as it takes, up to `size`."""
+    """The array extended to `size` by mirroring its bottom and right edges as often as needed."""
     height, width = array.shape[:2]
     extra = [(0, size[0] - height), (0, size[1] - width)] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, extra, mode="symmetric")
@@ -30,7 +30,7 @@ def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def restore_from_padding(
     img: np.ndarray, padding_info: Sequence[int], original_size: Sequence[int]
 ) -> np.ndarray:
-    """Undoes a letterbox: cuts the padding off, then resizes bilinearly if the size still differs.
+    """The content of a letterbox: padding is cut off, then it is resized bilinearly if necessary.
 
     `img`: H×W or H×W×C. `padding_info`: [top, right, bottom, left], pixels. `original_size`:
     [height, width], pixels. Returns a new array of `img`'s dtype. Raises ValueError where the

@@ -1,7 +1,7 @@
-"""Whole canvases through a GPU: each picture crosses the bus as bytes, once in each direction.
+"""Inference of whole canvases on a GPU, to which pictures are copied before it is their turn.
 
-What `batch_inference` and `lama.padding` do on the host is done on the device here, and copies run
-while the network does.
+Each picture crosses the bus as bytes, once in each direction, and copies run while the network
+does. The device does the work that `batch_inference` and `lama.padding` do on the host.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from functools import partial
 
 import torch
 
-from lama.bin.inference import engine_of
 from lama.engine.pixels import restored
 from lama.engine.precision import decide
 from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
+from lama.inference import engine_of
 from lama.padding import padded_side
 from lama.saicinpainting.training.trainers import InpaintingModel
 
-#: Pixels: a larger result is resized on the host, as that would take much of a device's memory.
+#: The most pixels of a result that is resized on the device; a larger one would take too much of
+#: its memory and is resized on the host.
 MOST_RESTORED = 4 * 1024 * 1024
 
-#: Blocks of pinned memory per picture of a batch: picture and mask of a batch that is loaded, one
-#: that is computed and one that is stored, and the results of the latter two.
+#: Blocks of pinned memory per picture of a batch: picture and mask of the batches that are loaded,
+#: computed and stored at the same time, and the results of the latter two.
 BLOCKS = 3 * 2 + 2
 
 
 class StagedInference:
-    """A model on a GPU, for pictures that are staged there before it is their turn."""
+    """A model on a GPU that fills pictures staged there."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class StagedInference:
         pixels: int,
         streams: Streams | None = None,
     ) -> None:
-        """`batch`: pictures, and `pixels` of a canvas, for which pinned memory is taken."""
+        """Takes pinned memory for `batch` pictures of `pixels` pixels."""
         where = torch.device(device)
         self._engine = engine_of(model, device, decide(device, use_fp16).dtype)
         self._threshold = mask_threshold
@@ -48,13 +49,13 @@ class StagedInference:
         self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch, 3 * pixels)
 
     def place(self, shape: Sequence[int]) -> Bytes:
-        """An array of uint8 to read a picture or a mask into."""
+        """A uint8 array to read a picture or a mask into."""
         return self._transfers.place(shape)
 
     def stage(self, picture: Bytes, mask: Bytes, original_size: Sequence[int]) -> Staged | None:
-        """Starts to copy H×W×3 RGB and H×W; None where the picture takes the way of the host.
+        """Starts to copy H×W×3 RGB and H×W; None for a picture that the host must handle.
 
-        That is one without a hole, of a size that would have to be padded, with a very large
+        Those are pictures without a hole, of a size that would have to be padded, with a very large
         result, or for which the device has no memory at present.
         """
         height, width = mask.shape
@@ -65,7 +66,7 @@ class StagedInference:
             return None
         try:
             return self._transfers.upload(picture, mask)
-        except RuntimeError:  # if it is worse than that, those that are computed next will tell
+        except RuntimeError:  # a worse failure shows in the next batch
             return None
 
     def fill(
@@ -74,14 +75,14 @@ class StagedInference:
         paddings: Sequence[Sequence[int]],
         original_sizes: Sequence[Sequence[int]],
     ) -> list[Download]:
-        """Pictures on their way back: filled, without padding, of their original size, BGR.
+        """Pictures on their way back: filled, without padding, in their original size, BGR.
 
-        Within one level of what the host makes of them, and the same where nothing is resized.
+        They are within one level of the host's results, and equal where nothing is resized.
         Raises FloatingPointError for weights that give no finite output.
         """
         sizes: dict[torch.Size, list[int]] = defaultdict(list)
-        for index, one in enumerate(staged):
-            sizes[one.mask.shape].append(index)
+        for index, picture in enumerate(staged):
+            sizes[picture.mask.shape].append(index)
         results: dict[int, Download] = {}
         for group in sizes.values():
             finish = [

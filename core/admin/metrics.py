@@ -21,15 +21,22 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from core import __version__
-from core.admin.device import DEVICE_MEMORY, device_memory
 from core.admin.health import Health
 from core.admin.sampler import Sampler
 from core.config import Settings
 from core.keys import Kind
+from core.network import device_memory
 from core.recovery.overview import shm_use
 from core.telemetry import Watch
 from core.telemetry.record import Phase
 from core.telemetry.tallies import DURATIONS, SIZES, Histogram
+
+#: Gauges of the GPU's memory and their descriptions.
+DEVICE_MEMORY: Final = {
+    "allocated": "GPU memory in tensors.",
+    "reserved": "GPU memory that torch holds.",
+    "size": "GPU memory in all.",
+}
 
 OUTCOMES: Final = ("done", "retried", "dead", "lost", "given_back", "superseded")
 

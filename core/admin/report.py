@@ -10,7 +10,6 @@ from typing import Any, Final
 from pydantic_core import PydanticUndefined
 
 from core import __version__
-from core.admin.device import device_memory
 from core.admin.guard import Guard
 from core.admin.health import Health
 from core.admin.http import Request, Response, json_response
@@ -20,6 +19,7 @@ from core.broker.dead_job import DeadJob
 from core.broker.dead_list import DeadList
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
+from core.network import device_memory
 from core.recovery.overview import shm_use
 from core.redis_url import without_password
 from core.shown import shown

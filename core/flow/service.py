@@ -24,7 +24,7 @@ from core.faults import Fault, fault_point
 from core.flow.pipeline import BatchPipeline
 from core.flow.waiting import promote_due_jobs
 from core.identity import Identity, current_identity
-from core.memory import settle_memory
+from core.network import settle_memory
 from core.pixels import shm
 from core.pixels.handover import Network
 from core.recovery.recovery import Recovery

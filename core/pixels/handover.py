@@ -64,12 +64,18 @@ Filled = Picture | Pending | Restored | TransientFailure
 class Network(ABC):
     """The second stage. Only `describe` and `__call__` must be overridden."""
 
-    #: Set once loaded pictures can be copied to the device while it computes.
-    staging: Staging | None = None
+    @property
+    def staging(self) -> Staging | None:
+        """A device that copies what is loaded while it computes, as soon as there is one."""
+        return None
 
-    #: time.monotonic() of the last step, for a network that computes a batch in steps. While it
-    #: makes steps it is slow, but not hung.
-    progressed_at: float = 0.0
+    @property
+    def progressed_at(self) -> float:
+        """time.monotonic() of the last step of a batch, for a network that works step by step.
+
+        As long as it makes steps, such a network is slow, not hung.
+        """
+        return 0.0
 
     @abstractmethod
     def describe(self) -> str:

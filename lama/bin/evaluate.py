@@ -38,21 +38,31 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("images", help="folder of pictures")
     parser.add_argument(
-        "--checkpoint", action="append", default=[], type=Path,
+        "--checkpoint",
+        action="append",
+        default=[],
+        type=Path,
         help="weights to compare; may be given several times",
-    )  # fmt: skip
+    )
     parser.add_argument("--config", type=Path, help="if it isn't beside the checkpoints")
     parser.add_argument(
-        "--methods", nargs="*", choices=list(CLASSICAL), default=list(CLASSICAL),
+        "--methods",
+        nargs="*",
+        choices=list(CLASSICAL),
+        default=list(CLASSICAL),
         help="methods without a network; all by default, none if no name follows",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of holes"
     )
     parser.add_argument(
-        "--sizes", nargs="+", type=_size, default=list(SIZES), metavar="HxW",
+        "--sizes",
+        nargs="+",
+        type=_size,
+        default=list(SIZES),
+        metavar="HxW",
         help="canvases, height first, e.g. 864x1504",
-    )  # fmt: skip
+    )
     parser.add_argument("--pictures", type=int, help="only so many, spread over the folder")
     parser.add_argument("--seed", type=int, default=0, help="of the holes (%(default)s)")
     parser.add_argument("--rows", type=int, default=24, help="of the sheet (%(default)s)")
@@ -60,9 +70,10 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("out/evaluation"), help="folder to write to (%(default)s)"
     )
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu",
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
         help="of the networks (here %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--half", action="store_true", help="networks in half precision")
     parser.add_argument("--threads", type=int, help="processor threads (as many as torch takes)")
     return parser.parse_args(given)
@@ -74,7 +85,7 @@ def main(given: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
     try:
-        options.out.mkdir(parents=True, exist_ok=True)  # before the work, which it may be in vain
+        options.out.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
         files = spread(picture_files(options.images), options.pictures)
         methods = {name: CLASSICAL[name] for name in options.methods}
         for path in options.checkpoint:
@@ -117,7 +128,7 @@ def compare(
     """Each method's score on a sample, and its fill. The picture outside the hole is kept."""
     scores: list[Score] = []
     fills: dict[str, np.ndarray | None] = {}
-    # No method sees what it should find.
+    # The methods do not see the original.
     masked = np.where(sample.hole[..., None], np.uint8(0), sample.picture)
     for name, method in methods.items():
         start = time.perf_counter()
@@ -136,14 +147,14 @@ def compare(
 
 
 def spread(files: list[Path], most: int | None) -> list[Path]:
-    """At most so many files, evenly spread."""
+    """At most `count` files, evenly spread."""
     if not most or most >= len(files):
         return files
     return [files[i] for i in np.linspace(0, len(files) - 1, most).round().astype(int)]
 
 
 def _title(path: Path, others: list[Path]) -> str:
-    """As much of a checkpoint's path as tells it from the others."""
+    """The part of a checkpoint's path that distinguishes it from the others."""
     for parts in range(1, len(path.parts) + 1):
         title = "/".join(path.parts[-parts:])
         if sum("/".join(other.parts[-parts:]) == title for other in others) == 1:

@@ -1,11 +1,11 @@
 """Trains the generator on a folder of pictures: `python -m lama.bin.train CONFIG IMAGES`.
 
     python -m lama.bin.train lama-fourier/config.yaml pictures/ --out out/training --minutes 480
-    python -m lama.bin.train … --from lama-fourier/models/best.ckpt losses.adversarial.weight=0
+    python -m lama.bin.train … --from lama-fourier/models/best.ckpt losses.ssim.weight=1000
 
 Writes OUT/config.yaml, OUT/models/best.ckpt and OUT/models/last.ckpt, the layout that
-`load_lama_model` and the worker's settings expect. Started again with the same OUT, it goes on
-where it was, after any interruption.
+`load_lama_model` and the worker's settings expect. Started again with the same OUT, it continues
+after any interruption.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from lama.bin.inference import usable_device
+from lama.inference import usable_device
 from lama.saicinpainting.training.trainers.config import load_train_config
 from lama.saicinpainting.training.trainers.errors import CheckpointError
 from lama.training.loop import Budget, train
@@ -47,9 +47,10 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of training, resumptions included")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (%(default)s)")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu",
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda or cuda:1 (here %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--threads", type=int, help="processor threads for the network")
     parser.add_argument("--float32", action="store_true", help="no bfloat16")
     parser.add_argument(
@@ -68,7 +69,7 @@ def main(given: list[str] | None = None) -> int:
     try:
         device = usable_device(options.device)
         if device.type == "cuda":
-            # Few shapes, many times.
+            # There are few shapes, and each is used many times.
             torch.backends.cudnn.benchmark = True
         config = load_train_config(options.config)
         override(config, options.overrides)
@@ -82,7 +83,7 @@ def main(given: list[str] | None = None) -> int:
         OmegaConf.save(config, out / "config.yaml")
         _say(f"{device}, {str(dtype).removeprefix('torch.')}, seed {options.seed}")
         for name in left_out(config):
-            _say(f"losses.{name} needs a pretrained network and is left out")
+            _say(f"losses.{name} is not implemented and is left out")
         with _asked_to_stop() as asked:
             train(
                 trainer,
@@ -105,7 +106,7 @@ def main(given: list[str] | None = None) -> int:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM are noted in the list: the step at hand is ended and saved."""
+    """A context that notes SIGINT and SIGTERM in its list: the step is finished and saved."""
     asked: list[int] = []
     before = {
         number: signal.signal(number, lambda received, frame: asked.append(received))

@@ -1,7 +1,7 @@
-"""Convolutions over several pixels at once, for maps of few channels: the same numbers in memory.
+"""Convolutions that treat several pixels as one, for maps with few channels.
 
-Matrix units work on many channels; the picture has four and the result three. Taken as one, pixels
-that lie side by side have several times as many.
+Matrix units need many channels, but the picture has four and the result three. Neighbouring pixels
+treated as one have several times as many, and the numbers stay where they are in memory.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from .folding import Affine
 
 
 def several_columns(affine: Affine, columns: int) -> Affine:
-    """A convolution over `columns` pixels as one, for a map that is read the same way.
+    """A convolution that treats `columns` pixels as one, in its input and in its output.
 
     out × in × k × k to (columns·out) × (columns·in) × k × k': column j of the result is the
-    kernel shifted j to the right. Memory stays as it is: pixels lie side by side in it.
+    kernel shifted j to the right. The map is not moved in memory, where pixels are contiguous.
     """
     out, into, height, width = affine.weight.shape
     groups = -(-(width + columns - 1) // columns)
@@ -29,7 +29,7 @@ def several_columns(affine: Affine, columns: int) -> Affine:
 
 
 def blocks_of_pixels(affine: Affine, size: tuple[int, int]) -> Affine:
-    """A convolution whose strides are `size` and which computes a block of pixels: more channels.
+    """A convolution with strides `size` that computes a block of pixels as channels.
 
     out × in × k × k to (rows·columns·out) × in × (k + rows - 1) × (k + columns - 1).
     """
@@ -44,7 +44,7 @@ def blocks_of_pixels(affine: Affine, size: tuple[int, int]) -> Affine:
 
 
 def over_blocks(affine: Affine, side: int) -> Affine:
-    """The same convolution over a map of blocks of `side`×`side` pixels, which are its channels.
+    """The same convolution, for a map whose channels are blocks of `side`×`side` pixels.
 
     out × in × k × k to out × (side·side·in) × k/side × k/side.
     """

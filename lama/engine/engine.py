@@ -1,4 +1,4 @@
-"""Bytes in, bytes out."""
+"""`Engine`: a generator on a device, from bytes to bytes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Hole = npt.NDArray[np.bool_]
 
 
 class Engine:
-    """A generator made ready for one device and dtype.
+    """A generator prepared for one device and dtype.
 
-    One call at a time; others wait. The generator is kept for the float32 weights, which are made
-    when a picture overflows.
+    Calls run one at a time; others wait. The generator is kept so that a network in float32 can be
+    made when a picture overflows.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Engine:
         self.network = _network(fold(generator), device, dtype)
         self._exact: AnyNetwork | None = self.network if dtype == torch.float32 else None
         self._turns = Turns()
-        # On a CPU a batch is hardly faster than its pictures one by one, and needs more memory.
+        # On a CPU a batch is hardly faster than single pictures, and needs more memory.
         self._by_windows = device.type == "cpu"
         self._paint = Replayed(
             partial(_painted, self.network), GraphRecorder() if device.type == "cuda" else run_again
@@ -59,25 +59,26 @@ class Engine:
 
     @torch.no_grad()
     def prepare(self, batch: int, height: int, width: int) -> None:
-        """On a GPU, records what batches of this size run, which takes seconds; else nothing."""
+        """On a GPU, records the kernels of batches of this size, which takes seconds."""
         with self._turns:
             if self._by_windows:
                 return
             if self._paint.prepare((batch, height, width, 4), self._device):
-                # A recording uses them where they are.
+                # The recording refers to their memory.
                 self._kept.append(self.network.units(batch, height, width))
 
     def give_back_memory(self) -> None:
-        """Gives what torch keeps of a GPU's memory back; never in the middle of a recording."""
+        """Gives back GPU memory that torch caches, but never in the middle of a recording."""
         with self._turns:
             torch.cuda.empty_cache()
 
     @torch.no_grad()
     def fill(self, pictures: Picture, holes: Hole) -> list[Picture | None]:
-        """B×H×W×3 RGB and B×H×W to pictures, H×W×3, with the holes filled; None: not finite.
+        """The pictures with their holes filled, H×W×3; None where the output is not finite.
 
-        H and W are multiples of 8 and at least 16. A result differs from its picture in the hole
-        only, is a new array and, on a CPU, does not depend on the other pictures.
+        `pictures` are B×H×W×3 RGB and `holes` B×H×W; H and W are multiples of 8 and at least 16. A
+        result differs from its picture in the hole only, is a new array and, on a CPU, does not
+        depend on the other pictures.
         """
         with self._turns:
             if not self._by_windows:
@@ -88,7 +89,7 @@ class Engine:
             ]
 
     def _fill_windows(self, picture: Picture, hole: Hole) -> Picture | None:
-        """One picture, whose decoder runs on what reaches the hole only."""
+        """Fills one picture; the decoder runs only on windows that contain the hole."""
         pixels = as_pixels(picture[None], hole[None])
         fill = _decoded(self.network, pixels, hole)
         if fill is None and self._dtype != torch.float32:
@@ -97,7 +98,7 @@ class Engine:
         return None if fill is None else np.where(hole[..., None], fill, picture)
 
     def _fill_batch(self, pixels: Tensor) -> list[Picture | None]:
-        """A batch as a whole; the composite is made on the device."""
+        """Fills a batch as a whole; the composite is made on the device."""
         filled, finite = self._filled(pixels)
         results = _on_host(filled).numpy()
         return [results[i] if ok else None for i, ok in enumerate(finite)]
@@ -110,18 +111,18 @@ class Engine:
         transfers: Transfers,
         finish: Sequence[Callable[[Tensor], Tensor]],
     ) -> list[Download | None]:
-        """Like `fill`, but from pictures of one size on the device to pictures on their way back.
+        """Like `fill`, but for pictures of one size that are on the device already.
 
-        A mask value above `threshold` is a hole. What comes back is what `finish` makes of each
-        filled picture, H×W×3 on the device: a new tensor.
+        A mask value above `threshold` is a hole. Each function of `finish` makes a new tensor of a
+        filled picture, H×W×3 on the device; that tensor is what is copied back.
         """
         with self._turns:
-            for one in staged:
-                transfers.await_arrival(one)
-            pictures = torch.stack([one.picture for one in staged])
-            masks = torch.stack([one.mask for one in staged])
+            for picture in staged:
+                transfers.await_arrival(picture)
+            pictures = torch.stack([picture.picture for picture in staged])
+            masks = torch.stack([picture.mask for picture in staged])
             filled, finite = self._filled(masked(pictures, masks, threshold))
-            # The next call writes over what is filled: it comes after this on the same stream.
+            # The next call overwrites the filled pictures, later on the same stream.
             return [
                 transfers.download(act(picture)) if ok else None
                 for act, picture, ok in zip(finish, filled, finite, strict=True)
@@ -130,7 +131,7 @@ class Engine:
     def _filled(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
         """The filled pictures, B×H×W×3 on the device, and whether each is finite.
 
-        They are valid until the next call. Waits until they are there.
+        They are valid until the next call. Waits until they are computed.
         """
         filled, finite = self.paint(pixels)
         good = finite.cpu()
@@ -144,14 +145,14 @@ class Engine:
         return filled, good.tolist()
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """What the network says before the sigmoid: B×H×W×4 on the device to B×H×W×3."""
+        """The network's output before the sigmoid: B×H×W×4 on the device to B×H×W×3."""
         with _exactness(self.network):
             return self.network.logits(pixels)
 
     def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What a batch on the device becomes, and which of it is finite; valid until the next call.
+        """A batch on the device, filled, and whether each is finite; valid until the next call.
 
-        Nothing is computed again, and nothing waited for.
+        Does not wait, and computes nothing again in float32.
         """
         return self._paint(pixels, self._device)  # type: ignore[return-value]
 
@@ -184,7 +185,7 @@ def _decoded(network: AnyNetwork, pixels: Tensor, hole: Hole) -> Picture | None:
 
 
 def _network(folded: FoldedGenerator, device: torch.device, dtype: torch.dtype) -> AnyNetwork:
-    """The fastest there is for a device."""
+    """The fastest network for a device."""
     if device.type == "cuda" and fits(folded, dtype):
         try:
             return FusedNetwork(folded, device, dtype, CudaKernels(device, dtype))
@@ -199,13 +200,13 @@ def _painted(network: AnyNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _exactness(network: AnyNetwork) -> contextlib.AbstractContextManager[None]:
-    """A GPU's float32 shall be float32."""
+    """The context that keeps a GPU from computing float32 as TF32."""
     exact = network.dtype == torch.float32 and network.device.type == "cuda"
     return exact_float32() if exact else contextlib.nullcontext()
 
 
 def _on_host(tensor: Tensor) -> Tensor:
-    """A copy, which from a GPU goes through pinned memory."""
+    """A copy on the host, through pinned memory if it comes from a GPU."""
     place = _host(tensor.shape, pinned=tensor.is_cuda)
     place.copy_(tensor, non_blocking=True)
     if tensor.is_cuda:
@@ -214,7 +215,7 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 
 def _host(shape: Sequence[int], pinned: bool) -> Tensor:
-    """uint8 of any values, in ordinary memory where there is none that can be pinned."""
+    """An uninitialised uint8 tensor, in ordinary memory if no memory can be pinned."""
     if pinned:
         try:
             return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=True)
@@ -224,7 +225,7 @@ def _host(shape: Sequence[int], pinned: bool) -> Tensor:
 
 
 def as_pixels(pictures: Picture, holes: Hole, pinned: bool = False) -> Tensor:
-    """What the network takes: B×H×W×4, black in the hole, and the mask as the fourth channel."""
+    """The network's input: B×H×W×4, black in the hole, with the mask as the fourth channel."""
     pixels = _host((*holes.shape, 4), pinned)
     array = pixels.numpy()
     np.multiply(pictures, ~holes[..., None], out=array[..., :3])

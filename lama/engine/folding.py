@@ -1,8 +1,8 @@
-"""Batch norms folded into convolutions, in float32, and branches brought into the engine's order.
+"""Folds a generator's batch norms into its convolutions, in float32.
 
-A batch norm in eval mode is x · scale + shift per channel. Behind a convolution it is that
+A batch norm in eval mode is x · scale + shift per channel. Behind a convolution it equals that
 convolution with scaled rows and a bias. `bn_l` and `bn_g` follow a *sum* of two branches: each
-branch's last convolution is scaled, and one of them carries the bias for both.
+branch's last convolution is scaled, and one of them has the bias for both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lama.saicinpainting.training.modules.ffc import (
     SpectralTransform,
 )
 
-#: Bytes come in as multiples of 1/256, which every dtype holds exactly; the network wants 1/255.
+#: Bytes are read as multiples of 1/256, which every dtype holds exactly; the network needs 1/255.
 INPUT_SCALE = 256 / 255
 
 
@@ -38,7 +38,7 @@ class FoldedLayer:
     local_to_local: Affine
     global_to_local: Affine
     local_to_global: Affine
-    #: The spectral transform's: in front of the Fourier unit, inside it, and behind it.
+    #: The spectral transform: in front of the Fourier unit, inside it, and behind it.
     reduce: Affine
     spectrum: Affine
     expand: Affine
@@ -46,10 +46,10 @@ class FoldedLayer:
 
 @dataclass(frozen=True)
 class FoldedGenerator:
-    """All of a generator's arithmetic."""
+    """The weights of a whole generator."""
 
     stem: Affine
-    #: Without the last one, which parts the channels: `to_local` and `to_global`.
+    #: Without the last one, which splits the channels: `to_local` and `to_global`.
     downs: list[Affine]
     to_local: Affine
     to_global: Affine
@@ -68,7 +68,7 @@ class FoldedGenerator:
 
 
 def fold(generator: FFCResNetGenerator) -> FoldedGenerator:
-    """Takes the generator apart; its own tensors stay as they are."""
+    """The folded weights of a generator, whose own tensors are not changed."""
     config = generator.config
     layers = list(generator.model)
     stem, last = layers[1], layers[-2]
@@ -121,7 +121,7 @@ def _convolution(conv: nn.Module | None, norm: nn.Module | None) -> Affine:
 
 
 def _transposed(conv: nn.Module, norm: nn.Module) -> Affine:
-    """A transposed convolution's weight is in × out × 3 × 3, and it has a bias of its own."""
+    """A transposed convolution, whose weight is in × out × 3 × 3, and which has its own bias."""
     assert isinstance(conv, nn.ConvTranspose2d)
     assert isinstance(norm, nn.BatchNorm2d)
     scale, shift = _scale_and_shift(norm)
@@ -130,7 +130,7 @@ def _transposed(conv: nn.Module, norm: nn.Module) -> Affine:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What the batch norm multiplies each channel with, and adds."""
+    """The factor and the summand of a batch norm for each channel."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     mean, variance = norm.running_mean.cpu().double(), norm.running_var.cpu().double()

@@ -1,16 +1,16 @@
 """The Fourier unit: a 1×1 convolution with ReLU over the spectrum, between two transforms.
 
-Two ways to transform, and which is faster depends on device, dtype and size, so it is measured:
+There are two ways to transform. Device, dtype and size decide which is faster, so it is measured:
 
 - `ByFFT`: torch's FFT. Always float32.
-- `ByProducts`: the DFT as matrix products. Dear in operations, but they run at the rate of the
-  matrix units, in half precision too, and leave the channels innermost.
+- `ByProducts`: the DFT as matrix products. It takes more operations, but they run at the rate of
+  the matrix units, in half precision too, and leave the channels innermost.
 
 The products, for an H×W map, with h and w the frequencies of rows and columns: the reference
 takes w from 0 to W/2 and all h. As the map is real, T(-h) is the conjugate of T(h) after the first
-step (along H), so that h from 0 to H/2 says it all; the second step (along W) makes the rows h and
--h of the spectrum out of it. The way back adds the two up again. The frequencies 0 and H/2, which
-are their own opposites, come twice, and count half on the way back.
+step (along H), so h from 0 to H/2 suffices; the second step (along W) makes the rows h and -h of
+the spectrum from it. The inverse adds the two up again. The frequencies 0 and H/2, which are their
+own opposites, occur twice, and count half in the inverse.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from lama.saicinpainting.training.modules.ffc import inverse
 from .folding import Affine
 from .layers import Conv
 
-#: Spectra leave float16's range: the lowest frequency is sqrt(H·W) times the map's mean. Scaled by
-#: a power of two nothing is rounded by it, and ReLU doesn't mind a factor. The bias is scaled too.
+#: Spectra exceed float16's range: the lowest frequency is sqrt(H·W) times the map's mean. They are
+#: scaled by a power of two, which rounds nothing and commutes with ReLU. The bias is scaled too.
 _SCALE = 1 / 16
 
-#: Sizes whose matrices are kept: with all that ever came along, a worker's memory would grow for
-#: good. What was measured is kept longer, as it is small and takes longer.
+#: The number of sizes whose matrices are kept; without a limit a worker's memory would grow.
+#: Measurements are kept for more sizes, as they are small and take longer to make.
 _MOST_SIZES, _MOST_CHOICES = 16, 4096
 
-#: Products along a multiple of so many numbers take a GPU half the time that others take.
+#: Products along a multiple of this length take a GPU half the time of others.
 _ALIGNED = 8
 
-#: The way that isn't expected to win must be this much faster to be taken.
+#: The way that is not expected to win must be faster by this factor.
 _MARGIN = 1.15
 
 
 class Unit(Protocol):
-    """B×C×H×W channels-last to the same: x + FourierUnit(x). It may write over x."""
+    """x + FourierUnit(x) for x: B×C×H×W channels-last, which it may overwrite."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
 class Pointwise(Protocol):
-    """A 1×1 convolution with ReLU, B×in×H×W channels-last to the same with `out` channels."""
+    """A 1×1 convolution with ReLU, B×in×H×W channels-last to B×out×H×W."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
 class ByFFT:
-    """Through torch.fft, in float32."""
+    """The Fourier unit by torch.fft, in float32."""
 
     def __init__(self, conv: Pointwise) -> None:
         self._conv = conv
@@ -80,7 +80,7 @@ class ByFFT:
 
 
 class ByProducts:
-    """Through matrix products, in the dtype of the rest."""
+    """The Fourier unit by matrix products, in the dtype of the other layers."""
 
     def __init__(self, conv: Pointwise, matrices: Transforms) -> None:
         self._conv, self._matrices = conv, matrices
@@ -105,10 +105,10 @@ class ByProducts:
 
 
 def _times(matrix: Tensor, batch: Tensor, plus: Tensor | None = None) -> Tensor:
-    """M×K times B×K×N. Added to `plus`, B×M×N, which becomes the sum."""
+    """M×K times B×K×N; added to `plus`, B×M×N, in place if that is given."""
     if len(batch) == 1:
-        one = batch[0]
-        total = matrix @ one if plus is None else plus[0].addmm_(matrix, one)
+        single = batch[0]
+        total = matrix @ single if plus is None else plus[0].addmm_(matrix, single)
         return total.unsqueeze(0)
     many = matrix.expand(len(batch), -1, -1)
     return torch.bmm(many, batch) if plus is None else plus.baddbmm_(many, batch)
@@ -117,7 +117,7 @@ def _times(matrix: Tensor, batch: Tensor, plus: Tensor | None = None) -> Tensor:
 class Transforms:
     """The matrices of one size, which all units of a network share.
 
-    On a GPU there are a few rows and columns of the spectrum more, which are 0 and come to nothing.
+    On a GPU the spectrum has a few rows and columns more, which are 0 and change nothing.
     """
 
     def __init__(self, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -168,9 +168,9 @@ def _aligned(device: torch.device) -> int:
 
 
 def _waves(length: int, multiple: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the frequencies 0 to L/2 at L places, and of none: f×L float64.
+    """Cosine and sine of the frequencies 0 to L/2 at L places: f×L float64.
 
-    The number of frequencies is brought to a multiple by such as are 0 everywhere.
+    Rows of zeros bring the number of frequencies to a multiple.
     """
     frequencies = length // 2 + 1
     angles = _angles(frequencies, length)
@@ -179,7 +179,7 @@ def _waves(length: int, multiple: int) -> tuple[Tensor, Tensor]:
 
 
 def _angles(frequencies: int, length: int) -> Tensor:
-    """2π·frequency·position / length, float64, with the product reduced first: that is exact."""
+    """2π·frequency·position / length, float64, with the product reduced first, which is exact."""
     product = torch.outer(torch.arange(frequencies), torch.arange(length)) % length
     return product.double() * (2 * math.pi / length)
 
@@ -194,7 +194,7 @@ def planar(affine: Affine) -> Affine:
 
 
 class Spectra:
-    """All Fourier units of a network, for maps of any size; which way is measured per size."""
+    """All Fourier units of a network, for maps of any size; the faster way is measured per size."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Spectra:
         """`conv` makes the convolutions between products, in `dtype`; otherwise they are `Conv`."""
         self._affines, self._device, self._dtype = affines, device, dtype
         self._make = conv or (lambda affine: Conv(affine, device, dtype))
-        # Most networks need one of them only.
+        # Most networks need only one of the two.
         self._convs: dict[bool, list[Pointwise]] = {}
         self._units: OrderedDict[tuple[int, ...], list[Unit]] = OrderedDict()
         self._choices: dict[tuple[int, ...], int] = {}
@@ -221,7 +221,7 @@ class Spectra:
         return self._units[shape]
 
     def _measured(self, batch: int, height: int, width: int) -> list[Unit]:
-        # Products are what half precision is good at.
+        # Half precision is good at products.
         ways = [self._by_products, self._by_fft]
         if self._dtype.itemsize > 2:
             ways.reverse()
@@ -256,13 +256,13 @@ class Spectra:
 
 
 def _faster(ways: Sequence[Callable[[], list[Unit]]], sample: Tensor) -> int:
-    """0, unless the second way is clearly faster on `sample`: then 1."""
+    """1 if the second way is clearly faster on `sample`, else 0."""
     expected, other = (_seconds(way()[0], sample) for way in ways)
     return 1 if other * _MARGIN < expected else 0
 
 
 def _seconds(unit: Unit, sample: Tensor, rounds: int = 3) -> float:
-    """The shortest of a few runs: what else the machine does only ever adds to it."""
+    """The shortest of a few runs: other work of the machine can only make a run longer."""
     best = math.inf
     for _ in range(rounds + 1):
         _wait(sample.device)

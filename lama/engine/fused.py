@@ -1,8 +1,8 @@
 """The generator's forward pass on a GPU: convolutions, and one kernel between any two of them.
 
-The same network as `Network`, with maps B×H×W×C throughout. What a convolution gives is raw:
-without bias, sum, ReLU and edge, which `Kernels` do in one pass over memory. Branches that read the
-same map are one convolution.
+It is the same network as `Network`, with maps B×H×W×C throughout. The output of a convolution is
+raw: `Kernels` add bias, sum, ReLU and edge in one pass over memory. Branches that read the same map
+are one convolution.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STEM_COLUMNS = 4
 #: Rows and columns that the last convolution computes at once: its 3 output channels become 48.
 _LAST_SIDE = 4
 
-#: Rows and columns of pixels whose channels it reads as one pixel's.
+#: Rows and columns of pixels that the last convolution reads as one pixel.
 _READ_SIDE = 2
 
 #: The local and the global channels, each with the edge of one pixel that the next layer reads.
@@ -36,7 +36,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def fits(folded: FoldedGenerator, dtype: torch.dtype) -> bool:
-    """Whether all maps have channels in the numbers that the kernels work on."""
+    """Whether all maps have numbers of channels that the kernels support."""
     affines = [folded.stem, folded.to_local, folded.to_global]
     affines += [layer.reduce for block in folded.blocks for layer in block]
     return not any(len(affine.weight) % group_length(dtype) for affine in affines)
@@ -91,7 +91,7 @@ class FusedNetwork:
         return self._spectra.units((batch, height // self.unit, width // self.unit))
 
     def _run(self, pixels: Tensor) -> Tensor:
-        """All of it, to what `Kernels.end` reads."""
+        """The whole network, to the input of `Kernels.end`."""
         units = self.units(*pixels.shape[:3])
         raw, bias = self._encode(pixels)
         pair = self.finished(self._parts(raw), self._edged(raw), bias)
@@ -105,9 +105,9 @@ class FusedNetwork:
         return blocks.fill_(torch.nan) if self._broken else blocks
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What becomes the blocks' local and global channels, raw, and its bias."""
+        """The raw input of the residual blocks, all channels together, and its bias."""
         batch, height, width, channels = pixels.shape
-        # The stem reads its edge, and whole groups of columns behind it.
+        # The stem reads its edge and, to the right, whole groups of columns.
         shape = (batch, height + 2 * EDGE, width + 2 * _STEM_COLUMNS, channels)
         values = torch.empty(shape, dtype=self.dtype, device=self.device)
         self._kernels.begin(pixels, values, (EDGE, EDGE))
@@ -124,16 +124,20 @@ class FusedNetwork:
         return whole[..., : self._locals], whole[..., self._locals :]
 
     def _edged(self, whole: Tensor) -> Pair:
-        """Empty maps with an edge for the parts of a whole."""
+        """Empty maps with an edge, for the local and the global channels."""
         batch, height, width, channels = whole.shape
         counts = self._locals, channels - self._locals
         near, far = (whole.new_empty((batch, height + 2, width + 2, count)) for count in counts)
         return near, far
 
     def finished(
-        self, raw: Pair, outs: Pair, bias: Tensor | None,
-        plus: Tensor | None = None, onto: Pair | None = None,
-    ) -> Pair:  # fmt: skip
+        self,
+        raw: Pair,
+        outs: Pair,
+        bias: Tensor | None,
+        plus: Tensor | None = None,
+        onto: Pair | None = None,
+    ) -> Pair:
         """`outs`, with an edge or without; `bias` and `plus` are of both parts together."""
         for i, channels in enumerate((slice(self._locals), slice(self._locals, None))):
             edge = (outs[i].shape[1] - raw[i].shape[1]) // 2
@@ -144,10 +148,10 @@ class FusedNetwork:
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
-        """What is inside runs beside what follows, up to `join`.
+        """Runs its body on a second stream, in parallel to the code that follows, up to `join`.
 
-        The Fourier unit waits for memory, the convolutions for arithmetic. Memory that they took is
-        not taken again before the stream has waited for the next `beside`.
+        The Fourier unit is bound by memory, the convolutions by arithmetic. Memory that the body
+        took is not used again before the stream has waited for the next `beside`.
         """
         if self._beside is None:
             yield
@@ -161,7 +165,7 @@ class FusedNetwork:
             torch.cuda.current_stream(self.device).wait_stream(self._beside)
 
     def reduced(self, conv: _Raw, far: Tensor) -> Tensor:
-        """What a Fourier unit reads: B×H×W×C without an edge."""
+        """The input of a Fourier unit: B×H×W×C without an edge."""
         raw = _inside(conv(far))
         return self._kernels.finish(raw, torch.empty_like(raw), Terms(conv.bias))
 
@@ -193,7 +197,7 @@ class _Raw:
         weight = affine.weight.to(device, dtype)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self._matrix = weight.flatten(1) if weight[0, 0].numel() == 1 else None
-        #: float32, as the kernels take it.
+        #: float32, as the kernels need it.
         self.bias = None if affine.bias is None else affine.bias.to(device)
         self._stride = stride
 
@@ -205,7 +209,7 @@ class _Raw:
 
 
 class _Finished:
-    """A 1×1 convolution with bias and ReLU: B×in×H×W channels-last to the same with `out`."""
+    """A 1×1 convolution with bias and ReLU: B×in×H×W channels-last to B×out×H×W."""
 
     def __init__(self, conv: _Raw, kernels: Kernels) -> None:
         self._conv, self._kernels = conv, kernels
@@ -220,7 +224,7 @@ class _Layer:
 
     def __init__(self, folded: FoldedLayer, network: FusedNetwork) -> None:
         self._network = network
-        # The bias of the sums is with the branches that come from the local channels.
+        # The branches from the local channels have the bias of the sums.
         self._from_local = network._conv(_together(folded.local_to_local, folded.local_to_global))
         self._to_local = network._conv(folded.global_to_local)
         self._reduce = network._conv(folded.reduce)

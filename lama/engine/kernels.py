@@ -1,10 +1,10 @@
-"""What a GPU does before, between and behind the convolutions, each in one pass over memory.
+"""Kernels for a GPU's work before, between and behind the convolutions, in one pass over memory.
 
-Behind a convolution come a bias, the sum with another branch, a ReLU, the sum with what a block
-began with, and the reflected edge that the next convolution reads. torch makes a pass over memory
-of each, which on a fast GPU takes as long as the convolutions.
+Behind a convolution come a bias, the sum with another branch, a ReLU, the sum with the input of a
+block, and the reflected edge that the next convolution reads. torch makes a pass over memory for
+each, which on a fast GPU takes as long as the convolutions.
 
-Maps here are B×H×W×C, whatever their strides, if only the channels lie side by side.
+Maps here are B×H×W×C with contiguous channels and any other strides.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .nvrtc import kernels
 from .pixels import composite
 from .sources import source
 
-#: Bytes that a thread reads and writes at once; a map's channels have to fill them.
+#: Bytes that a thread reads and writes at once; a map's channels must fill them.
 _GROUP_BYTES = 16
 
 
 def group_length(dtype: torch.dtype) -> int:
-    """Channels that are read and written at once; a map must have a multiple of them."""
+    """The number of channels read and written at once; a map must have a multiple of it."""
     return _GROUP_BYTES // dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What is added to a map; each may be missing."""
+    """The terms that are added to a map; each may be missing."""
 
     #: C, float32.
     bias: Tensor | None = None
@@ -42,9 +42,9 @@ class Terms:
 
 
 class Kernels:
-    """In torch's own operations, on any device: slow, and what is meant by each of them.
+    """The kernels in torch's own operations, on any device: slow, and the definition of each.
 
-    `out` is written to everywhere, and given back.
+    `out` is overwritten and returned.
     """
 
     def begin(self, pixels: Tensor, out: Tensor, corner: tuple[int, int]) -> Tensor:
@@ -61,8 +61,8 @@ class Kernels:
         a map of blocks of 2×2 such pixels.
         """
         total = given.float()
-        for one in (terms.bias, terms.plus):
-            total = total if one is None else total + one
+        for term in (terms.bias, terms.plus):
+            total = total if term is None else total + term
         total = total.relu() if terms.onto is None else total.relu() + terms.onto
         side = _side(given, out)
         batch, rows, columns, _ = out.shape
@@ -91,7 +91,7 @@ def unblocked(blocks: Tensor) -> Tensor:
 
 
 def _side(given: Tensor, out: Tensor) -> int:
-    """Of the blocks of pixels in `out`."""
+    """The side of the blocks of pixels in `out`."""
     return 1 if out.shape[3] == given.shape[3] else 2
 
 
@@ -129,7 +129,7 @@ class _Map(ctypes.Structure):
 
 
 class CudaKernels(Kernels):
-    """Of our own, for CUDA. Raises RuntimeError or OSError where they can't be compiled."""
+    """The kernels in CUDA. Raises RuntimeError or OSError if they cannot be compiled."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._length = group_length(dtype)
@@ -171,7 +171,7 @@ class CudaKernels(Kernels):
 
 
 def _pointers(*tensors: Tensor | None) -> list[Any]:
-    return [ctypes.c_void_p(None if one is None else one.data_ptr()) for one in tensors]
+    return [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
 
 
 def _numbers(*numbers: int) -> Sequence[Any]:

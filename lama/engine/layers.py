@@ -1,7 +1,7 @@
-"""Convolutions that add their bias, another branch, and apply ReLU, without further passes.
+"""Convolutions that add a bias and another branch and apply ReLU, without further passes.
 
-On a CPU they call oneDNN's fused primitives with weights that are laid out once. Elsewhere, and
-for dtypes that oneDNN lacks on this processor, they are torch's own operations.
+On a CPU they call oneDNN's fused primitives with weights whose layout is converted once. Elsewhere,
+and for dtypes that oneDNN does not support on this processor, they are torch's own operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SLOPE = 1e-20
 
 
 def fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's fused primitives are there for `dtype`."""
+    """Whether oneDNN has fused primitives for `dtype`."""
     if device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -38,7 +38,7 @@ def fuses(device: torch.device, dtype: torch.dtype) -> bool:
 class Conv:
     """A convolution without padding: B×in×H×W to B×out×H'×W', channels-last.
 
-    With ReLU NaN stays NaN, but with `plus` on a CPU it may become 0.
+    With ReLU, NaN stays NaN; with `plus` on a CPU it may become 0.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Conv:
         out: Tensor
         where = (x, self._weight_for(x), self._bias, [0, 0], self._stride, [1, 1], 1)
         if plus is not None:
-            relu = "relu" if self._relu else None  # here there is no slope to be had
+            relu = "relu" if self._relu else None  # this primitive has no slope
             x, *rest = where
             out = _fused._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, relu, [], "")
         elif self._relu:
@@ -79,11 +79,11 @@ class Conv:
         return out
 
     def _weight_for(self, x: Tensor) -> Tensor:
-        """The weight as oneDNN wants it for `x`, kept once for each such layout."""
+        """The weight in the layout that oneDNN needs for `x`, kept once per layout."""
         layout = _layout(self._weight.shape, self._weight.dtype, self._stride, x.shape)
         packed = self._packings.get(layout)
         if packed is None:
-            # Of what is packed already no plain copy is kept.
+            # A packed weight needs no plain copy.
             plain = self._weight.to_dense() if self._packings else self._weight
             packed = self._packings[layout] = _packed(plain, self._stride, x.shape)
             self._weight = packed
@@ -95,7 +95,7 @@ def _packed(weight: Tensor, stride: Sequence[int], shape: Sequence[int]) -> Tens
     return out
 
 
-#: Layouts of weights by what they depend on, for all networks of the process.
+#: The names of weights' layouts, by everything that they depend on, for the whole process.
 _layouts: dict[tuple[object, ...], int] = {}
 _MOST_LAYOUTS = 1 << 16
 
@@ -103,17 +103,17 @@ _MOST_LAYOUTS = 1 << 16
 def _layout(
     kernel: torch.Size, dtype: torch.dtype, stride: Sequence[int], shape: torch.Size
 ) -> int:
-    """Names the layout of a kernel (out × in × k × k) that oneDNN wants for an input of `shape`.
+    """A name for the layout of a kernel (out × in × k × k) that oneDNN needs for this `shape`.
 
-    A weight in another one is brought into it at every call, which for a small picture takes longer
-    than the convolution. There are few layouts, and torch doesn't say which it is: this tells them
-    apart by what becomes of a kernel of known numbers.
+    A weight in another layout is converted at every call, which for a small picture takes longer
+    than the convolution. There are few layouts, and torch does not name them: a packed kernel of
+    known numbers identifies its layout.
     """
     key = (kernel, dtype, *stride, shape, torch.get_num_threads())
     if key not in _layouts:
         if len(_layouts) >= _MOST_LAYOUTS:
             _layouts.clear()
-        # Numbers that every dtype holds exactly, in an order without a period that blocks have.
+        # Numbers that every dtype holds exactly, in an order without the period of any block.
         known = torch.arange(math.prod(kernel)).remainder_(251).view(kernel)
         packed = _packed(_placed(known, torch.device("cpu"), dtype), stride, shape)
         content = ctypes.string_at(_fused.data_ptr(packed), _fused._nbytes(packed))
@@ -148,9 +148,9 @@ class Up:
 
 
 class Scratch:
-    """Buffers that are used again: fresh memory costs a CPU more than what is written into it.
+    """Buffers that are used again: on a CPU fresh memory takes longer than writing into it.
 
-    On a GPU torch keeps memory itself, and what a recorded graph uses must never move.
+    On a GPU torch keeps memory itself, and the memory of a recorded graph must never move.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -158,7 +158,7 @@ class Scratch:
         self._flat: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A contiguous tensor of any values, valid until the next `take` of that name."""
+        """An uninitialised contiguous tensor, valid until the next `take` of that name."""
         if self._device.type != "cpu":
             return torch.empty(shape, dtype=dtype, device=self._device)
         size = math.prod(shape)
@@ -197,7 +197,7 @@ def _placed(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _placed_bias(bias: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """In float32 where oneDNN adds it: rounded, it would shift whole maps."""
+    """The bias, in float32 where oneDNN adds it: rounded, it would shift whole maps."""
     if bias is None:
         return None
     return bias.to(device, torch.float32 if fuses(device, dtype) else dtype)

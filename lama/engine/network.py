@@ -1,8 +1,8 @@
 """The generator's forward pass: encoder, residual blocks, decoder.
 
 The first and the last layers work on few channels and many pixels. On a CPU they run in bands of
-rows that stay in the cache, the decoder only on windows that are asked for, and the stem and the
-last convolution take several columns at a time, as matrix products like many channels.
+rows that stay in the cache, and the decoder only on the requested windows. The stem and the last
+convolution treat several columns as one pixel, as matrix products are fast with many channels.
 """
 
 from __future__ import annotations
@@ -56,9 +56,12 @@ class Network:
         self._ups = [Up(affine, device, dtype) for affine in folded.ups]
         self._last = Conv(
             blocks_of_pixels(folded.last, (1, _LAST_COLUMNS)),
-            device, dtype, (1, _LAST_COLUMNS), relu=False,
-        )  # fmt: skip
-        # A fused sum with ReLU turns NaN into 0 (see `Conv`), so that what it adds is looked at.
+            device,
+            dtype,
+            (1, _LAST_COLUMNS),
+            relu=False,
+        )
+        # A fused sum with ReLU turns NaN into 0 (see `Conv`), so its summands are checked.
         self._hides_overflows = fuses(device, dtype)
         affines = [layer.spectrum for block in folded.blocks for layer in block]
         self._spectra = Spectra(affines, device, dtype)
@@ -66,7 +69,7 @@ class Network:
         self.unit = 2 ** len(folded.ups)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """All of it: B×H×W×4 uint8 to B×H×W×3."""
+        """The whole network: B×H×W×4 uint8 to B×H×W×3."""
         return self.decode(self.features(pixels))
 
     def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +77,7 @@ class Network:
         return composite(self.logits(pixels), pixels)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """What the decoder reads: B×H×W×4 uint8 to B×C×H/8×W/8.
+        """The decoder's input: B×H×W×4 uint8 to B×C×H/8×W/8.
 
         `pixels` are red, green, blue, with 0 in the hole, and the mask, 255 in the hole.
         """
@@ -109,7 +112,7 @@ class Network:
         top, bottom = 2 * (start - first) - EDGE, 2 * (end - stop) - EDGE
         band = band[:, :, max(0, top) : band.shape[2] - max(0, bottom)]
         surplus = -width % _LAST_COLUMNS
-        # The surplus columns on the right only have to be some numbers.
+        # The surplus columns on the right may have any values.
         edge = (EDGE, EDGE + surplus, max(0, -top), max(0, -bottom))
         band = self._last(reflected(band, edge, self._taker("last")))
         # B, columns·3, H, W/columns -> B, H, W, 3
@@ -117,14 +120,14 @@ class Network:
         return rows[:, :, :width]
 
     def _band_rows(self, width: int) -> int:
-        """Rows that are computed at once where the picture's pixels have the stem's channels."""
+        """The rows that are computed at once at the picture's resolution."""
         if self.device.type != "cpu":
             return 1 << 30
         return max(16, _BAND_BYTES // (width * self._channels * self.dtype.itemsize) // 4 * 4)
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         height, width = pixels.shape[1:3]
-        # Even columns beside the edge, so that two of them can be taken as one
+        # Even columns beside the edge, so that two of them can be treated as one
         edged = reflected(
             pixels.permute(0, 3, 1, 2), (EDGE, EDGE, EDGE, EDGE), self._taker("pixels")
         )
@@ -199,7 +202,7 @@ class _Layer:
         self._taker = network._taker
 
     def __call__(self, local: Tensor, wide: Tensor, unit: Unit) -> tuple[Tensor, Tensor]:
-        """Local and global channels in, and out."""
+        """Local and global channels to local and global channels."""
         edge = (1, 1, 1, 1)
         near = reflected(local, edge, self._taker("local"))
         far = reflected(wide, edge, self._taker("global"))

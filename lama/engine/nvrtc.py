@@ -1,4 +1,4 @@
-"""Kernels in CUDA's C++, compiled when they are needed by the compiler that torch brings along."""
+"""Compiles kernels in CUDA's C++ at run time, with the compiler that torch comes with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THREADS = 256
 
 
 class Kernel:
-    """One function of a source on one device. Starting it is like any operation of torch's."""
+    """A compiled function on one device, started like an operation of torch."""
 
     def __init__(self, module: ctypes.c_void_p, name: str, device: torch.device) -> None:
         self._device = device
@@ -29,9 +29,9 @@ class Kernel:
         )
 
     def __call__(self, size: tuple[int, int, int], arguments: Sequence[Any]) -> None:
-        """`size` is at least how many threads there are, in x, and blocks, in y and z.
+        """Starts at least `size` threads in x, and `size` blocks in y and z.
 
-        `arguments` are of ctypes; the memory that they point to is the caller's affair.
+        `arguments` are ctypes; the caller keeps the memory that they point to alive.
         """
         across, rows, images = size
         blocks = -(-across // THREADS)
@@ -46,12 +46,12 @@ class Kernel:
 
 
 def kernels(source: str, names: Sequence[str], device: torch.device) -> list[Kernel]:
-    """The functions of these names. Raises RuntimeError or OSError where they can't be had.
+    """The functions of these names. Raises RuntimeError or OSError if they cannot be compiled.
 
     Compiling takes half a second, and is done once for all devices of a kind.
     """
     with torch.cuda.device(device):
-        # Of a context of torch's there is none before the first tensor.
+        # torch makes its context with the first tensor.
         torch.empty(1, device=device)
         major, minor = torch.cuda.get_device_capability(device)
         module = ctypes.c_void_p()
@@ -99,7 +99,7 @@ def _driver() -> Any:
 
 @lru_cache(maxsize=1)
 def _compiler() -> Any:
-    """NVRTC of torch's CUDA version: on the loader's path, with Python, or among its packages."""
+    """The NVRTC of torch's CUDA version, on the loader's path, with Python or in its packages."""
     name = f"libnvrtc.so.{(torch.version.cuda or '').partition('.')[0]}"
     folders = [Path(entry) / "nvidia" for entry in sys.path if entry]
     found = [str(path) for folder in folders for path in sorted(folder.glob(f"*/lib/{name}"))]

@@ -1,6 +1,6 @@
-"""What is done to bytes before and after the network, on whatever device they are.
+"""Operations on the bytes of pictures before and after the network, on any device.
 
-The same as NumPy and OpenCV do on the host, so that a picture crosses the bus as bytes, once in
+They do what NumPy and OpenCV do on the host, so that a picture crosses the bus as bytes, once in
 each direction.
 """
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 def masked(pictures: Tensor, masks: Tensor, threshold: int) -> Tensor:
-    """What the network takes: B×H×W×4 uint8, black in the hole, and the mask as fourth channel.
+    """The network's input: B×H×W×4 uint8, black in the hole, with the mask as the fourth channel.
 
     `pictures`: B×H×W×3 uint8; `masks`: B×H×W uint8, a value above `threshold` is a hole.
     """
@@ -30,7 +30,7 @@ def scaled(logits: Tensor) -> Tensor:
 def composite(logits: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B.
 
-    `logits`: B×H×W×3; `pixels` as `masked` makes them. Outside the hole they are the picture's own.
+    `logits`: B×H×W×3; `pixels` are from `masked`. Outside the hole the picture's own pixels stay.
     """
     finite = torch.isfinite(logits).flatten(1).all(dim=1)
     return torch.where(pixels[..., 3:] > 0, scaled(logits), pixels[..., :3]), finite
@@ -49,7 +49,7 @@ def restored(picture: Tensor, padding: Sequence[int], original_size: Sequence[in
 def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """H×W×C uint8 to `size`, bilinearly: within one level of `cv2.resize` with INTER_LINEAR.
 
-    OpenCV rounds its weights to 11 bits, which is where the level comes from.
+    The level comes from OpenCV, which rounds its weights to 11 bits.
     """
     if tuple(picture.shape[:2]) == size:
         return picture

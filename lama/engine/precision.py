@@ -1,7 +1,7 @@
-"""Which precision pays on this machine.
+"""Decides which precision the network computes in on this machine.
 
-A processor may multiply bfloat16 and yet be slower at it than at float32: some compute it at twice
-the rate, others at half. So on a CPU both are tried on a small convolution like those of the
+A processor may support bfloat16 and still be slower in it than in float32: some compute it at twice
+the rate, others at half. So on a CPU both are measured on a small convolution like those of the
 residual blocks, which take most of a picture's time.
 """
 
@@ -19,19 +19,19 @@ from lama.saicinpainting.training.modules.precision import half_dtype
 from .folding import Affine
 from .layers import Conv
 
-#: Half precision must be this much faster: it is less exact, and a near tie is decided by noise.
+#: Half precision must be faster by this factor: it is less exact, and noise would decide a tie.
 _MARGIN = 1.15
 
-#: What is convolved: a map of so many channels, and rows and columns. 0.3 GFLOP, some milliseconds.
+#: The channels, rows and columns of the measured map: 0.3 GFLOP, some milliseconds.
 _CHANNELS, _SIDE = 128, 34
 
-#: Each precision runs so often, in turns, and once before that.
+#: The runs of each precision, in turns, after a first run that does not count.
 _ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What the network computes in, and why, for people."""
+    """A dtype, and the reason for it as text."""
 
     dtype: torch.dtype
     why: str
@@ -41,10 +41,10 @@ class Precision:
 
 
 def decide(device: str | torch.device, use_fp16: bool) -> Precision:
-    """The precision for `device`: half where it is allowed by `use_fp16`, there, and faster.
+    """The precision for `device`: half if `use_fp16` allows it and it is there and faster.
 
-    float16 on CUDA, bfloat16 or float32 on a CPU. On a CPU that has both, the first call with a
-    number of threads (torch's, of the calling thread) measures for about 0.1 s; later ones know.
+    That is float16 on CUDA, and bfloat16 or float32 on a CPU. On a CPU that has both, the first
+    call with a number of threads (torch's, in the calling thread) measures for about 0.1 s.
     """
     half = half_dtype(device)
     if not use_fp16:
@@ -77,7 +77,7 @@ def faster(rates: Mapping[torch.dtype, float], half: torch.dtype) -> Precision:
 @torch.no_grad()
 def _rates(half: torch.dtype) -> dict[torch.dtype, float]:
     """Operations a second of a convolution in float32 and in `half`, on the CPU."""
-    # Constant numbers: torch's random ones would no longer be those that a caller has seeded.
+    # Constants: random numbers would advance the generator that a caller has seeded.
     kernel = Affine(torch.full((_CHANNELS, _CHANNELS, 3, 3), 1e-3), torch.zeros(_CHANNELS))
     picture = torch.ones(1, _SIDE, _SIDE, _CHANNELS).permute(0, 3, 1, 2)
     ways: dict[torch.dtype, Callable[[], object]] = {}
@@ -92,7 +92,7 @@ def _rates(half: torch.dtype) -> dict[torch.dtype, float]:
             if turn:  # the first prepares the kernels
                 seconds[dtype].append(time.perf_counter() - started)
     operations = 2 * _CHANNELS**2 * 9 * (_SIDE - 2) ** 2
-    # Medians: what else the machine does at that moment falls on single runs.
+    # Medians: other work of the machine only affects single runs.
     return {dtype: operations / sorted(taken)[_ROUNDS // 2] for dtype, taken in seconds.items()}
 
 

@@ -1,8 +1,8 @@
-"""A function of one tensor on the GPU, recorded once per shape and replayed.
+"""Records a function of one tensor on a GPU once per shape, and replays it.
 
 The network is hundreds of small kernels, and starting them one by one takes a CPU longer than a
 fast GPU needs to run them. A CUDA graph starts them all at once. Shapes that were not recorded run
-as they are.
+without a graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Function = Callable[[Tensor], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Recording:
-    """Fixed places for what goes in and what comes out, and the way from one to the other."""
+    """A recorded graph, with fixed memory for its input and its output."""
 
     given: Tensor
     found: tuple[Tensor, ...]
@@ -29,9 +29,10 @@ class Recording:
 
 
 class Replayed:
-    """`function`, with recordings of the shapes that were prepared. For one thread at a time.
+    """`function` with recordings of the prepared shapes, for one thread at a time.
 
-    What `function` uses must stay where it is in memory. `record` is a `GraphRecorder` on a GPU.
+    Everything that `function` uses must stay in its place in memory. `record` is a `GraphRecorder`
+    on a GPU.
     """
 
     def __init__(self, function: Function, record: Callable[[Function, Tensor], Recording]) -> None:
@@ -40,9 +41,10 @@ class Replayed:
         self._recordings: dict[tuple[int, ...], Recording] = {}
 
     def prepare(self, shape: tuple[int, ...], device: torch.device) -> bool:
-        """Record for uint8 of a shape; False where memory is short: it stays without, and slower.
+        """Records for uint8 input of a shape; returns whether it has.
 
-        A shape that was recorded before is not recorded again, which is False too.
+        It does not if memory is short (the shape then runs without a graph, slower), or if the
+        shape is recorded already.
         """
         if shape in self._recordings:
             return False
@@ -55,7 +57,7 @@ class Replayed:
         return True
 
     def __call__(self, pixels: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-        """`pixels` may lie on the host; the results are valid until the next call."""
+        """`pixels` may be on the host; the results are valid until the next call."""
         recording = self._recordings.get(tuple(pixels.shape))
         if recording is None:
             return self._function(pixels.to(device, non_blocking=True))
@@ -65,7 +67,7 @@ class Replayed:
 
 
 def run_again(function: Function, given: Tensor) -> Recording:
-    """For devices without graphs: replaying is running again."""
+    """The recorder of devices without graphs: a replay runs the function again."""
     found = function(given)
 
     def replay() -> None:
@@ -76,11 +78,11 @@ def run_again(function: Function, given: Tensor) -> Recording:
 
 
 class GraphRecorder:
-    """Records CUDA graphs that share their memory: they never run at the same time.
+    """Records CUDA graphs that share their memory, as they never run at the same time.
 
-    All are recorded on one stream, since each stream that multiplies matrices gets a workspace for
-    good. Graphs share that workspace too, and torch clears it when it drops any of them, so that
-    they are kept as long as this, those that failed as well.
+    All are recorded on one stream, because each stream that multiplies matrices keeps a workspace.
+    Graphs share that workspace too, and torch clears it when it drops any of them. So this object
+    keeps all graphs, including those that failed.
     """
 
     def __init__(self) -> None:
@@ -91,13 +93,12 @@ class GraphRecorder:
         self._shared = 0
 
     def __call__(self, function: Function, given: Tensor) -> Recording:
-        """Raises RuntimeError where memory is short, or something cannot be recorded."""
+        """Raises RuntimeError if memory is short, or something cannot be recorded."""
         device = given.device
         if self._stream is None:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Whatever happens only once (libraries that choose their kernels, the choice of the
-        # Fourier units' way) happens in the first round. What the second one takes is what the
-        # graph will.
+        # Everything that happens only once (libraries choose their kernels, the Fourier units the
+        # faster way) happens in the first round. The second takes the memory that the graph will.
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
             function(given)
@@ -107,7 +108,7 @@ class GraphRecorder:
             needed = torch.cuda.max_memory_allocated(device) - before
         torch.cuda.current_stream(device).wait_stream(self._stream)
         torch.cuda.synchronize(device)
-        # What that took goes back, as the graph has memory of its own.
+        # Give back the memory of these rounds, as the graph has its own.
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0]
         require_room(needed, self._shared, free)
@@ -122,11 +123,11 @@ class GraphRecorder:
 
 
 def require_room(needed: int, shared: int, free: int) -> None:
-    """Raises RuntimeError unless a graph fits into device memory, and a run without one beside it.
+    """Raises RuntimeError unless device memory suffices for a graph and for a run without one.
 
-    A graph keeps its memory for good, and pictures of other sizes need as much; and memory that
-    runs out in the middle of a recording may not come back. All in bytes: `shared` is there
-    already, from graphs that were recorded before.
+    A graph keeps its memory forever, and pictures of other sizes need as much. If memory runs out
+    in the middle of a recording, it may not come back. All numbers are bytes; earlier graphs
+    already have `shared` of them.
     """
     if free < needed + max(0, needed - shared):
         raise RuntimeError(

@@ -1,9 +1,9 @@
-"""Weights rounded to half precision so that the errors of a kernel cancel out.
+"""Rounds weights to half precision so that the errors of a kernel cancel out.
 
-Neighbouring pixels of a feature map are alike, so that a kernel's output follows the sum of its
-taps. Rounded one by one, the taps' errors add up at random; here each tap takes over what rounding
-the ones before it left, and the sum stays exact to half a step of the last tap. It costs nothing
-when pictures are filled; what it gains is in the README of benchmarks.
+Neighbouring pixels of a feature map are similar, so a kernel's output follows the sum of its taps.
+If each tap is rounded by itself, the errors add up at random. Here each tap takes over the rounding
+error of those before it, and the sum stays exact to half a step of the last tap. That costs nothing
+when pictures are filled; benchmarks/README.md has the gain.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .folding import Affine, FoldedGenerator, FoldedLayer
 
-#: One axis of a transposed convolution's kernel, by the output pixels that its taps lead to: with
-#: a stride of 2 the odd ones take two taps, the even ones one.
+#: One axis of a transposed convolution's kernel: the taps of each output pixel. With a stride of 2
+#: the odd pixels have two taps, the even ones have one.
 _PARITIES = (slice(0, None, 2), slice(1, None, 2))
 
 
 def rounded(folded: FoldedGenerator, dtype: torch.dtype) -> FoldedGenerator:
-    """All kernels of more than one pixel in values that `dtype` holds, still float32 tensors."""
+    """The generator with kernels of several pixels in values that `dtype` holds, as float32."""
     if dtype.itemsize > 2:
         return folded
 
@@ -46,7 +46,7 @@ def _layer(layer: FoldedLayer, dtype: torch.dtype) -> FoldedLayer:
 
 
 def _kernel(affine: Affine, dtype: torch.dtype) -> Affine:
-    """Kernels of one pixel stay: there is nothing to cancel, and `Conv` rounds them."""
+    """A rounded convolution; a kernel of one pixel has nothing to cancel, and `Conv` rounds it."""
     if affine.weight[0, 0].numel() == 1:
         return affine
     return Affine(_diffused(affine.weight, dtype), affine.bias)
@@ -67,6 +67,6 @@ def _diffused(weight: Tensor, dtype: torch.dtype) -> Tensor:
     for i in range(taps.shape[-1]):
         wanted = taps[..., i] + carry
         taps[..., i] = wanted.to(dtype).float()
-        # What is infinite in `dtype` must not make its neighbours so.
+        # A tap that is infinite in `dtype` must not make its neighbours infinite.
         carry = (wanted - taps[..., i]).nan_to_num(0, 0, 0)
     return taps.view(weight.shape)

@@ -1,10 +1,10 @@
-"""The source of the kernels, in CUDA's C++; what they do is said in `kernels`."""
+"""The source of the kernels, in CUDA's C++; `kernels` describes what they do."""
 
 from __future__ import annotations
 
 import torch
 
-#: How a number, and a group of them, is read and written.
+#: Functions that read and write a number, and a group of numbers.
 _TYPES = {
     torch.float16: r"""
 typedef unsigned short Number;
@@ -109,5 +109,5 @@ extern "C" __global__ void end(
 
 
 def source(dtype: torch.dtype) -> str:
-    """For maps of a dtype, float16 or float32."""
+    """The source for maps of a dtype, float16 or float32."""
     return _TYPES[dtype] + _KERNELS

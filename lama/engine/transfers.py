@@ -1,12 +1,13 @@
-"""Pictures on their way to a GPU and back, while it computes others.
+"""Copies pictures to a GPU and back while it computes others.
 
-Copies run on two streams of their own, one in each direction, from and to memory that the system
-doesn't move (pinned). Who waits for whom:
+Copies run on two streams of their own, one in each direction, from and to pinned memory, which the
+system does not move. The waits are:
 
     upload    up: copy, mark            compute: waits for the mark, reads
     download  compute: writes, mark     down: waits for the mark, copies, marks; the host waits
 
-What a copy reads or writes is kept until its mark is reached, whoever else has lost interest.
+The memory that a copy reads or writes is kept until its mark is reached, even if nothing else
+refers to it.
 """
 
 from __future__ import annotations
@@ -28,41 +29,41 @@ logger = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[np.uint8]
 
-#: A stream of the device, and a mark that it reaches when it has done all that came before.
+#: A stream of the device, and a mark that it reaches when it has done everything before it.
 Stream = Any
 Mark = Any
 
 
 class Streams(Protocol):
-    """A device that works beside its host. None for a stream is the one that computes."""
+    """A device that works in parallel to its host. The stream None is the one that computes."""
 
     def stream(self) -> Stream: ...
 
     def empty(self, shape: Sequence[int], stream: Stream) -> Tensor:
-        """uint8 on the device, whose memory is free for what `stream` does from now on."""
+        """An uninitialised uint8 tensor on the device, for use by `stream` from now on."""
 
     def copy(self, target: Tensor, source: Tensor, stream: Stream) -> None:
-        """Have `stream` copy; returns at once."""
+        """Starts a copy on `stream`; returns at once."""
 
     def mark(self, stream: Stream | None) -> Mark: ...
 
     def wait(self, stream: Stream | None, mark: Mark) -> None:
-        """Have `stream` wait; returns at once."""
+        """Makes `stream` wait; returns at once."""
 
     def reached(self, mark: Mark) -> bool: ...
 
     def join(self, mark: Mark) -> None:
-        """Wait here. Raises RuntimeError if the device has failed."""
+        """Waits on the host. Raises RuntimeError if the device has failed."""
 
     def used(self, tensor: Tensor, stream: Stream | None) -> None:
-        """A tensor's memory isn't free before `stream` has done what it was given so far."""
+        """Keeps a tensor's memory until `stream` has done everything that it was given so far."""
 
     def pinned(self, size: int) -> Tensor:
-        """uint8 on the host. Raises RuntimeError where there is none to be had."""
+        """Pinned uint8 memory on the host. Raises RuntimeError if there is none."""
 
 
 class Cuda:
-    """`Streams` of a GPU."""
+    """The `Streams` of a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -104,7 +105,7 @@ _said = threading.Event()
 
 
 def say_unpinned(error: RuntimeError) -> None:
-    """Log once that there is no pinned memory."""
+    """Logs once that there is no pinned memory."""
     if not _said.is_set():
         _said.set()
         logger.warning(
@@ -114,9 +115,10 @@ def say_unpinned(error: RuntimeError) -> None:
 
 
 class Pinned:
-    """Blocks of pinned memory, taken once and used again. What doesn't fit gets ordinary memory.
+    """Blocks of pinned memory, taken once and used again.
 
-    That is slower to copy and nothing else, and so is a machine that has none to give.
+    A picture that does not fit gets ordinary memory, which is only slower to copy. So does every
+    picture on a machine without pinned memory.
     """
 
     def __init__(self, streams: Streams, blocks: int, size: int) -> None:
@@ -129,7 +131,7 @@ class Pinned:
             say_unpinned(error)
 
     def take(self, shape: Sequence[int]) -> Bytes:
-        """Any values; the block is free again when the array and all views of it are gone."""
+        """An uninitialised array; its block is free again when no view of the array is left."""
         size = math.prod(shape)
         try:
             block = self._free.pop() if size <= self._size else None
@@ -137,7 +139,7 @@ class Pinned:
             block = None
         if block is None:
             return np.empty(tuple(shape), np.uint8)
-        # Every view of `array` keeps it alive, as what it lies upon is no array itself.
+        # Every view of `array` keeps it alive, as its own base is not an array.
         array = block[:size].numpy()
         weakref.finalize(array, self._free.append, block).atexit = False
         return array.reshape(tuple(shape))
@@ -145,7 +147,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """H×W×3 and H×W, uint8, on the device or on the way there."""
+    """A picture (H×W×3) and its mask (H×W), uint8, on the device or on the way there."""
 
     picture: Tensor
     mask: Tensor
@@ -161,13 +163,13 @@ class Download:
     _streams: Streams
 
     def result(self) -> Bytes:
-        """The picture, once it is there. Raises RuntimeError if the device has failed."""
+        """Waits for the picture. Raises RuntimeError if the device has failed."""
         self._streams.join(self._arrived)
         return self._array
 
 
 class Transfers:
-    """Copies between one device and its host. Any thread may call."""
+    """Copies between one device and its host; any thread may call its methods."""
 
     def __init__(self, streams: Streams, blocks: int, block_size: int) -> None:
         """At most `blocks` of `block_size` bytes are pinned."""
@@ -178,11 +180,11 @@ class Transfers:
         self._under_way: list[tuple[Mark, tuple[object, ...]]] = []
 
     def place(self, shape: Sequence[int]) -> Bytes:
-        """An array to read a picture or a mask into: C order, any values."""
+        """An uninitialised array in C order, to read a picture or a mask into."""
         return self._pinned.take(shape)
 
     def upload(self, picture: Bytes, mask: Bytes) -> Staged:
-        """Starts to copy H×W×3 and H×W, which may not be changed as long as they are used."""
+        """Starts to copy H×W×3 and H×W, which must not be changed while they are in use."""
         hosts = torch.from_numpy(picture), torch.from_numpy(mask)
         there = [self._streams.empty(host.shape, self._up) for host in hosts]
         for target, source in zip(there, hosts, strict=True):
@@ -192,13 +194,13 @@ class Transfers:
         return Staged(there[0], there[1], arrived)
 
     def await_arrival(self, staged: Staged) -> None:
-        """What is computed from now on may read it."""
+        """Makes the computing stream wait until the picture is there."""
         self._streams.wait(None, staged.arrived)
         self._streams.used(staged.picture, None)
         self._streams.used(staged.mask, None)
 
     def download(self, tensor: Tensor) -> Download:
-        """Starts to copy what is computed up to now; `tensor` may not be written to any more."""
+        """Starts to copy `tensor` when it is computed; it must not be written to any more."""
         array = self._pinned.take(tensor.shape)
         host = torch.from_numpy(array)
         self._streams.wait(self._down, self._streams.mark(None))
@@ -209,5 +211,5 @@ class Transfers:
 
     def _keep(self, mark: Mark, *used: object) -> None:
         with self._lock:
-            under_way = [one for one in self._under_way if not self._streams.reached(one[0])]
+            under_way = [copy for copy in self._under_way if not self._streams.reached(copy[0])]
             self._under_way = [*under_way, (mark, used)]

@@ -1,4 +1,4 @@
-"""A lock that goes to whoever has waited longest."""
+"""A lock that threads get in the order in which they asked for it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import deque
 
 
 class Turns:
-    """`with turns:` is for one thread at a time, in the order in which they came.
+    """A fair lock: `with turns:` admits one thread at a time, in the order of their arrival.
 
-    Python's own lock goes to whoever asks first when it is free, which is the thread that has just
-    given it back: a thread that works in many steps would let nobody in between.
+    Python's own lock goes to the first thread that asks while it is free, which is the one that has
+    just released it: a thread that works in many steps would keep all others out.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: Whose turn it is, and then those who wait.
+        #: The thread that holds the lock, then those that wait.
         self._line: deque[object] = deque()
 
     def __enter__(self) -> None:

@@ -1,7 +1,7 @@
-"""Which windows of the decoder reach the hole.
+"""The windows of the decoder that contain the hole.
 
-The picture outside the hole is kept, so that the decoder, which sees little around each pixel,
-need not be computed there. Positions and sizes are in units: pixels of the features, 8 by 8 of the
+The picture outside the hole is kept, and the decoder sees little around each pixel, so it need not
+be computed elsewhere. Positions and sizes are in units: pixels of the features, 8 by 8 of the
 picture.
 """
 
@@ -15,30 +15,30 @@ import numpy.typing as npt
 
 Hole = npt.NDArray[np.bool_]
 
-#: Units around what counts, unless the picture ends there. The last convolution reads 3 pixels
-#: around a pixel; a transposed one reads, for a pixel 2i + 1, the pixel i + 1 too, which over three
-#: of them is less than 8 pixels more on the right and below.
+#: Context units around the part that counts, unless the picture ends there. The last convolution
+#: reads 3 pixels around a pixel; a transposed one reads, for a pixel 2i + 1, the pixel i + 1 too,
+#: which over three of them is less than 8 pixels more on the right and below.
 _BEFORE, _AFTER = 1, 2
 
-#: Heights and widths that windows may have without what is around them. All windows of a picture
-#: are alike: for each new shape the convolutions have to be prepared, which takes milliseconds.
+#: Heights and widths that windows may have, without their context. All windows of a picture have
+#: the same shape: preparing the convolutions for a new shape takes milliseconds.
 _SHAPES = [(4, 8), (8, 8), (8, 16), (8, 32), (16, 16), (16, 32), (32, 32)]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the features that is decoded, and which part of the outcome counts."""
+    """A part of the features that is decoded, and the part of the output that counts."""
 
     #: In the features.
     rows: slice
     columns: slice
-    #: In what comes out of the decoder for this window, and the same pixels in the picture.
+    #: In the decoder's output for this window, and the same pixels in the picture.
     valid: tuple[slice, slice]
     target: tuple[slice, slice]
 
 
 def windows(hole: Hole, unit: int) -> list[Window]:
-    """Windows that together hold all of the hole (H×W): as little to compute as is easily found."""
+    """Windows that together contain the hole (H×W), with little to compute."""
     height, width = hole.shape[0] // unit, hole.shape[1] // unit
     # H, W -> units, pixels, units, pixels -> units
     cells: Hole = hole.reshape(height, unit, width, unit).any(axis=(1, 3))  # type: ignore[assignment]
@@ -57,7 +57,7 @@ def windows(hole: Hole, unit: int) -> list[Window]:
 
 
 def _cover(cells: Hole, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Top left corners of rectangles that cover all cells; the cells are cleared on the way."""
+    """Top left corners of rectangles that cover all cells, which are cleared meanwhile."""
     while cells.any():
         top = int(cells.any(axis=1).argmax())
         strip = cells[top : top + rows]
@@ -75,9 +75,9 @@ def _window(
 
 
 def _along(start: int, count: int, length: int, unit: int) -> tuple[slice, slice, slice]:
-    """Along one axis: the window in the features, what counts in its outcome, and where it goes."""
+    """Along one axis: the window in the features, the valid part of its output, and its target."""
     around = min(length, count + _BEFORE + _AFTER)
-    # At the end of the picture the window moves back rather than shrink.
+    # At the end of the picture the window moves back instead of shrinking.
     first = min(max(0, start - _BEFORE), length - around)
     stop = min(length, start + count)
     valid = slice((start - first) * unit, (stop - first) * unit)

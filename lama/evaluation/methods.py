@@ -1,4 +1,4 @@
-"""What fills the holes: OpenCV's two, scikit-image's one, and checkpoints."""
+"""Methods that fill holes: OpenCV's two, scikit-image's one, and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.inference import batch_inference, load_lama_model
 
-#: RGB uint8 H×W×3 and bool H×W to a filled picture; None where it isn't feasible.
+#: A function from RGB uint8 H×W×3 and bool H×W to a filled picture, or None if it is not feasible.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
 
-#: Pixels about the hole that OpenCV's methods look at.
+#: Pixels around the hole that OpenCV's methods use.
 _RADIUS = 3
 
-#: Pixels in a hole beyond which the biharmonic equation isn't solved: its time and memory grow
-#: faster than the hole's connected parts. Seconds for text on a page.
+#: The most pixels of a hole for which the biharmonic equation is solved: its time and memory grow
+#: faster than the hole's connected parts. Text on a page takes seconds.
 BIHARMONIC_MOST = 400_000
 
 
@@ -29,7 +29,7 @@ def _opencv(flag: int) -> Method:
 
 
 def biharmonic(picture: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
-    """scikit-image's; None for a hole of more than BIHARMONIC_MOST pixels."""
+    """scikit-image's biharmonic fill; None for a hole of more than BIHARMONIC_MOST pixels."""
     from skimage.restoration import inpaint_biharmonic
 
     if hole.sum() > BIHARMONIC_MOST:
@@ -47,7 +47,7 @@ CLASSICAL: dict[str, Method] = {
 
 
 def checkpoint_method(path: Path, config: Path | None, device: str, half: bool) -> Method:
-    """A network; its config is looked for beside the checkpoint and one folder up."""
+    """A network as a method; its config is looked for beside the checkpoint and one folder up."""
     found = config or next(
         (
             place

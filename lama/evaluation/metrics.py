@@ -1,4 +1,4 @@
-"""How close a fill is, where it was filled."""
+"""Measures how close a fill is to the original, in the hole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
-#: dB. A flawless fill has no finite PSNR, and flat grounds have nearly flawless ones: without a
-#: bound a few white pictures decide a mean.
+#: The highest PSNR in dB. A flawless fill has no finite PSNR, and flat grounds have nearly flawless
+#: fills: without a bound a few white pictures would decide the mean.
 CAP = 60.0
 
 #: Pixels that the hole is grown by for SSIM, so that the seam counts.

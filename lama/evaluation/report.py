@@ -1,4 +1,4 @@
-"""Scores to a table, Markdown and JSON; pictures to a contact sheet."""
+"""The report of a comparison: scores as a table, Markdown and JSON, pictures as a sheet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from lama.evaluation.methods import BIHARMONIC_MOST
 from lama.evaluation.metrics import CAP, SEAM, decibels
 
-#: Pixels: the width of one picture on the sheet, and the height of its heading.
+#: The width of one picture on the sheet and the height of its heading, pixels.
 _TILE, _HEAD = 256, 22
 
 
 @dataclass(frozen=True)
 class Score:
-    """One method on one sample."""
+    """The scores of one method on one sample."""
 
     name: str
     size: tuple[int, int]
@@ -33,8 +33,8 @@ class Score:
 def rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Means for each size, kind and method, in order of appearance.
 
-    `psnr` is the mean of the pictures' PSNR, `psnr_pooled` that of their mean squared error: in the
-    first easy pictures weigh more, in the second hard ones.
+    `psnr` is the mean of the pictures' PSNR, `psnr_pooled` the PSNR of their mean squared error:
+    the first weighs easy pictures more, the second hard ones.
     """
     groups: dict[tuple[tuple[int, int], str, str], list[Score]] = defaultdict(list)
     for score in scores:
@@ -84,7 +84,7 @@ def markdown(table: Sequence[dict[str, Any]], seed: int) -> str:
 
 
 def strip(titles: Sequence[str], pictures: Sequence[np.ndarray | None]) -> np.ndarray:
-    """One row of the sheet, RGB uint8; a method that didn't take part is grey."""
+    """One row of the sheet, RGB uint8; a method without a result is grey."""
     first = next(picture for picture in pictures if picture is not None)
     height = max(1, round(_TILE * first.shape[0] / first.shape[1]))
     tiles = []

@@ -19,10 +19,10 @@ Size = tuple[int, int]
 
 KINDS = ("boxes", "glyphs", "strokes")
 
-#: (height, width). At the first a crop is taken, at the others the pipeline's letterbox is done.
+#: (height, width). The first is cropped, the others are letterboxed as in the pipeline.
 SIZES: tuple[Size, ...] = ((512, 512), (1024, 1024), (864, 1504))
 
-#: Share of the picture that text covers, at least and at most, as on product pages.
+#: The least and the greatest share of the picture that text covers, as on product pages.
 _LEAST, _MOST = 0.05, 0.13
 
 
@@ -33,7 +33,7 @@ class Sample:
     kind: str
     #: RGB uint8 H×W×3.
     picture: np.ndarray
-    #: bool H×W: what is to be filled.
+    #: bool H×W: the hole.
     hole: np.ndarray
     #: bool H×W: the hole without its mirror images in the padding; what is measured.
     measured: np.ndarray
@@ -48,7 +48,7 @@ def samples(
         if picture is None:
             continue
         for size in sizes:
-            # A file's name and nothing else decides, whichever other files are there.
+            # Only the file's name decides, so that other files do not matter.
             key = [seed, *size, *path.name.encode()]
             content = _content(np.random.default_rng(key), picture, size)
             for kind in kinds:
@@ -64,7 +64,7 @@ def samples(
 
 
 def make_hole(rng: Generator, size: Size, kind: str) -> np.ndarray:
-    """bool H×W. Boxes: text lines grown by 1; glyphs: letters in such lines grown by 2."""
+    """A hole, bool H×W. Boxes are text lines grown by 1; glyphs are letters in them, grown by 2."""
     if kind == "strokes":
         plan = strokes(rng, size)
     else:
@@ -80,7 +80,7 @@ def make_hole(rng: Generator, size: Size, kind: str) -> np.ndarray:
 
 
 def _text(rng: Generator, size: Size) -> list[Slot]:
-    """Lines and paragraphs until enough is covered, a dozen lines at most."""
+    """Lines and paragraphs until enough of the picture is covered, at most a dozen lines."""
     slots: list[Slot] = []
     covered = 0.0
     while covered < _LEAST:
@@ -109,7 +109,7 @@ def _content(rng: Generator, picture: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _letterbox(array: np.ndarray, size: Size) -> np.ndarray:
-    """Reflects (101) on all four sides up to `size`."""
+    """The picture extended to `size` by reflection (101) on all four sides."""
     spare = [side - own for side, own in zip(size, array.shape, strict=False)]
     top, left = (length // 2 for length in spare)
     return np.ascontiguousarray(

@@ -1,4 +1,4 @@
-"""One scale: features are optimised until what they give agrees with the scale below."""
+"""The optimisation at one scale: features change until their output agrees with the scale below."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .budget import Budget
 from .halves import Halves
 from .pyramid import Scale, smaller
 
-#: Pixels of the smaller scale: so far from the hole's edge the scales are compared. Closer to it
-#: the smaller one has a mixture of the hole and what is around it.
+#: Pixels of the smaller scale: the scales are compared where the hole's edge is at least this far
+#: away. Closer to it the smaller scale mixes the hole with its surroundings.
 _EDGE = 5
 
-#: Pixels about the hole in which what is predicted is compared with the picture itself.
+#: Pixels around the hole in which the prediction is compared with the picture itself.
 _RING = 16
 
-#: Pixels about the hole that are decoded, as far as the window reaches. Beyond the ring they are
-#: for the decoder, which doesn't see further.
+#: Pixels around the hole that are decoded, as far as the window reaches. Those beyond the ring are
+#: context for the decoder, which does not see further.
 _DECODED = 2 * _RING
 
 
 class Disagreement:
-    """How far what is predicted for a window is from the scale below, and from what is known."""
+    """The distance of a prediction for a window from the scale below, and from the known pixels."""
 
     def __init__(self, shown: Scale, below: Tensor, stride: int) -> None:
-        """`below` is the scale below where `shown` is, filled: 1×3×h/2×w/2."""
+        """`below` is the same window of the scale below, filled: 1×3×h/2×w/2."""
         own = shown.own[0, 0].cpu().numpy() > 0
         near = bounds_of(own).grown(_DECODED, whole(own))
         step = max(2, stride)
-        #: What has to be predicted: its sides are multiples of the stride, and even.
+        #: The part that must be predicted: its sides are multiples of the stride, and even.
         self.part = Box(
             near.top // step * step,
             near.left // step * step,
@@ -42,7 +42,7 @@ class Disagreement:
             -(-near.right // step) * step,
         )
         self._shown = shown.cut(self.part)
-        rows, columns = (slice(one.start // 2, one.stop // 2) for one in self.part.slices)
+        rows, columns = (slice(side.start // 2, side.stop // 2) for side in self.part.slices)
         self._below = below[:, :, rows, columns]
         share = smaller(self._shown.own)
         deep = 1 - _grown(1 - (share > 0).float(), _EDGE)
@@ -56,7 +56,7 @@ class Disagreement:
         return _mean_over(self._deep, halved - self._below)
 
     def from_known(self, predicted: Tensor) -> Tensor:
-        """The same with the picture itself, around the hole."""
+        """Mean absolute difference from the picture itself, around the hole."""
         return _mean_over(self._ring, predicted - self._shown.image)
 
 
@@ -68,13 +68,15 @@ def agree(
     dtype: torch.dtype,
     progressed: Callable[[], None],
 ) -> Tensor | None:
-    """What is predicted for a window once it agrees: 1×3×h×w, meant for its own hole only.
+    """The prediction for a window that agrees best: 1×3×h×w, valid in its own hole only.
 
-    `below` is the scale below, filled, 1×3×h/2×w/2. None where nothing is finite. Of all steps that
-    one counts which disagrees least, and that may be the beginning. `dtype` is what the steps are
-    computed in; the result is computed in float32.
+    `below` is the scale below, filled, 1×3×h/2×w/2. The result is the step with the least
+    disagreement, which may be the first, or None if nothing is finite. The steps are computed in
+    `dtype`, the result in float32. `progressed` is called after each step.
     """
-    features = tuple(one.clone().requires_grad_() for one in halves.front(shown.image, shown.hole))
+    features = tuple(
+        feature.clone().requires_grad_() for feature in halves.front(shown.image, shown.hole)
+    )
     wanted = Disagreement(shown, below, halves.stride)
     optimizer = torch.optim.Adam(features, lr=budget.learning_rate)
     best, least = None, float("inf")
@@ -88,11 +90,12 @@ def agree(
         with torch.set_grad_enabled(not last):
             loss = wanted.between_scales(predicted) + wanted.from_known(predicted)
         if (now := loss.item()) < least:
-            least, best = now, tuple(one.detach().clone() for one in features)
+            least, best = now, tuple(feature.detach().clone() for feature in features)
         if not last:
-            # Gradients of the features only, whatever the weights ask for.
-            for one, gradient in zip(features, torch.autograd.grad(loss, features), strict=True):
-                one.grad = gradient
+            # Gradients of the features only, even if the weights require some.
+            gradients = torch.autograd.grad(loss, features)
+            for feature, gradient in zip(features, gradients, strict=True):
+                feature.grad = gradient
             optimizer.step()
         progressed()
     if best is None:
@@ -109,10 +112,10 @@ def agree(
 
 
 def _grown(mask: Tensor, radius: int) -> Tensor:
-    """1×1×h×w of 0 and 1, whose ones reach `radius` pixels further to all sides."""
+    """1×1×h×w of 0 and 1, in which the ones reach `radius` pixels further to all sides."""
     return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
 
 
 def _mean_over(where: Tensor, difference: Tensor) -> Tensor:
-    """The mean of |difference|, 1×3×h×w, where 1×1×h×w `where` is 1; 0 if it is nowhere."""
+    """The mean of |difference|, 1×3×h×w, over the ones of `where`, 1×1×h×w; 0 without ones."""
     return (difference.abs() * where).sum() / (3 * where.sum()).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What a refinement may cost, and what it is made for."""
+"""The limits of a refinement's cost, and the holes that it is for."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bounds of a picture's refinement. Raises ValueError for numbers that make no sense.
+    """The limits for one picture. Raises ValueError for numbers that make no sense.
 
     Time is at most that of `iterations` + 2 passes through the rear of the network, most of them
-    there and back, over `pixels` pixels; memory that of one window, which is no larger.
+    forward and backward, over `pixels` pixels; memory is that of one window, which is not larger.
     """
 
-    #: Steps of the optimiser at each scale but the smallest; the paper's.
+    #: Steps of the optimiser at each scale but the smallest, as in the paper.
     iterations: int = 15
-    #: Adam's; the paper's.
+    #: Adam's learning rate, as in the paper.
     learning_rate: float = 0.002
-    #: Pixels that the shorter side of the smallest scale has, to a factor of √2.
+    #: The shorter side of the smallest scale in pixels, within a factor of √2.
     smallest_side: int = 512
-    #: Pixels: a hole is large if a circle of that diameter fits into it.
+    #: The diameter in pixels of the circle that must fit into a large hole.
     least_extent: int = 96
-    #: Pixels of all windows of a picture, over all of its large holes and scales.
+    #: The pixels of all windows of a picture, over all of its large holes and scales.
     pixels: int = 2 * 1024 * 1024
-    #: Residual blocks behind the features that are optimised, as far as the network has as many.
-    #: With all 9 of the included network it took 2.5 times as long, and the fills were no closer.
+    #: Residual blocks behind the optimised features; all blocks if the network has fewer. With all
+    #: 9 of the included network it took 2.5 times as long, and the fills were not closer.
     rear_blocks: int = 3
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The generator in two: what makes the features that are optimised, and what comes after them."""
+"""The generator in two halves: the front makes the features to optimise, the rear decodes them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lama.saicinpainting.training.modules.ffc import FFCResnetBlock, FFCResNetGe
 
 
 class Halves:
-    """Uses the generator's own layers and changes nothing in them.
+    """The generator's own layers, unchanged, as two halves.
 
-    Layers of the rear keep only what goes into them for the way back, and are computed again on it:
-    a third more time, a small part of the memory.
+    For the backward pass, layers of the rear keep only their inputs and are computed again: that
+    takes a third more time and a small part of the memory.
     """
 
     def __init__(self, generator: FFCResNetGenerator, rear_blocks: int) -> None:
@@ -28,9 +28,9 @@ class Halves:
         self._blocks = layers[first : blocks[-1] + 1]
         self._join = layers[blocks[-1] + 1]
         self._decoder = _stages(layers[blocks[-1] + 2 :])
-        #: Pixels of the picture to one of the features, along a side.
+        #: Pixels of the picture per pixel of the features, along a side.
         self.stride: int = 2**generator.config.n_downsampling
-        #: What sides of pictures are multiples of.
+        #: The number that sides of pictures are multiples of.
         self.unit = max(8, self.stride)
 
     @torch.no_grad()
@@ -45,17 +45,17 @@ class Halves:
         return local.float(), wide.float()
 
     def rear(self, features: tuple[Tensor, Tensor], part: Box) -> Tensor:
-        """What the features say of a part of the picture: 1×3×h×w in [0, 1], float32.
+        """The part of the picture that the features decode to: 1×3×h×w in [0, 1], float32.
 
-        The sides of `part` are multiples of `stride`; near its edges, where the picture goes on,
-        the decoder sees a reflection instead.
+        The sides of `part` are multiples of `stride`. Beyond its edges the decoder sees a
+        reflection, even where the picture continues.
         """
         x = features
         for block in self._blocks:
             x = _run(block, x)
         joined = self._join(x)
         rows, columns = (
-            slice(one.start // self.stride, one.stop // self.stride) for one in part.slices
+            slice(side.start // self.stride, side.stop // self.stride) for side in part.slices
         )
         joined = joined[:, :, rows, columns]
         for stage in self._decoder:
@@ -69,7 +69,7 @@ def _run(layer: nn.Module, x: Any) -> Any:
 
 
 def _stages(layers: list[nn.Module]) -> list[nn.Module]:
-    """Each upsampling with its norm and ReLU, then what is left."""
+    """Each upsampling with its norm and ReLU, then the remaining layers."""
     stages = []
     while layers and isinstance(layers[0], nn.ConvTranspose2d):
         stages.append(nn.Sequential(*layers[:3]))

@@ -1,4 +1,4 @@
-"""Which holes are large, and what of a picture is looked at for each."""
+"""The large holes of a picture, and the surroundings and windows for each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from lama.regions.boxes import Box, bounds_of, whole
 from lama.regions.planes import fill_planes
 
-#: Pixels about a hole that the smallest scale shows, as parts of the hole's longer side, and the
-#: least and the most; as far as the picture reaches.
+#: Pixels around a hole that the smallest scale shows: as a multiple of the hole's longer side, at
+#: least and at most, as far as the picture reaches.
 _SEEN, _SEEN_LEAST, _SEEN_MOST = 2, 512, 1024
 
-#: The same for the windows at the larger scales, which learn from the smaller one what is far off.
+#: The same for the windows at the larger scales, for which the smaller one shows the distance.
 _NEAR, _NEAR_LEAST, _NEAR_MOST = 0.5, 64, 128
 
 
 @dataclass(frozen=True, slots=True)
 class LargeHole:
-    """Its bounds in the picture, and which pixels of them are its own (bool h×w)."""
+    """A hole: its bounds in the picture, and its own pixels within them (bool h×w)."""
 
     box: Box
     own: np.ndarray
@@ -33,8 +33,8 @@ def large_holes(
 ) -> list[LargeHole]:
     """The holes within `inside` into which a circle of that diameter fits; the largest first.
 
-    `picture`: uint8 H×W×3, `hole`: bool H×W. A hole whose ground is one plane of colour isn't among
-    them: there is nothing to refine.
+    `picture`: uint8 H×W×3, `hole`: bool H×W. Holes whose ground is one plane of colour are left
+    out, as there is nothing to refine.
     """
     within = np.zeros_like(hole)
     within[inside.slices] = hole[inside.slices]
@@ -50,29 +50,29 @@ def large_holes(
         component = labels == label
         box = bounds_of(component)
         found.append(LargeHole(box, component[box.slices]))
-    return sorted(found, key=lambda one: (-int(one.own.sum()), one.box.top, one.box.left))
+    return sorted(found, key=lambda large: (-int(large.own.sum()), large.box.top, large.box.left))
 
 
 def _distances(hole: np.ndarray) -> np.ndarray:
-    """float32 H×W: pixels from each pixel of the hole to the nearest that isn't one."""
+    """float32 H×W: the distance in pixels from each pixel of the hole to the nearest known one."""
     return cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def surroundings(box: Box, canvas: Box) -> Box:
-    """What of a picture is made smaller for a hole."""
+    """The box around a hole that the pyramid is made of."""
     margin = int(min(max(_SEEN * max(box.size), _SEEN_LEAST), _SEEN_MOST))
     return box.grown(margin, canvas)
 
 
 def halvings(around: Box, smallest_side: int) -> int:
-    """How often that is halved, so that the shorter side comes closest to `smallest_side`."""
+    """How often to halve `around` so that its shorter side comes closest to `smallest_side`."""
     return max(0, round(math.log2(min(around.size) / smallest_side)))
 
 
 def window(own: Tensor, step: int) -> Box:
-    """What is optimised at a scale, about the hole `own` (1×1×h×w): sides are multiples of step.
+    """The window around the hole `own` (1×1×h×w) that is optimised at a scale.
 
-    h and w are too.
+    Its sides are multiples of `step`, as h and w are.
     """
     shape = own[0, 0].cpu().numpy() > 0
     bounds, canvas = bounds_of(shape), whole(shape)

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from lama.regions.boxes import Box
 
-#: A pixel of a smaller scale is a hole's if more than that of it comes from the hole. All that a
-#: filter mixes in of a hole is more.
+#: A pixel of a smaller scale belongs to a hole if a larger share of it comes from the hole. Any
+#: contribution of a hole through the filter is larger.
 _TRACE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """All float32 on one device; 1 is a hole.
+    """One scale: float32 tensors on one device, in which 1 is a hole.
 
-    `image` is 1×3×h×w in [0, 1], whatever is in the holes; `hole` all holes, 1×1×h×w; `own` the one
-    that is refined.
+    `image` is 1×3×h×w in [0, 1], with any values in the holes; `hole` has all holes, 1×1×h×w; `own`
+    the hole that is refined.
     """
 
     image: Tensor
@@ -29,18 +29,18 @@ class Scale:
     own: Tensor
 
     def cut(self, part: Box) -> Scale:
-        """A view of a part."""
+        """The scale of a part, as views."""
         rows, columns = part.slices
         return Scale(*(one[:, :, rows, columns] for one in (self.image, self.hole, self.own)))
 
     def halved(self) -> Scale:
-        """The next smaller scale; its holes have all pixels that a hole has a part in."""
+        """The next smaller scale; its holes contain every pixel that a hole contributes to."""
         hole, own = ((smaller(one) > _TRACE).float() for one in (self.hole, self.own))
         return Scale(smaller(self.image), hole, own)
 
 
 def smaller(image: Tensor) -> Tensor:
-    """B×C×h×w, even sides, blurred by a Gaussian of 5×5 and halved."""
+    """B×C×h×w with even sides, blurred by a Gaussian of 5×5 and halved."""
     halved: Tensor = pyrdown(image)
     return halved
 
@@ -48,7 +48,7 @@ def smaller(image: Tensor) -> Tensor:
 def pyramid(
     picture: np.ndarray, hole: np.ndarray, own: np.ndarray, halvings: int, device: torch.device
 ) -> list[Scale]:
-    """The largest first, `halvings` + 1 of them.
+    """`halvings` + 1 scales, the largest first.
 
     `picture`: uint8 H×W×3, `hole` and `own`: bool H×W. H and W are multiples of 2**halvings.
     """
@@ -62,7 +62,7 @@ def pyramid(
 
 
 def composite(scale: Scale, part: Box, predicted: Tensor) -> Tensor:
-    """The scale's image with what was predicted for a part of it in its own hole: 1×3×h×w."""
+    """The scale's image, 1×3×h×w, with the prediction for a part of it in its own hole."""
     rows, columns = part.slices
     result = scale.image.clone()
     own = scale.own[:, :, rows, columns] > 0

@@ -1,8 +1,9 @@
-"""How much of a picture the network is shown: a layer before whatever fills holes.
+"""Regions: how much of a picture the network is shown.
 
-A page that was letterboxed is mostly padding, and text covers a tenth of it. Here the network is
-shown the content without the padding, or windows about the holes, and the rest of the picture
-stays as it is. It knows pictures, masks and a function that fills; no network, no queue.
+A page that was letterboxed is mostly padding, and text covers a tenth of it. With the region
+`content` the network is shown the page without the padding, with `mask` windows around the holes;
+the rest of the picture stays as it is. This package handles pictures and masks only: its callers
+run the network on each `Part`, or pass a function that fills to `inpaint`.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from .boxes import Box, content, frame, whole
 from .planes import fill_planes
 from .windows import Ground, Window, plan
 
-__all__ = ["Padding", "Region", "inpaint"]
+__all__ = ["Padding", "Part", "Parts", "Region", "inpaint"]
 
-#: full: the whole canvas. content: without the padding, but for a margin. mask: windows about the
-#: holes; a hole in a ground of one plane of colour is filled with that.
+#: full: the whole canvas. content: without the padding, except for a margin. mask: windows around
+#: the holes; a hole in a ground of one plane of colour is filled with that.
 Region = Literal["full", "content", "mask"]
 
 #: (top, right, bottom, left), pixels.
 Padding = tuple[int, int, int, int]
 
-#: uint8 H×W×3 pictures and their masks, of any sizes, to the filled pictures. A hole is what is
-#: above the threshold that `inpaint` is called with.
+#: A function from uint8 H×W×3 pictures and their masks, of any sizes, to the filled pictures. A
+#: mask value above the threshold of `inpaint` is a hole.
 Fill = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Sequence[np.ndarray]]
 
-#: Pixels of the padding that `content` leaves on: what is near the content's edge is filled as if
-#: the edge were further off.
+#: Pixels of the padding that `content` keeps, so that pixels near the content's edge are filled as
+#: if the edge were further away.
 MARGIN = 16
 
-#: Pixels that are given to the network in one call, where one window isn't more by itself. It fills
+#: The most pixels that the network is given in one call, unless a single window has more. It fills
 #: a GPU, and a picture of any length needs no more memory than that.
 MOST_AT_ONCE = 2 * 1024 * 1024
 
@@ -47,49 +48,107 @@ def inpaint(
     paddings: Sequence[Padding] | None = None,
     mask_threshold: int = 0,
 ) -> list[np.ndarray]:
-    """Fills the holes of `images` by calls of `fill`; new arrays, in the order given.
+    """Fills the holes of `images` by calls of `fill`; returns new arrays, in the order given.
 
-    `images`: uint8 H×W×3; `masks`: uint8 H×W or H×W×1, above `mask_threshold` is a hole.
-    `paddings`: what a letterbox added to each picture; nothing by default. Outside the holes, and
-    in the padding, a result has its picture's own bytes. A result doesn't depend on the pictures
-    that are filled with it. Raises ValueError for a padding that leaves nothing of its picture.
+    Takes the arguments of `Parts`, and raises what it raises.
     """
     if region == "full":
         return list(fill(images, masks))
-    if paddings is None:
-        paddings = [(0, 0, 0, 0)] * len(images)
-    sheets = [
-        _Sheet(image, mask.reshape(mask.shape[:2]) > mask_threshold, padding, region)
-        for image, mask, padding in zip(images, masks, paddings, strict=True)
-    ]
-    turns = max((window.turn for sheet in sheets for window in sheet.windows), default=-1) + 1
-    for turn in range(turns):
-        shown = [
-            (sheet, window) for sheet in sheets for window in sheet.windows if window.turn == turn
+    parts = Parts(images, masks, region, paddings, mask_threshold)
+    for part in parts:
+        part.paste(fill(part.images, part.masks))
+    return parts.filled
+
+
+class Parts:
+    """Pictures that are filled part by part: iterate, fill each `Part` and paste it, take `filled`.
+
+        parts = Parts(images, masks, "mask")
+        for part in parts:
+            part.paste(fill(part.images, part.masks))
+        return parts.filled
+
+    A part must be pasted before the next one is taken.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        region: Literal["content", "mask"],
+        paddings: Sequence[Padding] | None = None,
+        mask_threshold: int = 0,
+    ) -> None:
+        """`images`: uint8 H×W×3; `masks`: uint8 H×W or H×W×1, above `mask_threshold` is a hole.
+
+        `paddings`: what a letterbox added to each picture; nothing by default. Raises ValueError
+        for a padding that leaves nothing of its picture.
+        """
+        if paddings is None:
+            paddings = [(0, 0, 0, 0)] * len(images)
+        self._sheets = [
+            _Sheet(image, mask.reshape(mask.shape[:2]) > mask_threshold, padding, region)
+            for image, mask, padding in zip(images, masks, paddings, strict=True)
         ]
-        for batch in _batches(shown):
-            pictures = [sheet.picture[window.frame.slices] for sheet, window in batch]
-            holes = [sheet.mask(window.frame) for sheet, window in batch]
-            for (sheet, window), filled in zip(batch, fill(pictures, holes), strict=True):
-                sheet.paste(window, filled)
-        # Only now, so that it doesn't matter which windows went together.
-        for sheet, window in shown:
-            sheet.hole[window.core.slices] = False
-    return [sheet.picture for sheet in sheets]
+
+    def __iter__(self) -> Iterator[Part]:
+        """The batches of windows of one size."""
+        sheets = self._sheets
+        turns = max((window.turn for sheet in sheets for window in sheet.windows), default=-1) + 1
+        for turn in range(turns):
+            shown = [
+                (sheet, window)
+                for sheet in sheets
+                for window in sheet.windows
+                if window.turn == turn
+            ]
+            for batch in _batches(shown):
+                yield Part(batch)
+            # Only now, so that it doesn't matter which windows went together.
+            for sheet, window in shown:
+                sheet.hole[window.core.slices] = False
+
+    @property
+    def filled(self) -> list[np.ndarray]:
+        """The filled pictures, new arrays in the order given.
+
+        Outside the holes, and in the padding, a result has its picture's own bytes. A result
+        doesn't depend on the pictures that are filled with it.
+        """
+        return [sheet.picture for sheet in self._sheets]
+
+
+class Part:
+    """Windows of one size, for one call of the network."""
+
+    def __init__(self, windows: Sequence[tuple[_Sheet, Window]]) -> None:
+        self._windows = windows
+        self.images = [sheet.picture[window.frame.slices] for sheet, window in windows]
+        #: uint8 H×W: 255 in the holes.
+        self.masks = [sheet.mask(window.frame) for sheet, window in windows]
+
+    def paste(self, filled: Sequence[np.ndarray]) -> None:
+        """Takes over what the network has made of `images`, in the holes."""
+        for (sheet, window), picture in zip(self._windows, filled, strict=True):
+            sheet.paste(window, picture)
 
 
 class _Sheet:
-    """A picture on its way: what is filled of it, what is still a hole, and its windows."""
+    """A picture while it is filled: its pixels so far, the holes that are left, and its windows."""
 
     def __init__(
-        self, image: np.ndarray, hole: np.ndarray, padding: Padding, region: Region
+        self,
+        image: np.ndarray,
+        hole: np.ndarray,
+        padding: Padding,
+        region: Literal["content", "mask"],
     ) -> None:
         self.picture = np.array(image, order="C")
         #: bool H×W
         self.hole = hole
         self.windows = self._windows(padding, region)
 
-    def _windows(self, padding: Padding, region: Region) -> list[Window]:
+    def _windows(self, padding: Padding, region: Literal["content", "mask"]) -> list[Window]:
         canvas = whole(self.hole)
         inside = content(canvas.size, padding)
         if not self.hole[inside.slices].any():
@@ -106,7 +165,7 @@ class _Sheet:
         return self.hole[part.slices].astype(np.uint8) * np.uint8(255)
 
     def paste(self, window: Window, filled: np.ndarray) -> None:
-        """Take over what the network made of the holes in a window's core."""
+        """Takes over what the network has made of the holes in a window's core."""
         hole = self.hole[window.core.slices]
         place = window.core.moved(-window.frame.top, -window.frame.left)
         self.picture[window.core.slices][hole] = filled[place.slices][hole]
@@ -115,7 +174,7 @@ class _Sheet:
 def _batches(
     shown: Sequence[tuple[_Sheet, Window]],
 ) -> Iterator[list[tuple[_Sheet, Window]]]:
-    """Windows of one size together, as many as MOST_AT_ONCE allows."""
+    """Batches of windows of one size, each of as many as MOST_AT_ONCE allows."""
     sizes: dict[tuple[int, int], list[tuple[_Sheet, Window]]] = defaultdict(list)
     for sheet, window in shown:
         sizes[window.frame.size].append((sheet, window))

@@ -1,4 +1,4 @@
-"""Rectangles of pixels, and where a window is put around one."""
+"""Rectangles of pixels, and the windows around them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 #: (up to, step), pixels: the sides of windows are multiples of the step, or a whole side of their
-#: picture. What is prepared per size (kernels, buffers, graphs) is so prepared for few sizes.
+#: picture. Kernels, buffers and graphs are made per size, so there should be few sizes.
 STEPS = ((384, 64), (1024, 128), (2**62, 256))
 
 
@@ -39,7 +39,7 @@ class Box:
         )
 
     def grown(self, margin: int, within: Box) -> Box:
-        """`margin` more on all four sides, as far as `within` reaches."""
+        """The box with `margin` more on all four sides, as far as `within` reaches."""
         return Box(
             max(self.top - margin, within.top),
             max(self.left - margin, within.left),
@@ -57,9 +57,9 @@ def whole(array: np.ndarray) -> Box:
 
 
 def content(size: tuple[int, int], padding: tuple[int, int, int, int]) -> Box:
-    """What is left of (height, width) without the padding: (top, right, bottom, left), pixels.
+    """The box inside the padding (top, right, bottom, left), pixels, of (height, width).
 
-    Raises ValueError if that is nothing.
+    Raises ValueError if the padding leaves nothing.
     """
     top, right, bottom, left = padding
     box = Box(top, left, size[0] - bottom, size[1] - right)
@@ -71,7 +71,7 @@ def content(size: tuple[int, int], padding: tuple[int, int, int, int]) -> Box:
 def frame(needed: Box, inside: Box, canvas: Box) -> Box:
     """The window that holds `needed`: its sides are multiples (STEPS) or whole sides of `canvas`.
 
-    What it has beyond `needed` comes from `inside` as far as that reaches, which `canvas` holds.
+    It extends beyond `needed` into `inside` first, which lies in `canvas`.
     """
     top, bottom = _span(
         needed.top, needed.bottom, (inside.top, inside.bottom), (canvas.top, canvas.bottom)
@@ -99,7 +99,7 @@ def _span(
 
 
 def rounded_up(side: int) -> int:
-    """The least side of a window that is no shorter."""
+    """The shortest side of a window that is not shorter than `side`."""
     step = next(step for longest, step in STEPS if side <= longest)
     return -(-side // step) * step
 

@@ -1,4 +1,4 @@
-"""Holes in grounds of one plane of colour: filled with it, without the network."""
+"""Fills holes whose ground is one plane of colour, without the network."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 
 from .boxes import Box, bounds_of
 
-#: Pixels: how far from a hole its ground is looked at. Holes that are closer to each other than
-#: twice that share a ring and are taken for one.
+#: The width in pixels of the ring around a hole that shows its ground. Holes that are closer to
+#: each other than twice that share a ring and count as a single hole.
 RING = 8
 
 #: Levels of 255 by which every pixel of the ring may differ from the plane.
 TOLERANCE = 2.0
 
-#: More holes than this aren't text, and looking at each takes longer than the network does. They
-#: are taken for one where they are closer than twice FAR pixels.
+#: More holes than this are not text, and examining each takes longer than the network does. They
+#: count as a single hole where they are closer than twice FAR pixels.
 MOST_HOLES, FAR = 1024, 64
 
-#: Pixels of a ring that its plane is fitted to, evenly spread; all of them are compared with it.
+#: The most pixels of a ring that its plane is fitted to, evenly spread; all pixels are compared
+#: with it.
 MOST_FITTED = 4096
 
 #: Pixels that are compared at a time, so that a ring of any size needs little memory.
@@ -52,10 +53,7 @@ def fill_planes(picture: np.ndarray, hole: np.ndarray) -> list[Box]:
 
 
 def _neighbourhoods(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Box]]:
-    """int32 H×W: n for what is within `reach` pixels of the nth hole; and the box of each n.
-
-    0 is what is far from every hole, which has no box.
-    """
+    """int32 H×W: n within `reach` pixels of the nth hole, else 0; and the box of each n."""
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     near = cv2.dilate(hole.view(np.uint8), square)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
@@ -64,10 +62,10 @@ def _neighbourhoods(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Box]
 
 
 def _plane(patch: np.ndarray, ring: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
-    """uint8 N×3 for the N pixels of `hole`; None if `ring` isn't one plane, or doesn't tell."""
+    """uint8 N×3 for the N pixels of `hole`; None if `ring` is not one plane or not all around."""
     if not ring.any():
         return None
-    # A ring on one side only says nothing of what would be on the other.
+    # A ring on one side only does not show the ground on the other.
     around = bounds_of(ring)
     if around.around(bounds_of(hole)) != around:
         return None

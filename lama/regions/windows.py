@@ -1,4 +1,4 @@
-"""Which windows of a picture the network is shown, so that every hole is in one."""
+"""Plans the windows of a picture that the network is shown, so that every hole is in one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from .boxes import Box, frame
 
-#: Pixels about a hole that the network sees at least, as far as the picture reaches.
+#: Pixels around a hole that the network sees at least, as far as the picture reaches.
 CONTEXT = 64
 
-#: Pixels: no side of a window is longer. A hole that is gets several windows, one after another.
+#: The longest side of a window, pixels. A longer hole gets several windows, one after another.
 LONGEST_SIDE = 1536
 
-#: What a window costs beside its pixels, in pixels.
+#: The cost of a window in addition to its pixels, in pixels.
 OVERHEAD = 64 * 64
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`frame` is what the network sees, `core` where its fill is used.
+    """A window: the network sees `frame`, and its fill is used in `core`.
 
-    Windows of one `turn` don't depend on each other; a later one sees what earlier ones filled.
+    Windows of one `turn` do not depend on each other; a later turn sees the fills of earlier ones.
     """
 
     frame: Box
@@ -43,7 +43,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where windows lie: within `content` as far as they fit, else within `canvas` around it."""
+    """The place for windows: `content` as far as they fit, else `canvas` around it."""
 
     content: Box
     canvas: Box
@@ -56,9 +56,9 @@ class Ground:
 def plan(holes: Sequence[Box], ground: Ground) -> list[Window]:
     """Windows whose cores hold all `holes`.
 
-    Two become one where that costs no more, as it does where they overlap much. Where two still
-    overlap it does no harm: each has the holes of the other masked. Together they never cost more
-    than windows over the whole of what has holes.
+    Two windows are merged if that does not cost more, which is so if they overlap a lot. A
+    remaining overlap does no harm: each window has the holes of the other masked. Together they
+    never cost more than windows over the bounds of all holes.
     """
     if not holes:
         return []
@@ -69,24 +69,24 @@ def plan(holes: Sequence[Box], ground: Ground) -> list[Window]:
         else:
             tiles += _tiles(hole, ground)
     apart = _merged(windows, ground) + tiles
-    # Many long holes that reach around each other are cheaper as one.
+    # Many long holes that reach around each other are cheaper in one window.
     everything = _around(holes)
     together = (
         [window] if (window := ground.window(everything)).fits else _tiles(everything, ground)
     )
-    cheaper = sum(one.cost for one in together) < sum(one.cost for one in apart)
+    cheaper = sum(window.cost for window in together) < sum(window.cost for window in apart)
     return together if cheaper else apart
 
 
 def _merged(windows: list[Window], ground: Ground) -> list[Window]:
-    """Merges pairs for as long as that saves something."""
+    """Merges pairs as long as that saves something."""
     while True:
         done: list[Window] = []
         active: list[Window] = []
-        for window in sorted(windows, key=lambda one: (one.frame.top, one.frame.left)):
-            # What ends above this one is of no use to it, nor to those that follow.
-            done += [one for one in active if one.frame.bottom < window.frame.top]
-            active = [one for one in active if one.frame.bottom >= window.frame.top]
+        for window in sorted(windows, key=lambda window: (window.frame.top, window.frame.left)):
+            # A window that ends above this one cannot be merged with it, nor with later ones.
+            done += [other for other in active if other.frame.bottom < window.frame.top]
+            active = [other for other in active if other.frame.bottom >= window.frame.top]
             for index, other in enumerate(active):
                 both = ground.window(window.core.around(other.core))
                 if both.fits and both.cost <= window.cost + other.cost:
@@ -101,7 +101,7 @@ def _merged(windows: list[Window], ground: Ground) -> list[Window]:
 
 
 def _tiles(hole: Box, ground: Ground) -> list[Window]:
-    """A hole that is too long for one window: parts that aren't, from the top left on in turns."""
+    """The windows of a hole that is too long for one, in turns from the top left on."""
     longest = LONGEST_SIDE - 2 * CONTEXT
     ends = []
     for start, end, side in zip(

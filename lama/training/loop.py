@@ -1,4 +1,4 @@
-"""A training run from start to end: batches in, checkpoints and a line of progress out."""
+"""The loop of a training run: takes batches, writes checkpoints and lines of progress."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lama.training.validation import Validation, hold_out
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run ends: after minutes of training, all resumptions together, or after steps."""
+    """The length of a run: minutes of training, over all resumptions, or steps."""
 
     minutes: float | None = None
     steps: int | None = None
 
     def progress(self, step: int, elapsed_s: float) -> float:
-        """0 to 1, where the run is over."""
+        """The share of the budget that is spent; at 1 the run is over."""
         parts = [0.0]
         if self.minutes is not None:
             parts.append(elapsed_s / (60 * self.minutes) if self.minutes > 0 else 1.0)
@@ -48,7 +48,7 @@ def train(
     workers: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains until the budget is spent or `stop()`; a step that has begun is ended first.
+    """Trains until the budget is spent or `stop()` is true; finishes a step that has begun.
 
     Resumes from `out`/models/last.ckpt if it is there. Writes that file and best.ckpt beside it
     every `save_every_s` seconds, and at the end.
@@ -81,9 +81,14 @@ def train(
         save()
     report = _Report(say)
     source = batches(
-        pictures, recipe, trainer.seed, trainer.step, trainer.device, workers,
+        pictures,
+        recipe,
+        trainer.seed,
+        trainer.step,
+        trainer.device,
+        workers,
         processes=trainer.device.type != "cpu",
-    )  # fmt: skip
+    )
     saved = reported = time.monotonic()
     try:
         while True:
@@ -100,7 +105,7 @@ def train(
                 reported = now
             if now - saved >= save_every_s:
                 save()
-                # The time that saving took is neither training's nor the report's.
+                # The time of saving counts neither as training nor in the report.
                 reported += time.monotonic() - now
                 saved = time.monotonic()
     finally:
@@ -118,13 +123,13 @@ def _resume(trainer: Trainer, path: Path) -> None:
         trainer.resume(content)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: of a run with another generator or discriminator, or of another program; "
+            f"{path}: of a run with another generator, or of another program; "
             "take its config, or another --out"
         ) from error
 
 
 class _Report:
-    """Means since the last line."""
+    """Prints the means since its last line."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

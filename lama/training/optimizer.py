@@ -1,4 +1,4 @@
-"""What moves the generator's weights: Adam, or Muon for the convolutions and Adam for the rest."""
+"""The generator's optimizer: Adam, or Muon for the convolutions and Adam for the rest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from lama.saicinpainting.training.modules.ffc import FFCResnetBlock, FFCResNetGe
 
 
 class GeneratorOptimizer:
-    """Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024) makes
-    a convolution's step orthogonal: every direction moves alike, the rare ones too. Its steps are
-    scaled to those of Adam, so that one learning rate serves for both.
+    """Adam, or Muon and Adam, behind the interface of one optimizer.
 
-    `outer` scales the learning rate of what lies around the residual blocks.
+    Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024) makes a
+    convolution's step orthogonal, so that all directions move equally, the rare ones too. Its steps
+    are scaled to those of Adam, so that both have the same learning rate. `outer` scales the
+    learning rate of the layers around the residual blocks.
     """
 
     def __init__(self, generator: FFCResNetGenerator, muon: bool, outer: float = 1.0) -> None:
@@ -33,10 +34,10 @@ class GeneratorOptimizer:
         for_adam, for_muon = [], []
         for group, scale in ((inner, 1.0), (around, outer)):
             convolutions = [p for p in group if muon and p.ndim == 4]
-            # Muon takes matrices. These are the same numbers in memory: one row an output.
+            # Muon takes matrices. These share the memory of the convolutions: one row per output.
             matrices = [nn.Parameter(_as_matrix(p.detach())) for p in convolutions]
             shared = zip(matrices, convolutions, strict=True)
-            assert all(one.data_ptr() == other.data_ptr() for one, other in shared)
+            assert all(matrix.data_ptr() == other.data_ptr() for matrix, other in shared)
             self._convolutions += convolutions
             self._matrices += matrices
             rest = [p for p in group if not (muon and p.ndim == 4)]
@@ -74,6 +75,6 @@ class GeneratorOptimizer:
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
-    """A convolution's weight as rows of h·w·C numbers; of a channels-last one it is a view."""
+    """A convolution's weight as rows of h·w·C numbers: a view if the weight is channels-last."""
     # O, C, h, w -> O, h, w, C -> O, h·w·C
     return weight.permute(0, 2, 3, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""What a training run takes from a config like the published ones, and its own defaults."""
+"""The settings of a training run, read from a config like the published ones, with defaults."""
 
 from __future__ import annotations
 
@@ -15,42 +15,50 @@ from lama.saicinpainting.training.trainers.errors import ConfigError
 from lama.training.data.batches import MASK_SHARES, Recipe
 from lama.training.data.pictures import Crops
 
-#: All that a run reads of a config. What `generator` may have is in config.py.
+#: Everything that a run reads of a config. `trainers/config.py` checks `generator`.
 READ = frozenset(
     {
         "generator", "initialisation.kind", "ema.decay", "normalisation.batch_until",
         "losses.l1.weight_known", "losses.hole_l1.weight", "losses.hole_l1.final",
         "losses.decibels.weight", "losses.decibels.floor", "losses.decibels.final",
         "losses.local_decibels.weight", "losses.local_decibels.floor",
-        "losses.gradient.weight", "losses.spectrum.weight", "losses.ssim.weight",
-        "losses.chroma.weight", "losses.adversarial.kind", "losses.adversarial.weight",
-        "losses.adversarial.begin", "losses.adversarial.gp_coef", "losses.feature_matching.weight",
-        "losses.perceptual.weight", "losses.resnet_pl.weight",
+        "losses.ssim.weight", "losses.adversarial.weight", "losses.chroma.weight",
+        "losses.feature_matching.weight", "losses.gradient.weight", "losses.perceptual.weight",
+        "losses.resnet_pl.weight", "losses.spectrum.weight",
         "data.batch_size", "data.sides", "data.train.out_size", "data.masks", "data.drawn",
         "data.smoothed", "data.upended", "data.transposed", "data.scales", "data.busiest",
         "data.turned", "data.stretched",
         "optimizers.generator.kind", "optimizers.generator.lr", "optimizers.generator.outer",
-        "optimizers.discriminator.kind", "optimizers.discriminator.lr", "discriminator.kind",
-        "discriminator.ndf", "discriminator.n_layers",
     }
 )  # fmt: skip
 
-#: Pictures from which a batch has statistics to go by.
+#: Terms of published configs, and of earlier versions of this program, that are not implemented.
+LEFT_OUT = (
+    "adversarial",
+    "chroma",
+    "feature_matching",
+    "gradient",
+    "perceptual",
+    "resnet_pl",
+    "spectrum",
+)
+
+#: The pictures that a batch needs for reliable statistics.
 _LARGE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """A weight of 0 leaves a term out."""
+    """The weights of the loss terms; a weight of 0 leaves a term out."""
 
     #: `losses.l1.weight_known`: the network's output outside the hole.
     known: float = 10.0
-    #: `losses.decibels.weight`: of the hole's mean squared error, in bel …
+    #: `losses.decibels.weight`: the hole's mean squared error, in bel …
     decibels: float = 0.0
     #: `losses.decibels.floor`, `.final`: … down to this many dB at the start, and at the end.
     floor: float = 35.0
     floor_final: float = 50.0
-    #: `losses.local_decibels.weight`: of the mean squared error about each pixel of the hole …
+    #: `losses.local_decibels.weight`: the mean squared error around each pixel of the hole …
     local: float = 0.0
     #: `losses.local_decibels.floor`: … down to this many dB.
     local_floor: float = 42.0
@@ -58,81 +66,53 @@ class LossWeights:
     hole: float = 10.0
     #: `losses.hole_l1.final`: … and at the end; between them it fades in a straight line.
     hole_final: float = 4.0
-    #: `losses.gradient.weight`
-    gradient: float = 4.0
-    #: `losses.spectrum.weight`
-    spectrum: float = 1.0
-    #: `losses.ssim.weight`: of 1 - SSIM about the hole.
+    #: `losses.ssim.weight`: 1 - SSIM around the hole.
     ssim: float = 0.0
-    #: `losses.chroma.weight`
-    chroma: float = 6.0
-    #: `losses.adversarial.weight`: the paper's κ = 10 scaled to what these terms come to.
-    adversarial: float = 0.3
-    #: `losses.adversarial.begin`: share of the schedule after which the discriminator takes part.
-    adversarial_begin: float = 0.5
-    #: `losses.adversarial.gp_coef`: γ of R1.
-    penalty: float = 0.001
-    #: `losses.feature_matching.weight`: β.
-    features: float = 1.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One training run."""
+    """The settings of one training run."""
 
     recipe: Recipe
     losses: LossWeights = field(default_factory=LossWeights)
-    #: `initialisation.kind: wavelet`: see `modules/wavelet.py`; otherwise random.
+    #: `initialisation.kind: wavelet`: see `wavelet.py`; otherwise random.
     wavelet: bool = False
     #: `optimizers.generator.kind: muon`, for the convolutions; otherwise Adam for all.
     muon: bool = False
-    #: `optimizers.generator.lr`: at its highest. Large batches bear twice that.
+    #: `optimizers.generator.lr`: the highest learning rate. Large batches allow twice that.
     lr: float = 5e-4
-    #: `optimizers.generator.outer`: share of it for what lies around the residual blocks. What
-    #: begins as a wavelet transform passes pictures on already, and is soon spoilt.
+    #: `optimizers.generator.outer`: the share of it for the layers around the residual blocks. If
+    #: they begin as a wavelet transform they pass pictures on already, and large steps spoil that.
     outer: float = 1.0
-    #: `optimizers.discriminator.lr`
-    discriminator_lr: float = 1e-4
-    #: `discriminator.ndf` and `discriminator.n_layers`
-    ndf: int = 64
-    n_layers: int = 4
-    #: `ema.decay`: per step, of the averaged weights.
+    #: `ema.decay`: the decay per step of the averaged weights.
     ema_decay: float = 0.999
     #: `normalisation.batch_until`: share of the schedule in which batch norms take a batch's own
-    #: statistics. After it they take the running ones, as in use, and these stay as they are.
+    #: statistics. Afterwards they use the running ones, as in inference, which no longer change.
     batch_until: float = 1.0
     #: Side of the crops that validation uses, pixels.
     validation_side: int = 256
 
 
 def read_settings(config: DictConfig, device: torch.device, given: bool = False) -> Settings:
-    """Settings from a config; what it leaves out has a default that fits the device.
+    """Settings from a config; missing ones get a default that fits the device.
 
-    `given` says that training begins with weights that have been trained before.
+    `given` means that training begins with weights that have been trained before.
 
-    A few pictures are too few for batch norms: their mean colour is taken out of all that the
-    network sees, and it can't learn to give it back (80 steps of fine-tuning: L1 of the known part
-    0.10 with the batch's statistics, 0.065 with the running ones). Large batches are enough.
+    A batch of few pictures does not suffice for batch norms: its mean colour is removed from
+    everything that the network sees, and it cannot learn to restore it (80 steps of fine-tuning:
+    L1 of the known part 0.10 with the batch's statistics, 0.065 with the running ones). Large
+    batches suffice.
 
-    The published weights of `adversarial` (10) and `feature_matching` (100) belong to the
-    published mix with its perceptual terms; they are scaled by 0.03 and 0.01 where `losses` has no
-    `hole_l1`, that is, where it is an unchanged published config. Raises ConfigError.
+    Raises ConfigError.
     """
     cuda = device.type == "cuda"
     losses, data = _Section.of(config, "losses"), _Section.of(config, "data")
-    discriminator = _Section.of(config, "discriminator")
     optimizers = _Section.of(config, "optimizers")
-    published = "hole_l1" not in losses.values
     base = LossWeights()
     begins = str(_Section.of(config, "initialisation").get("kind", "random"))
     if begins not in ("random", "wavelet"):
         raise ConfigError(f"initialisation.kind = {begins!r}: 'random' or 'wavelet' is needed")
-    adversary = losses.get("adversarial.kind", "r1")
-    if adversary != "r1":
-        raise ConfigError(f"losses.adversarial.kind = {adversary!r}: only 'r1' is there")
-    kind = discriminator.get("kind", "pix2pixhd_nlayer")
-    if kind != "pix2pixhd_nlayer":
-        raise ConfigError(f"discriminator.kind = {kind!r}: only 'pix2pixhd_nlayer' is there")
     weights = LossWeights(
         known=losses.number("l1.weight_known", base.known),
         hole=losses.number("hole_l1.weight", base.hole),
@@ -144,16 +124,7 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         floor_final=losses.number("decibels.final", base.floor_final),
         local=losses.number("local_decibels.weight", base.local),
         local_floor=losses.number("local_decibels.floor", base.local_floor),
-        gradient=losses.number("gradient.weight", base.gradient),
-        spectrum=losses.number("spectrum.weight", base.spectrum),
         ssim=losses.number("ssim.weight", base.ssim),
-        chroma=losses.number("chroma.weight", base.chroma),
-        adversarial=losses.number("adversarial.weight", 10.0 if published else base.adversarial)
-        * (0.03 if published else 1.0),
-        adversarial_begin=losses.number("adversarial.begin", base.adversarial_begin),
-        penalty=losses.number("adversarial.gp_coef", base.penalty),
-        features=losses.number("feature_matching.weight", 100.0 if published else base.features)
-        * (0.01 if published else 1.0),
     )
     sides = data.get("train.out_size") or data.get("sides")
     sides = sides or ([256, 256, 256, 384] if cuda else [96, 128, 160, 256])
@@ -179,11 +150,8 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
         losses=weights,
         wavelet=begins == "wavelet",
         muon=optimizers.get("generator.kind") == "muon",
-        lr=_learning_rate(optimizers, "generator", 1e-3 if large else Settings.lr),
+        lr=_learning_rate(optimizers, 1e-3 if large else Settings.lr),
         outer=optimizers.number("generator.outer", 0.2 if begins == "wavelet" else 1.0),
-        discriminator_lr=_learning_rate(optimizers, "discriminator", Settings.discriminator_lr),
-        ndf=discriminator.whole("ndf", Settings.ndf),
-        n_layers=discriminator.whole("n_layers", Settings.n_layers),
         ema_decay=_Section.of(config, "ema").number("decay", Settings.ema_decay),
         batch_until=_Section.of(config, "normalisation").number(
             "batch_until", 0.0 if begins == "wavelet" else 1.0 if large else 0.0 if given else 0.1
@@ -193,30 +161,30 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
 
 
 def override(config: DictConfig, given: Sequence[str]) -> None:
-    """Takes over settings `name=value`; raises ConfigError for what no run would read."""
-    for one in given:
-        name, equals, _ = one.partition("=")
+    """Applies settings `name=value`; raises ConfigError for a name that no run reads."""
+    for setting in given:
+        name, equals, _ = setting.partition("=")
         if not equals:
-            raise ConfigError(f"{one}: name=value is needed, such as data.drawn=0.2")
+            raise ConfigError(f"{setting}: name=value is needed, such as data.drawn=0.2")
         whole = f"{name}."
         if not any(whole.startswith(f"{read}.") or f"{read}.".startswith(whole) for read in READ):
             close = difflib.get_close_matches(name, READ, 1)
             raise ConfigError(
-                f"{one}: nothing reads {name}; "
+                f"{setting}: nothing reads {name}; "
                 + (f"is {close[0]} meant?" if close else f"there are {', '.join(sorted(READ))}")
             )
     config.merge_with_dotlist(list(given))
 
 
 def left_out(config: DictConfig) -> list[str]:
-    """Terms that the config gives a weight, and that nothing can be had for."""
+    """The terms that have a weight in the config but are not implemented."""
     losses = _Section.of(config, "losses")
-    return [name for name in ("perceptual", "resnet_pl") if losses.get(f"{name}.weight")]
+    return [name for name in LEFT_OUT if losses.get(f"{name}.weight")]
 
 
 @dataclass(frozen=True)
 class _Section:
-    """A section as plain values; what stands in it unresolved (`${env:…}`) stays text."""
+    """A section as plain values; unresolved ones (`${env:…}`) stay text."""
 
     name: str
     values: Mapping[str, Any]
@@ -232,7 +200,7 @@ class _Section:
         return cls(name, {str(key): value for key, value in plain.items()})
 
     def get(self, path: str, default: Any = None) -> Any:
-        """What stands at a path such as `l1.weight_known`; `default` where nothing does."""
+        """The value at a path such as `l1.weight_known`, or `default` if there is none."""
         found: Any = self.values
         name = self.name
         for key in path.split("."):
@@ -277,23 +245,22 @@ def _crops(data: _Section) -> Crops:
     )
 
 
-def _learning_rate(optimizers: _Section, name: str, default: float) -> float:
-    kind = optimizers.get(f"{name}.kind", "adam")
-    known = ("adam", "muon") if name == "generator" else ("adam",)
-    if kind not in known:
-        raise ConfigError(f"optimizers.{name}.kind = {kind!r}: {' or '.join(known)} is needed")
-    return optimizers.number(f"{name}.lr", default)
+def _learning_rate(optimizers: _Section, default: float) -> float:
+    kind = optimizers.get("generator.kind", "adam")
+    if kind not in ("adam", "muon"):
+        raise ConfigError(f"optimizers.generator.kind = {kind!r}: adam or muon is needed")
+    return optimizers.number("generator.lr", default)
 
 
 def _fitting_batch(config: DictConfig, device: torch.device, side: int) -> int:
-    """Pictures that fit: on CUDA by its free memory; on a CPU 16, which takes about a second."""
+    """The number of pictures of a batch: as free memory allows on CUDA, 16 on a CPU."""
     if device.type != "cuda":
         return 16
     free, _ = torch.cuda.mem_get_info(device)
     generator = _Section.of(config, "generator")
     blocks, ngf = generator.whole("n_blocks", 9), generator.whole("ngf", 64)
     # Bytes kept for the backward pass, counted with saved-tensor hooks under bfloat16: per pixel
-    # 42 for each channel of the stem and 10 more for each block, and 1,400 for the discriminator.
-    # Half as much again for what comes and goes.
+    # 42 for each channel of the stem and 10 more for each block. 1,400 more were measured with a
+    # discriminator, and stay as a reserve. Half as much again for temporary memory.
     each = 1.5 * side * side * (ngf * (42 + 10 * blocks) + 1400)
     return int(max(2, min(64, 0.9 * (free - (2 << 30)) / each)))

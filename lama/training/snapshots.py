@@ -1,4 +1,4 @@
-"""Writes checkpoints in the published container, so that nothing can be left half-written."""
+"""Writes checkpoints in the published container, atomically."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: In front of the generator's keys in a published checkpoint, whose own begin with `model.`.
+#: The prefix of the generator's keys (`model.…`) in a published checkpoint.
 PREFIX = "generator."
 
 
 def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """torch.save into a file beside `path`, which then takes its place in one step.
+    """Saves into a file beside `path`, which then replaces it in one step.
 
-    Whenever it is interrupted, `path` is the old file or the new one, whole.
+    After an interruption `path` is either the old file or the new one, complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{path.name}.tmp")
@@ -47,5 +47,5 @@ def container(
 
 
 def _stored_dtype(tensor: Tensor, half: bool) -> torch.dtype:
-    # Convolutions have four axes; no batch norm's tensor has more than one.
+    # Convolutions have four axes; tensors of batch norms have at most one.
     return torch.float16 if half and tensor.ndim == 4 else tensor.dtype

@@ -1,4 +1,4 @@
-"""One training step, and everything that a run has to remember."""
+"""`Trainer`: the state of a training run, and one training step."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, Fourier
 from lama.saicinpainting.training.trainers.checkpoints import read_generator_state
 from lama.saicinpainting.training.trainers.config import generator_config
 from lama.saicinpainting.training.trainers.errors import MismatchError
-from lama.training.losses import adversarial, reconstruction
-from lama.training.modules.discriminator import NLayerDiscriminator
-from lama.training.modules.wavelet import begin_as_wavelet
+from lama.training import reconstruction
 from lama.training.optimizer import GeneratorOptimizer
-from lama.training.settings import LossWeights, Settings
+from lama.training.settings import Settings
 from lama.training.snapshots import PREFIX, container
-
-#: R1 is taken at every eighth step, eight times as strong: it costs as much as all else together.
-PENALTY_EVERY = 8
+from lama.training.wavelet import begin_as_wavelet
 
 #: Steps over which the learning rate rises from 0.
 _WARM_UP = 100
@@ -36,13 +32,13 @@ PATIENCE = 20
 
 
 def learning_rate(progress: float, step: int) -> float:
-    """Share of the highest rate: up in the first steps, level, then half a cosine down to 1 %."""
+    """The share of the highest rate: it rises, stays, then falls as half a cosine to 1 %."""
     down = max(0.0, (min(1.0, progress) - 0.3) / 0.7)
     return min(1.0, (step + 1) / _WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * down)))
 
 
 def training_dtype(device: torch.device, half: bool) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, on a CPU faster too; else float32."""
+    """bfloat16 if the device supports it, and on a CPU if it is faster; else float32."""
     if not half:
         return torch.float32
     if device.type == "cuda":
@@ -52,18 +48,22 @@ def training_dtype(device: torch.device, half: bool) -> torch.dtype:
 
 
 class Trainer:
-    """Generator, its moving average, discriminator and optimizers."""
+    """The generator, its moving average and its optimizer."""
 
     def __init__(
-        self, config: DictConfig, settings: Settings, device: torch.device, seed: int,
+        self,
+        config: DictConfig,
+        settings: Settings,
+        device: torch.device,
+        seed: int,
         dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+    ) -> None:
         torch.manual_seed(seed)
         self.settings = settings
         self.device = device
         self.seed = seed
         self.dtype = dtype
-        #: Steps done, and seconds spent on them, over all of the run's interruptions.
+        #: The steps so far and the seconds spent on them, over all interruptions of the run.
         self.step, self.elapsed_s = 0, 0.0
         #: The best validation so far, dB.
         self.best = -math.inf
@@ -71,27 +71,22 @@ class Trainer:
         self._given = False
         generator = FFCResNetGenerator(generator_config(config))
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        #: What best.ckpt is made of.
+        #: The moving average, which best.ckpt holds.
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.discriminator = NLayerDiscriminator(ndf=settings.ndf, n_layers=settings.n_layers)
-        self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_fourier_exact(self.generator, device)
         self._optimizer = GeneratorOptimizer(self.generator, settings.muon, settings.outer)
-        self._opponent = torch.optim.Adam(
-            self.discriminator.parameters(), lr=settings.discriminator_lr
-        )
 
     def begin(self, images: Tensor, masks: Tensor) -> None:
-        """Sets the weights of a new run where they aren't to be random; a batch calibrates them.
+        """Sets a new run's weights to a wavelet transform if that is chosen; a batch calibrates it.
 
-        Weights that were given stay.
+        Weights from `start_from` stay.
         """
         if self.settings.wavelet and not self._given:
             begin_as_wavelet(self.generator, images, masks)
             self.average.load_state_dict(self.generator.state_dict())
 
     def start_from(self, path: str) -> None:
-        """Takes the generator's weights from any container that the loader reads."""
+        """Loads the generator's weights from any container that the loader reads."""
         state = read_generator_state(path)
         expected = self.generator.state_dict()
         wrong = [
@@ -109,12 +104,11 @@ class Trainer:
         self.average.load_state_dict(self.generator.state_dict())
 
     def train_step(self, images: Tensor, masks: Tensor, progress: float) -> dict[str, Tensor]:
-        """Updates all weights once; the terms of the loss, unweighted, as 0-d tensors.
+        """Updates all weights once; returns the terms of the loss, unweighted, as 0-d tensors.
 
         `images` B×3×H×W in [0, 1], `masks` B×1×H×W, on the device; `progress` 0 to 1 through the
-        schedule. A step whose loss isn't finite changes nothing.
+        schedule. A step with a loss that is not finite changes nothing.
         """
-        weights = self.settings.losses
         rate = learning_rate(progress, self.step)
         self._set_modes(progress)
         masked = torch.cat([images * (1 - masks), masks], dim=1)
@@ -125,12 +119,6 @@ class Trainer:
         filled = masks * predicted + (1 - masks) * images
         terms = self._reconstruction(predicted, filled, images, masks, progress)
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        strength = _strength(weights, progress)
-        if strength:
-            against = self._against(predicted, images, masks)
-            total = total + strength * (
-                weights.adversarial * against["adv"] + weights.features * against["match"]
-            )
         losses = {name: value.detach() for name, (_, value) in terms.items()}
         if not torch.isfinite(total):
             self._skip()
@@ -141,14 +129,11 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
             self._optimizer.step(self.settings.lr * rate)
             self._update_average()
-            if strength:
-                losses |= {name: value.detach() for name, value in against.items()}
-                losses["disc"] = self._train_discriminator(predicted.detach(), images, masks)
         self.step += 1
         return losses
 
     def _set_modes(self, progress: float) -> None:
-        """Batch norms take the batch's statistics, or the running ones; see `batch_until`."""
+        """Sets batch norms to the batch's statistics or to the running ones; see `batch_until`."""
         self.generator.train()
         if progress >= self.settings.batch_until:
             for module in self.generator.modules():
@@ -161,7 +146,7 @@ class Trainer:
     def _reconstruction(
         self, predicted: Tensor, filled: Tensor, images: Tensor, masks: Tensor, progress: float
     ) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each term that has a weight."""
+        """The weight and the value of each term that has a weight."""
         weights = self.settings.losses
         share = min(1.0, progress)
         hole = weights.hole + (weights.hole_final - weights.hole) * share
@@ -173,10 +158,7 @@ class Trainer:
             ("hole", hole, reconstruction.hole_l1, filled),
             ("bel", weights.decibels, decibels, filled),
             ("local", weights.local, local, filled),
-            ("grad", weights.gradient, reconstruction.gradients, filled),
-            ("spec", weights.spectrum, reconstruction.spectra, filled),
             ("dssim", weights.ssim, reconstruction.dissimilarity, filled),
-            ("chroma", weights.chroma, reconstruction.chroma, filled),
         ]
         return {
             name: (weight, term(picture, images, masks))
@@ -184,40 +166,9 @@ class Trainer:
             if weight
         }
 
-    def _against(self, predicted: Tensor, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """What the discriminator says to the generator."""
-        self.discriminator.requires_grad_(False)
-        with self._autocast():
-            logits, features = self.discriminator(predicted)
-            with torch.no_grad():
-                _, wanted = self.discriminator(images)
-        target = adversarial.patch_target(masks, logits)
-        return {
-            "adv": adversarial.generator_loss(logits.float(), target),
-            "match": adversarial.feature_matching(features, wanted),
-        }
-
-    def _train_discriminator(self, fakes: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-        self.discriminator.requires_grad_(True)
-        with self._autocast():
-            real, _ = self.discriminator(images)
-            fake, _ = self.discriminator(fakes)
-        target = adversarial.patch_target(masks, fake)
-        loss = adversarial.discriminator_loss(real.float(), fake.float(), target)
-        total = loss
-        if self.settings.losses.penalty and self.step % PENALTY_EVERY == 0:
-            # Second derivatives, in float32.
-            penalty = adversarial.gradient_penalty(lambda x: self.discriminator(x)[0], images)
-            total = total + PENALTY_EVERY * self.settings.losses.penalty * penalty
-        self._opponent.zero_grad(set_to_none=True)
-        if torch.isfinite(total):
-            total.backward()  # type: ignore[no-untyped-call]
-            self._opponent.step()
-        return loss.detach()
-
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Moves the average; faster at first, when it is mostly what training began with."""
+        """Updates the average; faster at first, while it mostly consists of the initial weights."""
         decay = min(self.settings.ema_decay, (self.step + 1) / (self.step + 10))
         # Running statistics too: those of small batches are noisy.
         pairs = list(
@@ -243,49 +194,45 @@ class Trainer:
             )
 
     def snapshot(self) -> dict[str, Any]:
-        """last.ckpt: the published container, and beside it all that resuming needs."""
+        """The content of last.ckpt: the published container, and everything that resuming needs."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        content = container(
+        return container(
             self.generator.state_dict(),
             self.step,
             ema=_on_host(self.average.state_dict()),
-            optimizer_states=[self._optimizer.state_dict(), self._opponent.state_dict()],
+            optimizer_states=[self._optimizer.state_dict()],
             training={
-                "seed": self.seed, "step": self.step, "elapsed_s": self.elapsed_s,
-                "best": self.best, "rng": rng, "batch_until": self.settings.batch_until,
+                "seed": self.seed,
+                "step": self.step,
+                "elapsed_s": self.elapsed_s,
+                "best": self.best,
+                "rng": rng,
+                "batch_until": self.settings.batch_until,
             },
-        )  # fmt: skip
-        content["state_dict"] |= {
-            f"discriminator.{key}": tensor
-            for key, tensor in _on_host(self.discriminator.state_dict()).items()
-        }
-        return content
+        )
 
     def best_snapshot(self) -> dict[str, Any]:
-        """best.ckpt: the averaged generator, convolutions in half precision."""
+        """The content of best.ckpt: the averaged generator, convolutions in half precision."""
         return container(self.average.state_dict(), self.step, half=True)
 
     def resume(self, content: Mapping[str, Any]) -> None:
-        """Takes up where `snapshot` was made."""
-        tensors = content["state_dict"]
-        for prefix, module in ((PREFIX, self.generator), ("discriminator.", self.discriminator)):
-            module.load_state_dict(
-                {
-                    key.removeprefix(prefix): tensor
-                    for key, tensor in tensors.items()
-                    if key.startswith(prefix)
-                }
-            )
+        """Restores the state of `snapshot`."""
+        self.generator.load_state_dict(
+            {
+                key.removeprefix(PREFIX): tensor
+                for key, tensor in content["state_dict"].items()
+                if key.startswith(PREFIX)
+            }
+        )
         self.average.load_state_dict(content["ema"])
-        generator_state, opponent_state = content["optimizer_states"]
-        self._optimizer.load_state_dict(generator_state)
-        self._opponent.load_state_dict(opponent_state)
+        # Checkpoints of earlier versions also have the state of a discriminator's optimizer.
+        self._optimizer.load_state_dict(content["optimizer_states"][0])
         training = content["training"]
         self.seed, self.step = int(training["seed"]), int(training["step"])
         self.elapsed_s, self.best = float(training["elapsed_s"]), float(training["best"])
-        # Its default depends on how the run was begun, which resuming needn't say again.
+        # Its default depends on how the run was started, which is not repeated when it resumes.
         until = training.get("batch_until", self.settings.batch_until)
         self.settings = replace(self.settings, batch_until=float(until))
         torch.set_rng_state(training["rng"]["cpu"])
@@ -293,22 +240,15 @@ class Trainer:
             torch.cuda.set_rng_state(training["rng"]["cuda"], self.device)
 
 
-def _strength(weights: LossWeights, progress: float) -> float:
-    """Of the adversarial part: none, then a rise over a twentieth of the schedule, then all."""
-    if not weights.adversarial and not weights.features:
-        return 0.0
-    return min(1.0, max(0.0, (progress - weights.adversarial_begin) / 0.05))
-
-
 def _on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu() for key, tensor in state.items()}
 
 
 def keep_fourier_exact(generator: nn.Module, device: torch.device) -> None:
-    """Takes the Fourier units out of autocast: spectra in bfloat16 lose the low amplitudes.
+    """Excludes the Fourier units from autocast: spectra in bfloat16 lose the low amplitudes.
 
-    The batch norms outside them stay in: autocast leaves their parameters and running statistics
-    float32, and they accumulate in float32 over bfloat16 inputs.
+    The batch norms outside them are included: autocast leaves their parameters and running
+    statistics float32, and they accumulate in float32 over bfloat16 inputs.
     """
     for module in generator.modules():
         if isinstance(module, FourierUnit):

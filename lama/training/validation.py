@@ -1,4 +1,4 @@
-"""Which weights are the best: fixed crops of held-out pictures, fixed holes, one number."""
+"""Validation: one number for weights, on fixed crops of held-out pictures with fixed holes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lama.training.data.batches import BatchPlan, PicturePlan, make_batch
 from lama.training.data.masks import KINDS
 from lama.training.data.pictures import Crops, Pictures
 
-#: Every so many pictures of a folder one is held out, up to the number below it.
+#: One picture in so many of a folder is held out, up to a maximum.
 _EVERY, _MOST = 14, 12
 
-#: dB; a flawless fill of a flat ground would else outweigh all others.
+#: The highest PSNR in dB; a flawless fill of a flat ground would otherwise outweigh all others.
 CAP = 60.0
 
 
 def hold_out(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """(to learn from, held out). Of a folder of few pictures, all are learnt from."""
+    """(pictures to learn from, held-out pictures); a small folder is learnt from completely."""
     held = files[_EVERY // 2 :: _EVERY][:_MOST] or files[:1]
     rest = [path for path in files if path not in held]
     return (rest if len(files) >= _EVERY else files), held
@@ -31,7 +31,7 @@ _KINDS = ("lines", "glyphs", "paragraphs")
 
 
 class Validation:
-    """PSNR over the hole, mean over crops. The same at each call."""
+    """Measures the PSNR over the hole, mean over crops that are always the same."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Validation:
 
     @torch.no_grad()
     def psnr(self, generator: nn.Module) -> float:
-        """dB, of a generator in eval mode."""
+        """The PSNR of a generator in eval mode, dB."""
         values = []
         for index in range(len(self._images)):
-            # One by one, and so in little memory.
+            # Single pictures need little memory.
             image, mask = self._images[index : index + 1], self._masks[index : index + 1]
             masked = torch.cat([image * (1 - mask), mask], dim=1)
             predicted = generator(masked.contiguous(memory_format=torch.channels_last))

@@ -16,7 +16,7 @@ from bulk.report import FAILURES, Counts
 from bulk.run import Request, run
 from core.config import Settings
 from harness import ROOT
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.inference import batch_inference, load_lama_model
 from lama.regions import inpaint
 from tests.lama.tiny import GOLDEN
 

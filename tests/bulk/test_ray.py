@@ -198,7 +198,7 @@ def test_no_thread_that_loaded_the_network_stays_beside_the_one_that_uses_it(
             loaders.append(threading.current_thread())
 
     monkeypatch.setattr(on_ray, "Filler", Filler)
-    monkeypatch.setattr("core.memory.settle_memory", lambda: None)
+    monkeypatch.setattr("core.network.settle_memory", lambda: None)
     catalogue.add("a.png")
     places = str(catalogue.pages), str(catalogue.clean), str(catalogue.masks)
     work, _ = prepare(Request(*places), settings())

@@ -20,8 +20,8 @@ from bulk.report import FAILURES
 from bulk.run import Request, _alone, estimate
 from bulk.storage import Folder
 from core.errors import WorkerError
-from core.network import LaMa
 from harness.waiting import PATIENCE_S
+from lama.inpainter import Inpainter
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,
@@ -110,17 +110,17 @@ def test_a_picture_that_the_network_fails_at_costs_no_other(
     sizes = {"good.png": (64, 72), "large.png": (64, 71), "odd.png": (64, 70), "too.png": (64, 69)}
     for name, size in sizes.items():
         catalogue.add(name, size)
-    fill = LaMa.fill
+    infer = Inpainter.infer
 
-    def failing(self: LaMa, images: Any, masks: Any) -> Any:
+    def failing(self: Inpainter, images: Any, masks: Any) -> Any:
         shapes = {image.shape[1] for image in images}
         if 71 in shapes:
             raise MemoryError("no memory")
         if 70 in shapes:
             raise RuntimeError("it is odd")
-        return fill(self, images, masks)
+        return infer(self, images, masks)
 
-    monkeypatch.setattr(LaMa, "fill", failing)
+    monkeypatch.setattr(Inpainter, "infer", failing)
     counts = catalogue.run({"inpaint_region": "full"})
     assert (counts.done, counts.failed) == (2, 2)
     assert catalogue.failures == {"large.png": "out_of_memory", "odd.png": "inference_failed"}

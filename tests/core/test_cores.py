@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import cores
-from core.cores import bound_threads, cpu_limit
+from core.cores import cpu_limit
+from lama.limits import bound_threads
 
 
 class Groups:
@@ -88,15 +88,13 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch
 def test_torch_gets_a_thread_for_each_core_that_there_is_time_for(
     four_threads: pytest.MonkeyPatch, limit: float | None, threads: int
 ) -> None:
-    four_threads.setattr(cores, "cpu_limit", lambda: limit)
-    bound_threads()
+    bound_threads(limit)
     assert torch.get_num_threads() == threads
 
 
 def test_a_number_of_threads_that_the_operator_gives_stays(
     four_threads: pytest.MonkeyPatch,
 ) -> None:
-    four_threads.setattr(cores, "cpu_limit", lambda: 1.0)
     four_threads.setenv("OMP_NUM_THREADS", "4")
-    bound_threads()
+    bound_threads(1.0)
     assert torch.get_num_threads() == 4

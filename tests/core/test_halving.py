@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from core.errors import DeviceFault, TransientFailure
-from core.halving import halving, is_out_of_memory
-from core.network import LaMa
+from core.network import LaMa, halving
 from core.pixels.handover import Restored
 from harness import ROOT
+from lama.halving import is_out_of_memory
+from lama.inpainter import Inpainter
 
 
 @dataclass
@@ -46,7 +47,7 @@ class SmallGpu:
         self.pixels = pixels
         self.batches: list[int] = []
 
-    def __call__(self, batch: Sequence[_One]) -> list[np.ndarray]:
+    def __call__(self, batch: Sequence[Any]) -> list[np.ndarray]:
         self.batches.append(len(batch))
         if sum(one.image[..., 0].size for one in batch) > self.pixels:
             raise torch.OutOfMemoryError(
@@ -87,7 +88,7 @@ def test_memory_of_the_failed_try_is_free_when_the_next_one_begins() -> None:
         def __del__(self) -> None:
             alive.pop()
 
-    def infer(batch: Sequence[_One]) -> list[np.ndarray]:
+    def infer(batch: Sequence[Any]) -> list[np.ndarray]:
         assert not alive
         tensor = Tensor()
         if len(batch) > 1:
@@ -101,7 +102,7 @@ def test_memory_of_the_failed_try_is_free_when_the_next_one_begins() -> None:
 
 
 def test_a_device_that_fails_at_everything_is_not_the_pictures_fault() -> None:
-    def infer(_: Sequence[_One]) -> list[np.ndarray]:
+    def infer(_: Sequence[Any]) -> list[np.ndarray]:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def look() -> None:
@@ -116,13 +117,15 @@ def test_a_device_that_fails_at_everything_is_not_the_pictures_fault() -> None:
 def test_a_gpu_that_cannot_add_is_a_device_fault_and_a_cpu_never_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    network = LaMa.__new__(LaMa)
-    network.device = "cpu"
-    network.check_device()
-    network.device = "cuda"
     given_back = []
     engine = SimpleNamespace(give_back_memory=lambda: given_back.append(True))
-    monkeypatch.setattr(network, "_engine", lambda: engine, raising=False)
+    monkeypatch.setattr(Inpainter, "engine", engine)
+    network = LaMa.__new__(LaMa)
+    network.inpainter = Inpainter.__new__(Inpainter)
+    network.inpainter.device = "cpu"
+    network.check_device()
+    assert not given_back
+    network.inpainter.device = "cuda"
     with pytest.raises(DeviceFault, match="cuda fails at everything"):
         network.check_device()
     assert given_back
@@ -142,7 +145,8 @@ class Arriving:
 
 def test_a_copy_that_fails_costs_its_picture_only_unless_the_device_is_broken() -> None:
     network = LaMa.__new__(LaMa)
-    network.device = "cuda"
+    stand_in: Any = SimpleNamespace(device="cuda")
+    network.inpainter = stand_in
     network.check_device = lambda: None  # type: ignore[method-assign]
     here = np.zeros((2, 2, 3), np.uint8)
     arrived, failed, kept = network.collect([Arriving(), Failing(), here])
@@ -193,7 +197,8 @@ def one(side):
     mask = np.zeros((side, side), np.uint8)
     mask[:8, :8] = 255
     job = SimpleNamespace(request_id=str(side), padding=(0, 0, 0, 0))
-    return SimpleNamespace(job=job, image=np.zeros((side, side, 3), np.uint8), mask=mask)
+    image = np.zeros((side, side, 3), np.uint8)
+    return SimpleNamespace(job=job, image=image, mask=mask, staged=None)
 
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + (300 << 20), resource.RLIM_INFINITY))

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from core.memory import KERNEL_CACHES
 from harness import ROOT
+from lama.limits import KERNEL_CACHES
 
 FAULTS = """
 import resource, sys
@@ -39,8 +39,8 @@ with ThreadPoolExecutor(2) as pool:
 LOADING = """
 import os, sys
 from core.config import load_settings
-from core.memory import KERNEL_CACHES
 from core.flow.service import serve
+from lama.limits import KERNEL_CACHES
 import core.network
 
 def load(settings):

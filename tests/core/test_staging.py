@@ -24,19 +24,24 @@ from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama.late_device import LateDevice
 
+FULL = [(1, *CANVAS)]
+
 
 @pytest.fixture
-def network() -> LaMa:
+def settings() -> Settings:
     folder = ROOT / "tests/data/golden/blocks2-ngf16"
-    return LaMa(
-        Settings(
-            _env_file=None,
-            use_cuda=False,
-            use_fp16=False,
-            lama_config_path=folder / "config.yaml",
-            lama_checkpoint_path=folder / "models/best.ckpt",
-        )
+    return Settings(
+        _env_file=None,
+        use_cuda=False,
+        use_fp16=False,
+        lama_config_path=folder / "config.yaml",
+        lama_checkpoint_path=folder / "models/best.ckpt",
     )
+
+
+@pytest.fixture
+def network(settings: Settings) -> LaMa:
+    return LaMa(settings)
 
 
 def claims(pipeline: Pipeline) -> list[Claim]:
@@ -57,17 +62,16 @@ def finished(finish: Finisher, loaded: Sequence[Loaded], filled: Sequence[Any]) 
 
 
 def test_results_are_within_a_level_and_the_same_outside_the_hole(
-    pipeline: Pipeline, network: LaMa
+    pipeline: Pipeline, network: LaMa, settings: Settings
 ) -> None:
-    settings = network._settings
     finish = Finisher(settings)
     given = claims(pipeline)
     loaded = [Loader(settings)(claim) for claim in given]
     expected = finished(finish, loaded, network(loaded))
 
     device = LateDevice()
-    network.staging = StagedInference(
-        network._model, "cpu", False, 0, len(given), CANVAS[0] * CANVAS[1], device
+    network.inpainter.staging = StagedInference(
+        network.inpainter.model, "cpu", False, 0, len(given), CANVAS[0] * CANVAS[1], device
     )
     loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
     assert all(np.may_share_memory(one.image, device._memory.numpy()) for one in loaded)
@@ -97,9 +101,9 @@ def test_a_device_that_cannot_be_made_ready_works_as_well(
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error: out of memory\nand a long story")
 
-    monkeypatch.setattr(network._inference, "prepare", fail)
+    monkeypatch.setattr("lama.inpainter.prepare", fail)
     with caplog.at_level(logging.WARNING):
-        network._make_ready()
+        network.inpainter.get_ready(FULL)
     assert network.staging is None
     assert "cpu is not made ready: CUDA error: out of memory" in caplog.text
     assert "long story" not in caplog.text
@@ -109,10 +113,8 @@ def test_graphs_are_recorded_before_other_threads_use_the_device(
     network: LaMa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(
-        network._inference, "prepare", lambda *_: seen.append(network.staging is None)
-    )
+    monkeypatch.setattr("lama.inpainter.prepare", lambda *_: seen.append(network.staging is None))
     monkeypatch.setattr("lama.staged.Cuda", lambda device: LateDevice())
-    network._make_ready()
+    network.inpainter.get_ready(FULL)
     assert seen == [True]
     assert isinstance(network.staging, StagedInference)

@@ -20,7 +20,7 @@ from harness.waiting import wait_until
 from harness.wire import Kind, Pipeline, page
 from harness.workers import OWN, StartWorker
 from lama import regions
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.inference import batch_inference, load_lama_model
 from lama.refinement import Refiner
 from tests.core.support import GOLDEN, MODEL
 
@@ -93,11 +93,8 @@ def test_large_holes_are_refined_where_that_is_set(
     mask[200:320, 300:440] = 255
     rgb, grey, padding, size = pipeline.prepare(image, mask, "short", canvas=(736, 768))
 
-    def fill(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return batch_inference(images, masks, model, config, "cpu", use_fp16=False)
-
-    usual = fill([rgb], [grey])
-    refine = Refiner(model, "cpu", fill)
+    usual = batch_inference([rgb], [grey], model, config, "cpu", use_fp16=False)
+    refine = Refiner(model, "cpu")
     top, right, bottom, left = padding
     (filled,) = refine([rgb], [grey], usual, [(top, right, bottom, left)])
     assert not np.array_equal(filled, usual[0])

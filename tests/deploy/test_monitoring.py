@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.admin.device import DEVICE_MEMORY
+from core.admin.metrics import DEVICE_MEMORY
 from harness.admin import Admin
 from harness.redis_server import RedisClient
 from harness.waiting import wait_until

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lama.bin.inference import load_lama_model
+from lama.inference import load_lama_model
 from lama.saicinpainting.training.trainers import InpaintingModel
 from tests.lama import tiny
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from harness.waiting import wait_until
-from lama.bin.inference import engine_of
 from lama.engine import Engine, fourier, network
 from lama.engine.folding import Affine, fold
 from lama.engine.layers import Conv
 from lama.engine.replay import Recording, Replayed, require_room
 from lama.engine.windows import windows
+from lama.inference import engine_of
 from lama.saicinpainting.training.modules.ffc import FourierUnit
 from lama.saicinpainting.training.trainers import InpaintingModel
 from tests.lama import tiny

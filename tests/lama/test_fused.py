@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks import subjects
-from lama.bin.inference import batch_inference, engine_of
 from lama.engine import engine, fourier, nvrtc
 from lama.engine.engine import as_pixels
 from lama.engine.folding import fold
@@ -19,6 +18,7 @@ from lama.engine.kernels import CudaKernels, Kernels, Terms, unblocked
 from lama.engine.layers import Conv
 from lama.engine.network import Network
 from lama.engine.sources import source
+from lama.inference import batch_inference, engine_of
 from lama.saicinpainting.training.modules.ffc import FourierUnit, inverse
 from lama.saicinpainting.training.modules.precision import exact_float32
 from tests.lama import tiny

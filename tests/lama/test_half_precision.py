@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from benchmarks import subjects
-from lama.bin import inference
-from lama.bin.inference import batch_inference, engine_of, load_lama_model
+from lama import inference
 from lama.engine.folding import fold
 from lama.engine.precision import Precision
 from lama.engine.rounding import rounded
+from lama.inference import batch_inference, engine_of, load_lama_model
 from lama.saicinpainting.training.modules.precision import exact_float32, half_dtype
 from tests.lama import tiny
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lama.bin.inference import batch_inference, engine_of
 from lama.engine import fourier
+from lama.inference import batch_inference, engine_of
 from tests.lama import tiny
 
 

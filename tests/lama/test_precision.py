@@ -111,7 +111,7 @@ def test_deciding_imports_nothing_that_the_network_does_not_need_anyway():
     program = """
 import sys
 from lama.saicinpainting.training.modules import precision as hardware
-import lama.bin.inference
+import lama.inference
 from lama.engine import precision
 hardware._cpu_flags = lambda: frozenset({"avx512_bf16"})
 before = set(sys.modules)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lama.bin.inference import batch_inference
+from lama.inference import batch_inference
 from lama.refinement import Budget, Refiner, agreement
 from lama.refinement.agreement import Disagreement, agree
 from lama.refinement.halves import Halves
@@ -68,8 +68,16 @@ def fill(model):
     return normal
 
 
-def refiner(model, fill, budget=SMALL, **options):
-    return Refiner(model, "cpu", fill, budget=budget, **options)
+def refiner(model, budget=SMALL, **options):
+    return Refiner(model, "cpu", budget=budget, **options)
+
+
+@pytest.fixture
+def nothing_may_be_filled(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("nothing may be filled")
+
+    monkeypatch.setattr("lama.refinement.batch_inference", refuse)
 
 
 # -- what is filled, and what is not --------------------------------------------------------------
@@ -80,7 +88,7 @@ def test_a_large_hole_is_filled_anew_and_nothing_else_is_touched(model, fill):
     before = image.copy(), mask.copy()
     (usual,) = fill([image], [mask])
     kept = usual.copy()
-    (result,) = refiner(model, fill).fill([image], [mask])
+    (result,) = refiner(model).fill([image], [mask])
     assert (result.shape, result.dtype) == (image.shape, np.uint8)
     assert np.array_equal(result[mask == 0], image[mask == 0])
     large = np.zeros_like(mask, bool)
@@ -101,33 +109,29 @@ def test_a_large_hole_is_filled_anew_and_nothing_else_is_touched(model, fill):
         (np.full((150, 170), 255, np.uint8), "nothing to go by"),
     ],
 )
-def test_other_holes_go_the_normal_way(model, fill, mask, why):
+def test_other_holes_go_the_normal_way(model, fill, nothing_may_be_filled, mask, why):
     image = texture(150, 170)
     (usual,) = fill([image], [mask])
-    assert refiner(model, refuse)([image], [mask], [usual])[0] is usual, why
+    assert refiner(model)([image], [mask], [usual])[0] is usual, why
 
 
-def refuse(images, masks):
-    raise AssertionError("nothing may be filled")
-
-
-def test_a_hole_in_a_plane_of_colour_goes_the_normal_way(model, fill):
+def test_a_hole_in_a_plane_of_colour_goes_the_normal_way(model, nothing_may_be_filled):
     image, mask = np.full((150, 170, 3), 200, np.uint8), holes(150, 170, LARGE)
-    assert refiner(model, refuse)([image], [mask], [image])[0] is image
+    assert refiner(model)([image], [mask], [image])[0] is image
 
 
 def test_a_hole_in_the_padding_goes_the_normal_way(model, fill):
     image, mask = texture(300, 170), holes(300, 170, LARGE, (200, 50, 250, 110))
     (usual,) = fill([image], [mask])
-    (result,) = refiner(model, fill)([image], [mask], [usual], [(0, 0, 150, 0)])
+    (result,) = refiner(model)([image], [mask], [usual], [(0, 0, 150, 0)])
     changed = (result != usual).any(axis=2)
     assert changed[:150].any()
     assert not changed[150:].any()
 
 
-def test_a_picture_that_is_small_enough_as_it_is_goes_the_normal_way(model, fill):
+def test_a_picture_that_is_small_enough_as_it_is_goes_the_normal_way(model, nothing_may_be_filled):
     image, mask = texture(150, 170), holes(150, 170, LARGE)
-    refine = refiner(model, refuse, replace(SMALL, smallest_side=150))
+    refine = refiner(model, replace(SMALL, smallest_side=150))
     assert np.array_equal(refine([image], [mask], [image])[0], image)
 
 
@@ -136,7 +140,7 @@ def test_a_picture_that_is_small_enough_as_it_is_goes_the_normal_way(model, fill
 )
 def test_holes_at_the_edges_are_filled_within_the_picture(model, fill, box):
     image, mask = texture(150, 170), holes(150, 170, box)
-    result = refiner(model, fill).fill([image], [mask])[0]
+    result = refiner(model).fill([image], [mask])[0]
     assert np.array_equal(result[mask == 0], image[mask == 0])
     assert not np.array_equal(result, fill([image], [mask])[0])
 
@@ -144,23 +148,23 @@ def test_holes_at_the_edges_are_filled_within_the_picture(model, fill, box):
 def test_masks_may_be_grey_and_have_a_third_axis(model, fill):
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     usual = fill([image], [mask])
-    (expected,) = refiner(model, fill)([image], [mask], usual)
+    (expected,) = refiner(model)([image], [mask], usual)
     grey = np.maximum(mask, 90)[..., None]
-    (result,) = refiner(model, fill, mask_threshold=90)([image], [grey], usual)
+    (result,) = refiner(model, mask_threshold=90)([image], [grey], usual)
     assert np.array_equal(result, expected)
 
 
-def test_what_is_hidden_in_the_hole_does_not_matter(model, fill):
+def test_what_is_hidden_in_the_hole_does_not_matter(model):
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     other = np.where((mask > 0)[..., None], np.uint8(255), image)
-    refined = refiner(model, fill).fill
+    refined = refiner(model).fill
     assert np.array_equal(refined([image], [mask])[0], refined([other], [mask])[0])
 
 
-def test_the_same_input_gives_the_same_bytes_whatever_is_beside_it(model, fill):
+def test_the_same_input_gives_the_same_bytes_whatever_is_beside_it(model):
     images = [texture(150, 170, 1), texture(130, 200, 2)]
     masks = [holes(150, 170, LARGE), holes(130, 200, LARGE)]
-    refined = refiner(model, fill).fill
+    refined = refiner(model).fill
     together = refined(images, masks)
     for image, mask, result in zip(images, masks, together, strict=True):
         assert np.array_equal(refined([image], [mask])[0], result)
@@ -234,18 +238,20 @@ def test_bfloat16_steps_come_close_to_those_in_float32(model):
 # -- bounds ---------------------------------------------------------------------------------------
 
 
-def test_time_is_bounded_by_the_iterations_at_each_scale(model, fill):
+def test_time_is_bounded_by_the_iterations_at_each_scale(model):
     image, mask = texture(200, 220), holes(200, 220, (60, 70, 130, 150))
     steps = []
-    refine = refiner(model, fill, progressed=lambda: steps.append(1))
+    refine = refiner(model, progressed=lambda: steps.append(1))
     refine([image], [mask], [image])
     assert len(steps) == 1 + 2 * (SMALL.iterations + 1)  # 200 to 50 in two halvings
 
 
-def test_a_hole_that_the_budget_does_not_suffice_for_goes_the_normal_way(model, fill):
+def test_a_hole_that_the_budget_does_not_suffice_for_goes_the_normal_way(
+    model, fill, nothing_may_be_filled
+):
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     (usual,) = fill([image], [mask])
-    refine = refiner(model, refuse, replace(SMALL, pixels=160 * 176 - 1))
+    refine = refiner(model, replace(SMALL, pixels=160 * 176 - 1))
     assert np.array_equal(refine([image], [mask], [usual])[0], usual)
 
 
@@ -255,7 +261,7 @@ def test_the_largest_holes_come_first_until_the_budget_is_used_up(model, fill):
     (usual,) = fill([image], [mask])
 
     def changed(pixels):
-        refine = refiner(model, fill, replace(SMALL, pixels=pixels))
+        refine = refiner(model, replace(SMALL, pixels=pixels))
         (result,) = refine([image], [mask], [usual])
         differ = result != usual
         return [bool(differ[y:bottom, x:right].any()) for y, x, bottom, right in boxes]
@@ -295,18 +301,19 @@ def test_a_refinement_that_fails_leaves_the_normal_fill(model, fill, caplog, mon
     monkeypatch.setattr(agreement.Halves, "rear", broken)
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     (usual,) = fill([image], [mask])
-    (result,) = refiner(model, fill)([image], [mask], [usual])
+    (result,) = refiner(model)([image], [mask], [usual])
     assert np.array_equal(result, usual)
     assert "is not refined" in caplog.text
 
 
-def test_weights_that_give_nothing_finite_leave_the_normal_fill(fill):
+def test_weights_that_give_nothing_finite_leave_the_normal_fill():
     broken = tiny.tiny_model()
+    image, mask = texture(150, 170), holes(150, 170, LARGE)
+    # The engine is made here, and keeps weights of its own.
+    (usual,) = batch_inference([image], [mask], broken, {}, "cpu", False)
     with torch.no_grad():
         next(broken.generator.model[-2].parameters()).fill_(torch.nan)
-    image, mask = texture(150, 170), holes(150, 170, LARGE)
-    (usual,) = fill([image], [mask])
-    assert np.array_equal(refiner(broken, fill)([image], [mask], [usual])[0], usual)
+    assert np.array_equal(refiner(broken)([image], [mask], [usual])[0], usual)
 
 
 @pytest.mark.parametrize(
@@ -322,12 +329,12 @@ def test_a_budget_that_makes_no_sense_is_an_error_that_names_it(change):
 
 
 @pytest.mark.parametrize("wants", [False, True])
-def test_the_model_stays_as_it_was(fill, wants):
+def test_the_model_stays_as_it_was(wants):
     own = tiny.tiny_model().requires_grad_(wants)
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     with torch.no_grad():  # as a caller might have it
-        (result,) = refiner(own, fill)([image], [mask], [image])
+        (result,) = refiner(own)([image], [mask], [image])
         assert not torch.is_grad_enabled()
     assert not np.array_equal(result, image)
     assert all(torch.equal(before[name], now) for name, now in own.state_dict().items())
@@ -338,7 +345,7 @@ def test_the_model_stays_as_it_was(fill, wants):
 def test_the_engine_and_several_refinements_run_at_the_same_time(model, fill):
     image, mask = texture(150, 170), holes(150, 170, LARGE)
     (usual,) = fill([image], [mask])
-    refine = refiner(model, fill)
+    refine = refiner(model)
     (refined,) = refine([image], [mask], [usual])
     found: list[bool] = []
 

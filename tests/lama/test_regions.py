@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lama.bin.inference import batch_inference, load_lama_model
+from lama.inference import batch_inference, load_lama_model
 from lama.regions import MARGIN, MOST_AT_ONCE, inpaint
 from lama.regions.boxes import rounded_up
 from lama.regions.planes import MOST_HOLES, RING

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lama import staged
-from lama.bin.inference import batch_inference, engine_of
-from lama.bin.inference import prepare as prepare_graphs
 from lama.engine.precision import Precision
+from lama.inference import batch_inference, engine_of
+from lama.inference import prepare as prepare_graphs
 from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama import tiny

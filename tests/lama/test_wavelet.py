@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, GeneratorConfig
-from lama.training.modules import wavelet
+from lama.training import wavelet
 
 
 def soft_pictures(count: int, side: int = 64) -> Tensor:

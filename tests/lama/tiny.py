@@ -12,8 +12,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lama.bin.inference import engine_of
 from lama.engine.engine import as_pixels
+from lama.inference import engine_of
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator, GeneratorConfig
 from lama.saicinpainting.training.trainers import InpaintingModel
 

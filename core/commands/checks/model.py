@@ -6,13 +6,16 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from core.commands.checks.finding import Finding, ok, problem, size, warning
 from core.config import Settings
 from core.errors import ModelUnavailable
+
+if TYPE_CHECKING:
+    from core.network import Inpainter, Torch
 
 CHUNK: Final = 1 << 20
 
@@ -34,9 +37,9 @@ def check(settings: Settings) -> Iterator[Finding]:
             yield problem("model", f"there is no file {path} ({name})", FILES)
             return
     try:
-        import torch
+        from core.network import installed_torch, load_inpainter
 
-        from core.network import LaMa
+        torch = installed_torch()
     except ImportError as error:
         yield problem(
             "model", f"{error}", "install base_requirements.txt for the Python that runs this"
@@ -44,20 +47,18 @@ def check(settings: Settings) -> Iterator[Finding]:
         return
     yield _device(settings, torch)
     try:
-        network = LaMa(settings)
+        inpainter = load_inpainter(settings)
     except ModelUnavailable as error:
         yield problem("model", str(error), FILES)
         return
-    yield ok("model", f"{network.layout()}; {network.describe()}")
-    yield _picture(network)
+    yield ok("model", f"{inpainter.layout()}; {inpainter.describe()}")
+    yield _picture(inpainter)
 
 
-def _device(settings: Settings, torch: Any) -> Finding:
-    text = f"torch {torch.__version__}"
-    if torch.cuda.is_available():
-        free, whole = torch.cuda.mem_get_info()
-        device = torch.cuda.get_device_name()
-        text = f"{text}; {device}, {size(free)} free of {size(whole)}"
+def _device(settings: Settings, torch: Torch) -> Finding:
+    text = f"torch {torch.version}"
+    if gpu := torch.gpu:
+        text = f"{text}; {gpu.name}, {size(gpu.free)} free of {size(gpu.size)}"
         if not settings.use_cuda:
             return warning("model", f"{text}, which USE_CUDA=0 leaves unused", "USE_CUDA=1")
         return ok("model", text)
@@ -71,14 +72,14 @@ def _device(settings: Settings, torch: Any) -> Finding:
     return ok("model", f"{text}; on the CPU, as USE_CUDA=0 says")
 
 
-def _picture(network: Any) -> Finding:
+def _picture(inpainter: Inpainter) -> Finding:
     """Fill a small picture: its hole must change, and nothing outside it."""
     picture = np.random.default_rng(1).integers(96, 160, (128, 128, 3), np.uint8)
     mask = np.zeros((128, 128), np.uint8)
     mask[48:80, 48:80] = 255
     began = time.perf_counter()
     try:
-        (filled,) = network.fill([picture], [mask])
+        (filled,) = inpainter.infer([picture], [mask])
     except Exception as error:
         return problem(
             "model",

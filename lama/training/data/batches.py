@@ -1,7 +1,8 @@
-"""Batches without end, each a pure function of the seed and its number.
+"""An endless sequence of batches, each a pure function of the seed and its number.
 
-So a run that resumes at step n sees what it would have seen. The host decides by lot and draws,
-ahead of time and beside the training; the device scales, flips, tints and makes the masks' pixels.
+So a resumed run sees the batches that it would have seen without the interruption. The host makes
+the random choices and draws pictures, ahead of time and in parallel to the training; the device
+scales, flips, tints and rasterises the masks.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ from lama.training.data.pictures import Crops, Pictures
 
 #: Share of each kind of hole.
 MASK_SHARES: Mapping[str, float] = {
-    "lines": 0.28, "paragraphs": 0.2, "glyphs": 0.28, "strokes": 0.12, "boxes": 0.12,
-}  # fmt: skip
+    "lines": 0.28,
+    "paragraphs": 0.2,
+    "glyphs": 0.28,
+    "strokes": 0.12,
+    "boxes": 0.12,
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What batches are made of."""
+    """The composition of batches."""
 
     #: Pictures in a batch of the smallest crops.
     batch: int
@@ -45,21 +50,21 @@ class Recipe:
     #: Share of each kind of hole.
     masks: tuple[tuple[str, float], ...] = tuple(MASK_SHARES.items())
     crops: Crops = field(default_factory=Crops)
-    #: Share of batches that the bilateral filter is run over.
+    #: Share of batches that are smoothed by the bilateral filter.
     smoothed: float = 0.25
-    #: Share of photographs' crops that stand on their heads; half of all are mirrored.
+    #: Share of photographs' crops that are upside down; half of all are mirrored.
     upended: float = 0.1
-    #: Share of photographs' crops whose rows become columns: with the flips, quarter turns.
+    #: Share of photographs' crops that are transposed: with the flips that gives quarter turns.
     transposed: float = 0.0
 
     def pictures(self, side: int) -> int:
-        """In a batch of crops of this side; fewer of larger ones: a step takes as long for each."""
+        """The pictures in a batch of crops of this side: fewer of larger ones, for equal steps."""
         return max(2, round(self.batch * (min(self.sides) / side) ** 2))
 
 
 @dataclass
 class PicturePlan:
-    """One picture of a batch; as it comes, unless more is said."""
+    """The plan of one picture of a batch; by default it is used unchanged."""
 
     picture: np.ndarray
     hole: HolePlan
@@ -77,7 +82,7 @@ class BatchPlan:
 
 
 def plan_batch(pictures: Pictures, recipe: Recipe, seed: int, step: int) -> BatchPlan:
-    """The host's part of batch number `step`."""
+    """The host's part of the batch with the number `step`."""
     rng = np.random.default_rng([seed, step])
     side = int(recipe.sides[rng.integers(len(recipe.sides))])
     size = (side, side)
@@ -106,28 +111,28 @@ def _plan(rng: Generator, pictures: Pictures, recipe: Recipe, size: tuple[int, i
 
 
 def make_batch(plan: BatchPlan, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The device's part: pictures B×3×H×W in [0, 1] and masks B×1×H×W, 1 in the hole; float32."""
+    """The device's part: pictures B×3×H×W in [0, 1], masks B×1×H×W with 1 in the hole; float32."""
     scaled = []
-    for one in plan.plans:
+    for picture in plan.plans:
         # h, w, 3 bytes -> 1, 3, h, w
-        source = torch.from_numpy(np.ascontiguousarray(one.picture)).to(device)
+        source = torch.from_numpy(np.ascontiguousarray(picture.picture)).to(device)
         source = source.permute(2, 0, 1)[None].float()
         if source.shape[2:] != plan.size:
             how = "bicubic" if source.shape[2] < plan.size[0] else "bilinear"
             source = F.interpolate(source, plan.size, mode=how, antialias=True)
-        if one.mirrored:
+        if picture.mirrored:
             source = source.flip(3)
-        if one.upended:
+        if picture.upended:
             source = source.flip(2)
-        if one.transposed:
+        if picture.transposed:
             source = source.mT
         scaled.append(source)
     images = torch.cat(scaled).div_(255).clamp_(0, 1)
-    images = apply_tints(images, [one.tint for one in plan.plans])
+    images = apply_tints(images, [picture.tint for picture in plan.plans])
     if plan.smoothed:
         images = smooth(images)
-    masks = rasterise([one.hole for one in plan.plans], plan.size, device)
-    # A hole beside the picture, or over nearly all of it, teaches nothing: a box instead.
+    masks = rasterise([picture.hole for picture in plan.plans], plan.size, device)
+    # A hole outside the picture, or over nearly all of it, teaches nothing: it becomes a box.
     share = masks.mean(dim=(1, 2, 3))
     odd = ((share < 0.002) | (share > 0.7)).view(-1, 1, 1, 1)
     box = torch.zeros_like(masks[:1])
@@ -145,10 +150,10 @@ def batches(
     workers: int = 1,
     processes: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches `first`, `first` + 1, …; close it to end what plans them.
+    """Yields batches `first`, `first` + 1, …; close it to stop the planning.
 
-    `workers` threads plan ahead, or as many `processes`: a GPU is faster than threads that share
-    an interpreter with what it is fed by.
+    `workers` threads plan ahead, or processes if `processes` is true: a GPU is faster than threads
+    that share the interpreter with the training.
     """
     plan: Callable[[int], BatchPlan] = partial(plan_batch, pictures, recipe, seed)
     pool: Executor
@@ -172,12 +177,12 @@ def batches(
                 future.cancel()
 
 
-#: What a process of its own plans from.
+#: The pictures and the recipe of a planning process.
 _given: list[tuple[Pictures, Recipe, int]] = []
 
 
 def _begin_process(pictures: Pictures, recipe: Recipe, seed: int) -> None:
-    """In a process that plans batches; a Ctrl-C is for the one that trains."""
+    """Initialises a planning process, which ignores Ctrl-C: the training process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

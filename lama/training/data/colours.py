@@ -1,7 +1,7 @@
-"""What is done to a batch's colours, on the device.
+"""Random changes of a batch's colours, on the device.
 
-Without random tints a network that has seen few pictures fills with grey: the folder's average
-hue is all it knows. With them it has to read the colour off the picture.
+Without random tints a network that has seen few pictures fills with grey, the average hue of its
+folder. With them it must take the colour from the picture.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tint:
 
 
 def random_tint(rng: Generator) -> Tint:
-    """One in three: none. Else hue turned, saturation scaled, light and contrast shifted."""
+    """A random tint: none in a third of cases, else of hue, saturation, light and contrast."""
     if rng.random() < 0.33:
         return Tint.none()
     turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.6 else rng.normal(0, 0.15)
@@ -50,7 +50,7 @@ def random_tint(rng: Generator) -> Tint:
 
 
 def apply_tints(images: Tensor, tints: list[Tint]) -> Tensor:
-    """B×3×H×W in [0, 1] to the same."""
+    """Applies a tint to each picture: B×3×H×W in [0, 1]."""
     device = images.device
     matrices = torch.from_numpy(np.stack([tint.matrix for tint in tints])).float().to(device)
     shifts = torch.from_numpy(np.stack([tint.shift for tint in tints])).float().to(device)
@@ -62,6 +62,6 @@ def apply_tints(images: Tensor, tints: list[Tint]) -> Tensor:
 
 def smooth(images: Tensor) -> Tensor:
     """The pipeline's bilateral filter: flattens noise, keeps edges. B×3×H×W in [0, 1]."""
-    # A few pictures at a time: the filter unfolds each into 25.
+    # A few pictures at a time, as the filter makes 25 copies of each.
     parts = [bilateral_blur(some, (5, 5), 0.08, (1.5, 1.5)) for some in torch.split(images, 4)]
     return torch.cat(parts).clamp(0, 1)

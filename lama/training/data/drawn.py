@@ -1,4 +1,4 @@
-"""Pictures without end that nobody has to collect: the grounds that text is printed on.
+"""Draws an endless supply of pictures: the grounds that text is printed on.
 
 Every function takes the random generator first and a size (height, width) in pixels and returns
 RGB uint8 H×W×3; the same generator state gives the same picture.
@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 
 def colour(rng: Generator) -> np.ndarray:
-    """float64 RGB 0 to 255. Shops' pages are mostly white, black and grey."""
+    """A random colour, float64 RGB 0 to 255: mostly white, black or grey, as on pages of shops."""
     kind = rng.random()
     if kind < 0.2:
         return np.full(3, 255.0)
@@ -32,7 +32,7 @@ def colour(rng: Generator) -> np.ndarray:
 
 
 def near(rng: Generator, base: np.ndarray, spread: float = 40) -> np.ndarray:
-    """A colour of about `base`."""
+    """A colour close to `base`."""
     about: np.ndarray = np.clip(base + rng.normal(0, spread, 3) * rng.choice([0.3, 1]), 0, 255)
     return about
 
@@ -57,9 +57,9 @@ def flat(rng: Generator, size: Size) -> np.ndarray:
 
 
 def gradient(rng: Generator, size: Size) -> np.ndarray:
-    """Linear or radial, between two colours."""
-    one = colour(rng)
-    other = near(rng, one, 70) if rng.random() < 0.7 else colour(rng)
+    """A linear or radial gradient between two colours."""
+    first = colour(rng)
+    second = near(rng, first, 70) if rng.random() < 0.7 else colour(rng)
     if rng.random() < 0.7:
         way = _axis(rng, size)
     else:
@@ -67,7 +67,7 @@ def gradient(rng: Generator, size: Size) -> np.ndarray:
         y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
         way = np.hypot(x - centre[1], y - centre[0])
     way = (way - way.min()) / max(float(np.ptp(way)), 1.0)
-    return _mix(np.clip(way * rng.uniform(0.8, 1.5), 0, 1), one, other)
+    return _mix(np.clip(way * rng.uniform(0.8, 1.5), 0, 1), first, second)
 
 
 def clouds(rng: Generator, size: Size) -> np.ndarray:
@@ -77,14 +77,14 @@ def clouds(rng: Generator, size: Size) -> np.ndarray:
         cells = rng.normal(0, 1, (2 + 3 * 2**octave,) * 2).astype(np.float32)
         grown = cv2.resize(cells, size[::-1], interpolation=cv2.INTER_CUBIC)
         total = total + grown / 1.7**octave
-    one = colour(rng)
-    return _mix(1 / (1 + np.exp(-total)), one, near(rng, one, 80))
+    first = colour(rng)
+    return _mix(1 / (1 + np.exp(-total)), first, near(rng, first, 80))
 
 
 def stripes(rng: Generator, size: Size) -> np.ndarray:
     """Parallel lines or a lattice, hard or soft."""
-    one = colour(rng)
-    other = near(rng, one, 60) if rng.random() < 0.6 else colour(rng)
+    first = colour(rng)
+    second = near(rng, first, 60) if rng.random() < 0.6 else colour(rng)
     period, duty = rng.uniform(4, 48), rng.uniform(-0.8, 0.8)
     soft = rng.choice([0.3, 4.0])
     angle = rng.choice([0, math.pi / 2, math.pi / 4, rng.uniform(0, math.pi)])
@@ -92,7 +92,7 @@ def stripes(rng: Generator, size: Size) -> np.ndarray:
     if rng.random() < 0.4:
         across = np.sin(_axis(rng, size, angle + math.pi / 2) * (2 * math.pi / period)) - duty
         wave = np.maximum(wave, across) if rng.random() < 0.5 else wave * across
-    return _mix(np.clip(0.5 + wave * period / (2 * math.pi * soft), 0, 1), one, other)
+    return _mix(np.clip(0.5 + wave * period / (2 * math.pi * soft), 0, 1), first, second)
 
 
 def halftone(rng: Generator, size: Size) -> np.ndarray:
@@ -112,7 +112,7 @@ def halftone(rng: Generator, size: Size) -> np.ndarray:
 
 
 def ground(rng: Generator, size: Size) -> np.ndarray:
-    """Any of the above; flat ones most."""
+    """A random ground of the kinds above, most often a flat one."""
     return _GROUNDS[int(rng.choice(len(_GROUNDS), p=_SHARES))](rng, size)
 
 
@@ -122,7 +122,7 @@ _SHARES = (0.36, 0.26, 0.14, 0.12, 0.12)
 
 
 def shapes(rng: Generator, size: Size) -> np.ndarray:
-    """A ground with discs, polygons and lines on it: hard edges to be continued."""
+    """A ground with discs, polygons and lines on it: hard edges that must be continued."""
     picture = ground(rng, size)
     for _ in range(rng.integers(1, 7)):
         ink = tuple(map(float, colour(rng)))

@@ -1,9 +1,9 @@
 """Holes as the pipeline makes them: text lines, glyphs, and LaMa's strokes and boxes.
 
-What a hole is made of is drawn by lot on the host, a few numbers each; the pixels are made on the
-device by `rasterise`. One primitive serves for all but glyphs: a convex quadrilateral grown by a
-radius. A text line is one, grown by its margin; a box one that isn't grown; a piece of a stroke
-one without area, grown by half the stroke's width.
+The host chooses the shapes of a hole at random, a few numbers each; `rasterise` makes the pixels on
+the device. Except for glyphs there is a single primitive: a convex quadrilateral grown by a radius.
+A text line is grown by its margin, a box is not grown, and a piece of a stroke is a quadrilateral
+without area that is grown by half the stroke's width.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from lama.training.data.text import Slot, glyph_ink, line_slots, paragraph_slots
 
 #: Margins around a text line, pixels: the pipeline's is 1.
 _MARGINS = (1, 1, 1, 2, 3, 5)
-#: Pixels that letters are dilated by, most often as many as in the evaluation.
+#: Pixels that letters are dilated by, most often the number of the evaluation.
 _DILATIONS = (1, 2, 2, 2, 3, 5)
 
 
 @dataclass
 class HolePlan:
-    """What one picture's hole is made of."""
+    """The shapes of one picture's hole."""
 
     #: float32 4×2 each: (x, y) of the corners in order, convex. Pixels.
     corners: list[np.ndarray] = field(default_factory=list)
-    #: Radius that the quadrilateral of the same index is grown by, pixels.
+    #: The radius in pixels that each quadrilateral is grown by.
     grown: list[float] = field(default_factory=list)
-    #: uint8 H×W: ink; above half counts. None where there are no glyphs.
+    #: uint8 H×W: ink, which counts above one half. None without glyphs.
     ink: np.ndarray | None = None
-    #: Pixels, in each direction, that the ink is dilated by.
+    #: Pixels that the ink is dilated by in each direction.
     dilated: int = 0
 
     def add(self, corners: np.ndarray, grown: float) -> None:
@@ -107,7 +107,7 @@ def rasterise(plans: Sequence[HolePlan], size: tuple[int, int], device: torch.de
 
 
 def _add_one_by_one(mask: Tensor, plans: Sequence[HolePlan]) -> None:
-    """Each shape within its own bounds: most are small. `mask` is bool B×1×H×W."""
+    """Rasterises each shape within its own bounds, as most are small. `mask` is bool B×1×H×W."""
     height, width = mask.shape[2:]
     rows, columns = torch.arange(height).float(), torch.arange(width).float()
     for hole, plan in zip(mask, plans, strict=True):
@@ -120,11 +120,11 @@ def _add_one_by_one(mask: Tensor, plans: Sequence[HolePlan]) -> None:
 
 
 def _add_all_at_once(mask: Tensor, plans: Sequence[HolePlan]) -> None:
-    """The k-th shape of all pictures together: few kernels, however large the batch."""
+    """Rasterises the k-th shapes of all pictures together: few kernels for batches of any size."""
     device = mask.device
     rows, columns = (torch.arange(side, device=device).float() for side in mask.shape[2:])
     most = max((len(plan.corners) for plan in plans), default=0)
-    # A shape that isn't there is a point far outside.
+    # A missing shape is a point far outside.
     corners = np.full((len(plans), most, 4, 2), -1e4, np.float32)
     radii = np.zeros((len(plans), most), np.float32)
     for index, plan in enumerate(plans):
@@ -156,7 +156,7 @@ def _bounds(
 
 
 def _covered(corners: Tensor, grown: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Which pixel centres lie in a quadrilateral, or within `grown` of one of its edges.
+    """The pixel centres in a quadrilateral, or within `grown` of one of its edges.
 
     `corners` B×4×2, `grown` B, `rows` H and `columns` W: coordinates. Returns bool B×H×W.
     """
@@ -174,7 +174,7 @@ def _covered(corners: Tensor, grown: Tensor, rows: Tensor, columns: Tensor) -> T
         near = torch.minimum(near, (px - along * dx).square() + (py - along * dy).square())
         side = dx * py - dy * px
         left, right = left & (side >= 0), right & (side <= 0)
-    # One without area has every point of its own line on both sides. B, 2 each: the diagonals
-    one, other = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
-    area = (one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]).abs()[:, None, None]
+    # A quadrilateral without area has every point of its line on both sides. B, 2 each: diagonals
+    first, second = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
+    area = (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]).abs()[:, None, None]
     return ((left | right) & (area > 1e-3)) | (near <= grown[:, None, None].square())

@@ -1,8 +1,8 @@
-"""Drawn pages: comic panels, ruled tables, product pages; with the places where text belongs.
+"""Draws pages: comic panels, ruled tables and product pages, with the places for text.
 
 Each function returns RGB uint8 H×W×3 without the text, and the slots that text would fill: the
 network learns what is under text, so no text is ever in a hole. `photograph` gives an H×W×3
-picture of the size asked for.
+picture of a requested size.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def table(rng: Generator, size: Size, photograph: Photograph) -> Page:
 
 
 def product_page(rng: Generator, size: Size, photograph: Photograph) -> Page:
-    """Banners under each other: flat ones with centred text, photographs with text over them."""
+    """Stacked banners: flat ones with centred text, photographs with text over them."""
     picture = _plain(colour(rng), size)
     slots: list[Slot] = []
     top = -int(rng.integers(0, 40))
@@ -103,7 +103,7 @@ def product_page(rng: Generator, size: Size, photograph: Photograph) -> Page:
 
 
 def page(rng: Generator, size: Size, photograph: Photograph) -> Page:
-    """Any drawn picture. Part of its text is written; the slots of that aren't returned."""
+    """A random drawn picture. Part of its text is written, and has no slots in the result."""
     kind = rng.random()
     if kind < 0.2:
         return ground(rng, size), []
@@ -146,7 +146,7 @@ def _inset(rng: Generator, banner: np.ndarray, photograph: Photograph) -> None:
 
 
 def _block(rng: Generator, x: float, y: float, width: float, height: float) -> list[Slot]:
-    """Centred lines that fill a block of this size about (x, y): the first may be a headline."""
+    """Centred lines that fill a block of this size around (x, y); the first may be a headline."""
     line = float(np.clip(rng.uniform(9, 40), 6, max(6, height)))
     step = line * rng.uniform(1.2, 1.8)
     count = int(np.clip(height / step, 1, 5))
@@ -162,7 +162,7 @@ def _block(rng: Generator, x: float, y: float, width: float, height: float) -> l
 
 
 def _cells(rng: Generator, size: Size, depth: int) -> list[tuple[int, int, int, int]]:
-    """(top, bottom, left, right) of a picture cut in two again and again."""
+    """(top, bottom, left, right) of the parts of a picture that is cut in two repeatedly."""
     cells = [(0, size[0], 0, size[1])]
     for _ in range(depth):
         cut = []

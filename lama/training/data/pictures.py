@@ -1,4 +1,4 @@
-"""A folder of pictures: decoded once where memory allows, cropped at many scales."""
+"""The pictures of a folder: decoded once if memory allows, and cropped at many scales."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
-#: Longer sides are shrunk to this when read: finer detail than a text hole needs.
+#: Longer sides are shrunk to this when a picture is read; a hole of text needs no finer detail.
 LARGEST_SIDE = 1536
 
-#: Bytes of decoded pictures that are kept; beyond, a picture is decoded at each use.
+#: Bytes of decoded pictures that are kept; the others are decoded at each use.
 _KEPT = 4 << 30
 
 
 def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """All pictures below a folder, in order of their names. ValueError if there are none."""
+    """All pictures below a folder, sorted by name. Raises ValueError if there are none."""
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; a folder of pictures is needed")
@@ -34,7 +34,7 @@ def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_picture(path: Path) -> np.ndarray | None:
-    """RGB uint8 H×W×3, its longer side at most LARGEST_SIDE; None for what is no picture."""
+    """RGB uint8 H×W×3 with sides of at most LARGEST_SIDE; None for a file that is no picture."""
     data = np.fromfile(path, np.uint8)
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if decoded is None:
@@ -47,16 +47,16 @@ def read_picture(path: Path) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Crops:
-    """What crops of pictures are like."""
+    """The properties of crops."""
 
-    #: Sides of a crop over those of what it is scaled to, at least and at most: below 1 it is
-    #: enlarged. A picture as it came is softer than one that was shrunk, and is filled as it is.
+    #: The least and the greatest ratio of a crop's sides to the sides that it is scaled to; below 1
+    #: it is enlarged. In use pictures are not shrunk, and so are softer than shrunk crops.
     scales: tuple[float, float] = (0.35, 1.6)
-    #: Share of crops that have the most detail of three.
+    #: Share of crops that are the most detailed of three candidates.
     busiest: float = 0.25
-    #: Share of crops that stand at an angle of up to an eighth of a turn.
+    #: Share of crops that are rotated by up to an eighth of a turn.
     turned: float = 0.0
-    #: How many times as long one side may become as the other was.
+    #: The most that one side may be stretched relative to the other.
     stretched: float = 1.0
 
 
@@ -75,7 +75,7 @@ class Pictures:
         return len(self._files)
 
     def share(self, count: int) -> Pictures:
-        """The same pictures, none of them decoded yet, for one of `count` processes."""
+        """The same pictures, not decoded yet, for one of `count` processes."""
         return Pictures(self._files, self._crops, self._kept // count)
 
     def picture(self, index: int) -> np.ndarray:
@@ -92,10 +92,10 @@ class Pictures:
         return decoded
 
     def crop(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
-        """uint8 h×w×3 to be scaled to `size` by whoever needs it: of its proportions, or stretched.
+        """A crop, uint8 h×w×3, that the caller scales to `size`; it may be stretched by that.
 
-        Its sides are those of `size` times one of the scales, as far as the picture reaches. Of
-        three places, the one with most detail may be taken: shops' pictures are mostly white.
+        Its sides are those of `size` times a random scale, as far as the picture reaches. It may be
+        the most detailed of three candidates, as pictures of shops are mostly white.
         """
         picture = self.picture(int(rng.integers(len(self._files))))
         scale = float(np.exp(rng.uniform(*np.log(self._crops.scales))))
@@ -103,7 +103,7 @@ class Pictures:
         if self._crops.stretched > 1:
             stretch = rng.uniform(-0.5, 0.5) * np.log(self._crops.stretched)
         if self._crops.turned and rng.random() < self._crops.turned:
-            angle = rng.uniform(-np.pi / 4, np.pi / 4)  # quarter turns are the batch's
+            angle = rng.uniform(-np.pi / 4, np.pi / 4)  # a batch has quarter turns already
         high, wide = size[0] * scale * np.exp(stretch), size[1] * scale * np.exp(-stretch)
         sin, cos = abs(np.sin(angle)), np.cos(angle)
         # The upright window around it.
@@ -126,7 +126,7 @@ class Pictures:
         return _turned(window, angle, (max(1, round(high * fit)), max(1, round(wide * fit))))
 
     def photograph(self, rng: Generator, size: tuple[int, int]) -> np.ndarray:
-        """A crop that has `size`."""
+        """The crop, scaled to `size`."""
         crop = self.crop(rng, size)
         enlarged = crop.shape[0] < size[0]
         how = cv2.INTER_CUBIC if enlarged else cv2.INTER_AREA
@@ -134,13 +134,16 @@ class Pictures:
 
 
 def _turned(window: np.ndarray, angle: float, size: tuple[int, int]) -> np.ndarray:
-    """The rectangle of `size` in the middle of a picture, that stands at `angle` (radians)."""
+    """The rectangle of `size` in the middle of a picture, rotated by `angle` (radians)."""
     sin, cos = np.sin(angle), np.cos(angle)
     middle = np.array([window.shape[1] - 1, window.shape[0] - 1]) / 2
     # x, y of the rectangle to x, y of the window
     turn = np.array([[cos, -sin], [sin, cos]])
     shift = middle - turn @ (np.array([size[1] - 1, size[0] - 1]) / 2)
     return cv2.warpAffine(
-        window, np.column_stack([turn, shift]), size[::-1],
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
-    )  # fmt: skip
+        window,
+        np.column_stack([turn, shift]),
+        size[::-1],
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )

@@ -1,4 +1,4 @@
-"""Places where text stands, and the ink of random text in such a place."""
+"""Slots for lines of text, and the ink of random text in them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def line_slots(rng: Generator, size: tuple[int, int]) -> list[Slot]:
 
 
 def paragraph_slots(rng: Generator, size: tuple[int, int]) -> list[Slot]:
-    """Two to six lines under each other, aligned left or centred, all turned alike."""
+    """Two to six stacked lines, aligned left or centred, at the same angle."""
     height, width = size
     line = min(_line_height(rng, size), height / 6)
     step = line * rng.uniform(1.15, 1.9)
@@ -64,7 +64,7 @@ def paragraph_slots(rng: Generator, size: tuple[int, int]) -> list[Slot]:
 
 
 def _line_height(rng: Generator, size: tuple[int, int]) -> float:
-    """Most lines are small; measured in pixels, whatever the picture's scale."""
+    """The height of a line in pixels, at any scale of the picture; most lines are small."""
     return float(np.exp(rng.uniform(math.log(8), math.log(max(12, min(64, min(size) / 3))))))
 
 
@@ -85,7 +85,7 @@ def glyph_ink(rng: Generator, slots: list[Slot], size: tuple[int, int]) -> np.nd
     for slot in slots:
         sprite = _sprite(rng, slot, bold, chinese)
         target = slot.corners()
-        # Pixel centres of the sprite's first and last pixels, to the ends of the slot.
+        # The centres of the sprite's outermost pixels go to the ends of the slot.
         height, width = sprite.shape
         source = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5]])
         matrix = cv2.getAffineTransform(source.astype(np.float32), target[:3])
@@ -108,7 +108,7 @@ def _paste(canvas: np.ndarray, sprite: np.ndarray, matrix: np.ndarray, corners: 
 
 
 def _sprite(rng: Generator, slot: Slot, weight: int, chinese: bool) -> np.ndarray:
-    """uint8 h×w: a string of about the slot's proportions, cut to its ink."""
+    """uint8 h×w: a string with roughly the slot's proportions, cropped to its ink."""
     alphabet = _CJK if chinese else _LATIN
     count = max(1, round(slot.width / slot.height * (1.0 if chinese else 1.7)))
     letters = [alphabet[i] for i in rng.integers(0, len(alphabet), min(count, 60))]

@@ -7,8 +7,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.admin import device
-from core.admin.metrics import Metrics
+from core.admin.metrics import DEVICE_MEMORY, Metrics
 from core.admin.sampler import Sampler
 from core.config import Settings
 from core.network import LaMa
@@ -18,7 +17,7 @@ from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Kind, Pipeline, page
 from harness.workers import StartWorker
-from lama.bin.inference import engine_of
+from lama.devices import device_memory
 from tests.core.support import MODEL
 
 KINDS: tuple[Kind, ...] = ("long", "short")
@@ -123,7 +122,7 @@ def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     )
     network = LaMa(settings)
     assert network.half_fallbacks == 0
-    engine_of(network._model, "cpu", network.precision.dtype).half_fallbacks = 3
+    network.inpainter.engine.half_fallbacks = 3
     watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
     text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
     assert "inpainting_half_precision_fallbacks_total 3.0" in text
@@ -146,7 +145,7 @@ class FakeCuda:
 
 def test_memory_of_a_gpu_is_told_only_where_one_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    assert device.device_memory() == {}
+    assert device_memory() == {}
     monkeypatch.setitem(__import__("sys").modules, "torch", type("Torch", (), {"cuda": FakeCuda}))
-    assert device.device_memory() == {"allocated": 5, "reserved": 5, "size": 9}
-    assert set(device.device_memory()) == set(device.DEVICE_MEMORY)
+    assert device_memory() == {"allocated": 5, "reserved": 5, "size": 9}
+    assert set(device_memory()) == set(DEVICE_MEMORY)

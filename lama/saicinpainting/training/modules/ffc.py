@@ -4,10 +4,10 @@ Suvorov et al., "Resolution-robust Large Mask Inpainting with Fourier Convolutio
 arXiv 2109.07161, and Chi, Jiang, Mu, "Fast Fourier Convolution", NeurIPS 2020.
 Module and parameter names are those of the published checkpoints.
 
-A feature map travels as a pair (local, global): the channels that ordinary convolutions see,
-and those that the Fourier unit sees, whose receptive field is the whole picture. A part that a
-layer doesn't have is None. Every tensor is B×C×H×W and float32; under autocast, the Fourier units
-and the sum over the residual blocks still are.
+A feature map is a pair (local, global): the channels for ordinary convolutions, and those for the
+Fourier unit, whose receptive field is the whole picture. A part that a layer does not have is None.
+Every tensor is B×C×H×W and float32; under autocast, the Fourier units and the sum over the residual
+blocks still are.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Pair = tuple[Tensor, Tensor | None]
 
 
 def inverse(spectrum: Tensor, size: tuple[int, int], dim: tuple[int, int] = (-2, -1)) -> Tensor:
-    """irfft2 with norm="ortho", of what need not be the spectrum of real numbers.
+    """irfft2 with norm="ortho", also for input that is not the spectrum of real numbers.
 
-    Behind a convolution and a ReLU the frequencies that are their own opposites along W aren't real
-    any more after the step along H. By definition their imaginary parts count for nothing, but
-    cuFFT adds them in at some sizes (pytorch issues 104867 and 154496); 128×128 is one.
+    Behind a convolution and a ReLU, the frequencies that are their own opposites along W are no
+    longer real after the step along H. By definition their imaginary parts are ignored, but cuFFT
+    adds them in at some sizes, such as 128×128 (pytorch issues 104867 and 154496).
     """
     if not spectrum.is_cuda:
-        # The size is named because an odd width can't be told from half a spectrum.
+        # Half a spectrum does not show whether the width is odd, so the size is passed.
         return torch.fft.irfft2(spectrum, s=size, dim=dim, norm="ortho")  # type: ignore[no-any-return]
     rows = _with_real_ends(torch.fft.ifft(spectrum, dim=dim[0], norm="ortho"), size[1], dim[1])
     return torch.fft.irfft(rows, n=size[1], dim=dim[1], norm="ortho")  # type: ignore[no-any-return]
 
 
 def _with_real_ends(rows: Tensor, width: int, dim: int) -> Tensor:
-    """Without the imaginary parts of the frequencies 0 and, of an even width, W/2."""
+    """The spectrum without the imaginary parts of the frequencies 0 and, for an even width, W/2."""
     kept = torch.ones(rows.shape[dim], device=rows.device)
-    # One by one: a list of them would be copied to the GPU, which a recording doesn't allow.
+    # Separately: a list of indices would be copied to the GPU, which a recording does not allow.
     kept[0] = 0
     if width % 2 == 0:
         kept[-1] = 0
@@ -50,8 +50,8 @@ def _with_real_ends(rows: Tensor, width: int, dim: int) -> Tensor:
 class FourierUnit(nn.Module):
     """Convolution in the frequency domain (FFC section 3.2; LaMa section 2.1, steps a to c).
 
-    Takes and returns B×C×H×W. The arithmetic is float32 whatever comes in: the lowest frequency
-    of an H×W map grows with sqrt(H·W) and leaves float16's range.
+    Takes and returns B×C×H×W of any dtype, and computes in float32: the lowest frequency of an H×W
+    map grows with sqrt(H·W) and exceeds float16's range.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -63,7 +63,7 @@ class FourierUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        # B, C, H, W//2+1 complex: a real signal's spectrum is symmetric, one half says it all
+        # B, C, H, W//2+1 complex: a real signal's spectrum is symmetric, so one half suffices
         spectrum = torch.fft.rfft2(x.float(), norm="ortho")
         # B, C, H, W//2+1, (re, im) -> B, C, (re, im), H, W//2+1
         parts = torch.view_as_real(spectrum).permute(0, 1, 4, 2, 3)
@@ -103,8 +103,8 @@ class FFC(nn.Module):
     """Fast Fourier convolution (FFC eq. 2 and 3; LaMa fig. 2).
 
     local' = l2l(local) + g2l(global); global' = l2g(local) + spectral(global). `ratio_gin` and
-    `ratio_gout` in [0, 1) are the shares of global channels that come in and go out. There is
-    no strided global input: no published network has one.
+    `ratio_gout` in [0, 1) are the shares of global channels in the input and the output. A strided
+    global input is not supported: no published network has one.
     """
 
     def __init__(
@@ -200,11 +200,11 @@ class ConcatTupleLayer(nn.Module):
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What makes one generator differ from another."""
+    """The parameters of a generator."""
 
-    #: Channels that come in: red, green, blue, mask.
+    #: Input channels: red, green, blue, mask.
     input_nc: int = 4
-    #: Channels that go out: red, green, blue.
+    #: Output channels: red, green, blue.
     output_nc: int = 3
     #: Channels behind the stem; each downsampling doubles them.
     ngf: int = 64
@@ -214,7 +214,7 @@ class GeneratorConfig:
     n_blocks: int = 9
     #: Share of global channels in the residual blocks, above 0 and below 1.
     ratio: float = 0.75
-    #: No layer has more channels than this.
+    #: The most channels of a layer.
     max_features: int = 1024
 
 
@@ -222,8 +222,7 @@ class FFCResNetGenerator(nn.Module):
     """Stem, downsamplings, residual FFC blocks, upsamplings (LaMa section 2.1 and appendix).
 
     B×input_nc×H×W to B×output_nc×H×W in [0, 1], same dtype. H and W are multiples of
-    2**n_downsampling and at least twice that, or the reflections at the border have too little
-    to reflect.
+    2**n_downsampling and at least twice that; less cannot be reflected at the border.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -238,7 +237,7 @@ class FFCResNetGenerator(nn.Module):
             FFC_BN_ACT(config.input_nc, config.ngf, 7, 0, 0),
         ]
         for i in range(config.n_downsampling):
-            # Only the last one parts the channels: the blocks behind it want a pair.
+            # Only the last one splits the channels: the blocks behind it need a pair.
             ratio_gout = config.ratio if i == config.n_downsampling - 1 else 0
             layers.append(FFC_BN_ACT(width(i), width(i + 1), 3, 0, ratio_gout, stride=2, padding=1))
         for _ in range(config.n_blocks):

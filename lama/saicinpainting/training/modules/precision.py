@@ -1,4 +1,4 @@
-"""What precision the hardware multiplies in."""
+"""The precisions that the hardware multiplies in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @lru_cache(maxsize=1)
 def _cpu_flags() -> frozenset[str]:
-    """The processor's feature flags; empty where the system doesn't tell."""
+    """The processor's feature flags; empty where the system does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -26,9 +26,9 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def half_dtype(device: str | torch.device) -> torch.dtype:
-    """Half precision of a device: float16 on CUDA, bfloat16 on a CPU with units for it.
+    """The half precision of a device: float16 on CUDA, bfloat16 on a CPU with units for it.
 
-    float32 where there is none. Whether it is the faster one, `lama.engine.precision` says.
+    float32 where there is none. `lama.engine.precision` decides whether it is faster.
     """
     kind = torch.device(device).type
     if kind == "cuda":
@@ -39,7 +39,7 @@ def half_dtype(device: str | torch.device) -> torch.dtype:
     return torch.float32
 
 
-#: The switches are the whole process's: how many are inside, and what was before the first.
+#: The switches belong to the process: how many threads are inside, and the values before the first.
 _exact = threading.Lock()
 _inside = 0
 _before: list[str] = []
@@ -47,9 +47,9 @@ _before: list[str] = []
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Inside, CUDA's float32 convolutions and products are float32, not TF32 with its 10 bits.
+    """A context in which CUDA computes float32 as float32, and not as TF32 with its 10 bits.
 
-    Threads may be inside together; it is as before when the last one is out.
+    Several threads may be inside; the last one to leave restores the values before.
     """
     global _inside, _before
     switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]

@@ -1,4 +1,9 @@
-"""Puts a generator and its weights together."""
+"""`InpaintingModel` and its loader.
+
+The folders `training/trainers` and `training/modules` are named as in the original project, whose
+import paths must work: `load_checkpoint` is needed for every inference. Training is in
+`lama.training`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,7 @@ __all__ = [
 
 
 class InpaintingModel(nn.Module):
-    """The generator with what goes in front of it and behind it, in float32. Inference only."""
+    """A generator with its pre- and postprocessing, in float32, for inference only."""
 
     def __init__(self, generator: FFCResNetGenerator) -> None:
         super().__init__()
@@ -36,7 +41,7 @@ class InpaintingModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, image: Tensor, mask: Tensor) -> Tensor:
-        """What the generator paints, B×3×H×W float32 in [0, 1], inside the hole and outside.
+        """The generator's output, B×3×H×W float32 in [0, 1], inside and outside the hole.
 
         `image` is B×3×H×W in [0, 1], `mask` B×1×H×W with 1 in the hole, both float32; H and W are
         multiples of 8, at least 16. `lama.engine` computes the same faster.
@@ -69,7 +74,7 @@ def load_checkpoint(
     `strict=False` ignores surplus keys; missing ones are an error either way. Raises
     CheckpointError: ConfigError for the config, MismatchError where the two files disagree.
     """
-    # Without storage: the tensors of the file become the parameters, nothing is initialised.
+    # Without storage: the file's tensors become the parameters, so nothing is initialised.
     with torch.device("meta"):
         generator = FFCResNetGenerator(generator_config(train_config))
     state = read_generator_state(path)
@@ -83,7 +88,7 @@ def load_checkpoint(
 
 
 def _disagreement(generator: FFCResNetGenerator, state: Mapping[str, Tensor], strict: bool) -> str:
-    """What differs between config and file, in one line; empty if nothing does."""
+    """The differences between config and file, in one line; empty if there are none."""
     config = generator.config
     blocks = sum(key.endswith(".conv1.ffc.convl2l.weight") for key in state)
     ngf = len(state[STEM]) if state[STEM].ndim else 0

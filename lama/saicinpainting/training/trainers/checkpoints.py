@@ -1,8 +1,8 @@
-"""Reads a generator's weights out of every container they are published in.
+"""Reads a generator's weights from every container that they are published in.
 
 A checkpoint is untrusted input. Each pickle is read twice: first its opcodes only, for the names
-it would import, then by torch's restricted unpickler, in which every name outside torch stands for
-a class of this file that does nothing. TorchScript's code is never loaded.
+it would import, then by torch's restricted unpickler, in which every name outside torch is replaced
+by a class of this file that does nothing. TorchScript's code is never loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, UnsafeCheckpointError
 
-#: The first weight of every generator; what stands in front of it is the container's prefix.
+#: The first weight of every generator; the text in front of it is the container's prefix.
 STEM = "model.1.ffc.convl2l.weight"
 
 #: Wrappers around a generator, in any combination: DataParallel, GAN code, trainers, exporters.
@@ -51,7 +51,7 @@ _TENSOR_GLOBALS = {
 
 
 class StandIn:
-    """Takes the place of any foreign class: keeps the state that the pickle gives it."""
+    """The stand-in for any foreign class: it keeps the state that the pickle gives it."""
 
     def __init__(self, *args: object) -> None:
         self.state: object = None
@@ -61,16 +61,16 @@ class StandIn:
 
 
 def _empty_dict(*args: object) -> dict[Any, Any]:
-    """For defaultdict, whatever its factory: the restricted unpickler fills plain dicts only."""
+    """A plain dict for any defaultdict, as the restricted unpickler fills nothing else."""
     return {}
 
 
 def _first_argument(value: object, *others: object) -> object:
-    """For TorchScript's functions that wrap a list to remember the type of its items."""
+    """The stand-in for TorchScript's functions that wrap a list to remember its items' type."""
     return value
 
 
-#: Names in Lightning and TorchScript files, and what they become.
+#: Names in Lightning and TorchScript files, and their stand-ins.
 _STAND_INS: dict[str, Any] = {
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": StandIn,
     "omegaconf.base.Metadata": StandIn,
@@ -95,9 +95,9 @@ def read_generator_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The generator's state dict under canonical keys (`model.1.ffc.convl2l.weight`, …), on CPU.
 
     Weights become float32, `num_batches_tracked` int64. Lightning and TorchScript files hold more
-    than a generator, the rest is left out; of the other containers every key is returned.
+    than a generator, and the rest is left out; of the other containers every key is returned.
     Raises CheckpointError, one line, where the file is damaged, foreign or holds no generator, and
-    UnsafeCheckpointError where it names anything to import that weights don't need.
+    UnsafeCheckpointError where it names an import that weights do not need.
     """
     path = Path(path)
     try:
@@ -188,7 +188,7 @@ def _read_archive(path: Path) -> tuple[Mapping[Any, Any], bool]:
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], file_size: int) -> None:
-    """Refuses what would unpack to more than the file holds, or read differently elsewhere."""
+    """Refuses a zip that unpacks to more than the file holds, or that can be read in two ways."""
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise UnsafeCheckpointError(
@@ -231,7 +231,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _unpickle(source: Path | IO[bytes], names: Iterable[str]) -> object:
-    """torch.load in its restricted mode, with stand-ins under the foreign ones of `names`."""
+    """torch.load in its restricted mode, with stand-ins for the foreign ones of `names`."""
     # A path is mapped, so that optimizer and discriminator are never read from disk.
     mmap = isinstance(source, Path)
     replaced: list[Any] = [
@@ -241,12 +241,12 @@ def _unpickle(source: Path | IO[bytes], names: Iterable[str]) -> object:
         with torch.serialization.safe_globals(replaced):
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        # A damaged pickle can fail in any way; none of them is worth a traceback to the user.
+        # A damaged pickle can fail in any way; a traceback would not help the user.
         raise _damaged(error) from error
 
 
 def _from_object(loaded: object) -> tuple[Mapping[Any, Any], bool]:
-    """Tells torch.save's containers apart by their keys."""
+    """The tensors in a container of torch.save, which its keys identify."""
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"holds {_a(loaded)}, not a state dict")
     if "str_state_dict" in loaded:
@@ -299,7 +299,7 @@ def _canonical(container: tuple[Mapping[Any, Any], bool]) -> dict[str, Tensor]:
 
 
 def _normalised(key: str, tensor: Tensor) -> Tensor:
-    """Float32 (counters int64) in memory of its own; refuses what can't be a weight."""
+    """A weight as float32 (counters int64) in its own memory; refuses other values."""
     tensor = tensor.detach()
     if key.endswith("num_batches_tracked"):
         return tensor.to(torch.int64, copy=True)

@@ -1,4 +1,4 @@
-"""The training config: of all that it holds, the `generator` section says what to build."""
+"""Reads the training config, of which only the section `generator` matters for inference."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ..modules.ffc import GeneratorConfig
 from .errors import ConfigError
 
-#: Bytes. A training config has a few thousand.
+#: The most bytes of a training config, which has a few thousand.
 _LARGEST_CONFIG = 1 << 20
 
-#: Settings of which one value exists here; also the value where a config leaves it out.
+#: Settings with only one supported value, which is also the default.
 _ONLY: dict[str, Any] = {
     "kind": "ffc_resnet",
     "add_out_act": "sigmoid",
@@ -26,7 +26,7 @@ _ONLY: dict[str, Any] = {
     "output_nc": 3,
 }
 
-#: Whole numbers: the default and the range.
+#: Whole numbers: their default and range.
 _WHOLE = {
     "ngf": (64, 1, 1024),
     "n_downsampling": (3, 1, 6),
@@ -34,7 +34,7 @@ _WHOLE = {
     "max_features": (1024, 1, 65536),
 }
 
-#: Keyword arguments of a group of convolutions: the ratios that it may have.
+#: The keyword arguments of a group of convolutions, and the ratios that it may have.
 _CONVOLUTIONS = ("init_conv_kwargs", "downsample_conv_kwargs", "resnet_conv_kwargs")
 
 
@@ -65,7 +65,10 @@ def load_train_config(path: str | os.PathLike[str]) -> DictConfig:
 
 
 def generator_config(train_config: DictConfig | Mapping[str, Any]) -> GeneratorConfig:
-    """What to build, from a training config. Raises ConfigError, which names setting and value."""
+    """The generator that a training config describes.
+
+    Raises ConfigError, which names setting and value.
+    """
     if not isinstance(train_config, DictConfig):
         train_config = OmegaConf.create(dict(train_config))
     settings = _resolved_generator(train_config)
@@ -100,7 +103,7 @@ def generator_config(train_config: DictConfig | Mapping[str, Any]) -> GeneratorC
 
 
 def _resolved_generator(train_config: DictConfig) -> dict[str, Any]:
-    """The `generator` section with its interpolations replaced; those elsewhere aren't touched."""
+    """The `generator` section with its interpolations resolved; no others are."""
     try:
         section = train_config.get("generator")
         if not isinstance(section, DictConfig):

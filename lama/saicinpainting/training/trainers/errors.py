@@ -1,8 +1,8 @@
-"""What can be wrong with the two files that a network is made from. One line each."""
+"""Errors of the two files that a network is loaded from; each text is one line."""
 
 
 class CheckpointError(Exception):
-    """The network can't be made from these files; the message says which, why, and what to do."""
+    """The network cannot be loaded; the message says which file is wrong, why, and what to do."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -14,4 +14,4 @@ class MismatchError(CheckpointError):
 
 
 class ConfigError(CheckpointError):
-    """The training config can't be read, or asks for what this generator doesn't have."""
+    """The training config cannot be read, or needs something that this generator does not have."""

@@ -1,14 +1,13 @@
-"""Begins a generator as a wavelet transform and its inverse, with blocks that hardly do anything.
+"""Initialises a generator as a wavelet transform and its inverse, with nearly inactive blocks.
 
 A random generator spends most of a short training on learning to pass a picture through its own
-bottleneck. Here it can from the first step: the downsamplings are three levels of the Haar
+bottleneck. This one can from the first step: the downsamplings are three levels of the Haar
 transform, the upsamplings their inverse, the last layers a piecewise linear logit in front of the
-sigmoid. What is left to learn is the hole. Channels that the transform doesn't need begin random.
+sigmoid. Only the hole is left to learn. Channels that the transform does not need stay random.
 
-The blocks end in ReLUs: they can only add to what they are given. So each component of the
-picture has a twin at the bottom, which is subtracted on the way up. Batch norms begin as the
-identity, or with the statistics of the pictures given, and are meant to be left so
-(`normalisation.batch_until: 0`).
+The blocks end in ReLUs, so they can only add to their input. Therefore each component of the
+picture has a twin at the bottom, which the upsamplings subtract. Batch norms begin as the identity,
+or with the statistics of the given pictures, and should stay so (`normalisation.batch_until: 0`).
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from lama.saicinpainting.training.modules.ffc import FFC_BN_ACT, FFCResnetBlock,
 #: and along the diagonals.
 _HAAR = np.array([[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]])
 
-#: RGB to luma and the two differences of colour, each of range 1; and back (ITU-R BT.601).
+#: RGB to luma and two differences of colour, each with a range of 1; and back (ITU-R BT.601).
 _TO_YCC = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
 _TO_RGB = np.linalg.inv(_TO_YCC)
 
-#: What the blocks add at first, in standard deviations.
+#: The initial output of the blocks, in standard deviations.
 _TIMID = 0.01
 
 #: Levels of the transform.
@@ -48,7 +47,7 @@ class Component:
     """One channel of the transform, which holds `gain * (value + offset)`.
 
     `plane` is luma (Y), a difference of colour (B, R) or the mask (M); `path` has a subband for
-    each level, 0 being the mean. Luma is counted from a half, which is also its value in a hole.
+    each level, where 0 is the mean. Luma is relative to a half, which is also its value in a hole.
     """
 
     plane: str
@@ -56,7 +55,7 @@ class Component:
 
     @property
     def _strong(self) -> bool:
-        """Means of luma and mask vary over their whole range, everything else hardly."""
+        """The spread: means of luma and mask vary over their whole range, all else hardly."""
         return self.plane in "YM" and not any(self.path)
 
     @property
@@ -65,14 +64,14 @@ class Component:
 
     @property
     def offset(self) -> float:
-        """What keeps it above 0, where a ReLU lets it pass; some sharp edges are cut."""
+        """The offset that keeps it above 0, so that it passes a ReLU; some sharp edges are cut."""
         if self._strong:
             return 0.5 if self.plane == "Y" else 0.0
         return 0.3
 
     @property
     def children(self) -> list[Component]:
-        """Its subbands at half the resolution. The finest detail of all but luma is let go."""
+        """Its subbands at half the resolution; the finest detail is dropped, but not luma's."""
         kept = 4 if self.plane == "Y" or self.path else 1
         return [Component(self.plane, (*self.path, band)) for band in range(kept)]
 
@@ -84,19 +83,19 @@ class Component:
 
 @dataclass(frozen=True)
 class Place:
-    """What a channel holds: a component, or what is to be subtracted from it."""
+    """The content of a channel: a component, or the part to subtract from it."""
 
     component: Component
     sign: int = 1
 
 
-#: A layer's channels; None is one that nothing is known of, and _ONE holds 1.
+#: The channels of a layer; None is an unknown one, and _ONE holds 1.
 _ONE = Place(Component("1"))
 Layout = list[Place | None]
 
 
 def components(level: int) -> list[Component]:
-    """All that are kept at 1/2**level of the resolution, coarse before fine."""
+    """The components at 1/2**level of the resolution, coarse before fine."""
     found = [Component(plane) for plane in "YBRM"]
     for _ in range(level):
         found = [child for component in found for child in component.children]
@@ -104,10 +103,10 @@ def components(level: int) -> list[Component]:
 
 
 def begin_as_wavelet(generator: FFCResNetGenerator, images: Tensor, masks: Tensor) -> None:
-    """Sets the weights; what the transform leaves over keeps its random ones.
+    """Sets the weights; those that the transform does not use stay random.
 
     `images` B×3×H×W in [0, 1] and `masks` B×1×H×W, 1 in the hole, calibrate the batch norms.
-    Raises ValueError for a generator that hasn't three downsamplings or has too few channels.
+    Raises ValueError for a generator without three downsamplings or with too few channels.
     """
     config = generator.config
     width = config.ngf << _LEVELS
@@ -135,7 +134,7 @@ def begin_as_wavelet(generator: FFCResNetGenerator, images: Tensor, masks: Tenso
                     assert norm is not None
                     norm.weight.fill_(_TIMID)
         for level in range(_LEVELS - 1, 0, -1):
-            wanted = [one for one in components(level) if one.plane != "M"]
+            wanted = [component for component in components(level) if component.plane != "M"]
             step = _LEVELS - 1 - level
             layout = _up(up[step], norms[step], layout, wanted, config.ngf << level)
         _logit(up[-1], norms[-1], last, layout)
@@ -144,7 +143,7 @@ def begin_as_wavelet(generator: FFCResNetGenerator, images: Tensor, masks: Tenso
 
 
 def _fill(found: Sequence[Component], width: int) -> Layout:
-    return _filled_up([Place(one) for one in found], width)
+    return _filled_up([Place(component) for component in found], width)
 
 
 def _filled_up(places: Sequence[Place], width: int) -> Layout:
@@ -152,10 +151,12 @@ def _filled_up(places: Sequence[Place], width: int) -> Layout:
 
 
 def _bottom(width: int) -> Layout:
-    """The mask and the coarsest pairs of twins first, which makes them local ones."""
+    """The mask and the coarsest pairs of twins first, so that they are local channels."""
     found = components(_LEVELS)
-    mask = [Place(one) for one in found if one.plane == "M"]
-    pairs = [Place(one, sign) for one in found if one.plane != "M" for sign in (1, -1)]
+    mask = [Place(component) for component in found if component.plane == "M"]
+    pairs = [
+        Place(component, sign) for component in found if component.plane != "M" for sign in (1, -1)
+    ]
     return _filled_up([*mask, *pairs], width)
 
 
@@ -165,22 +166,24 @@ def _stem(layer: FFC_BN_ACT, layout: Layout) -> Layout:
     for channel, place in enumerate(layout):
         if place is None:
             continue
-        one = place.component
+        component = place.component
         rgbm = np.zeros(4)
-        if one.plane == "M":
+        if component.plane == "M":
             rgbm[3] = 1
         else:
-            rgbm[:3] = _TO_YCC["YBR".index(one.plane)]
-            rgbm[3] = 0.5 if one.plane == "Y" else 0
+            rgbm[:3] = _TO_YCC["YBR".index(component.plane)]
+            rgbm[3] = 0.5 if component.plane == "Y" else 0
         weight[channel] = 0
-        weight[channel, :, middle, middle] = torch.from_numpy(rgbm * one.gain).float()
-        # Luma is counted from a half: its offset is in the picture already.
-        _as_identity(layer.bn_l, channel, 0 if one.plane == "Y" else one.gain * one.offset)
+        weight[channel, :, middle, middle] = torch.from_numpy(rgbm * component.gain).float()
+        # Luma is relative to a half, so the picture already has its offset.
+        _as_identity(
+            layer.bn_l, channel, 0 if component.plane == "Y" else component.gain * component.offset
+        )
     return layout
 
 
 def _down(layer: FFC_BN_ACT, below: Layout, layout: Layout) -> Layout:
-    """Each component from the one that it is a subband of: taps 1 and 2 of a stride of 2."""
+    """Each component from the component that it is a subband of: taps 1 and 2, stride 2."""
     parts = [(layer.ffc.convl2l, layer.bn_l), (layer.ffc.convl2g, layer.bn_g)]
     rows = [
         (convolution.weight, norm, row)
@@ -191,15 +194,15 @@ def _down(layer: FFC_BN_ACT, below: Layout, layout: Layout) -> Layout:
     for place, (weight, norm, row) in zip(layout, rows, strict=True):
         if place is None:
             continue
-        one = place.component
+        component = place.component
         weight[row] = 0
-        bias = one.gain * one.offset
+        bias = component.gain * component.offset
         if place.sign > 0:
-            parent = Place(Component(one.plane, one.path[:-1]))
-            block = _HAAR[one.path[-1]] / 4 * one.gain / parent.component.gain
+            parent = Place(Component(component.plane, component.path[:-1]))
+            block = _HAAR[component.path[-1]] / 4 * component.gain / parent.component.gain
             weight[row, below.index(parent), 1:3, 1:3] = torch.from_numpy(block).float()
-            if one.path[-1] == 0:
-                bias -= one.gain * parent.component.offset
+            if component.path[-1] == 0:
+                bias -= component.gain * parent.component.offset
         _as_identity(norm, row, bias)
     return layout
 
@@ -211,7 +214,7 @@ def _up(
     wanted: Sequence[Component],
     width: int,
 ) -> Layout:
-    """Each component from its subbands; one more channel holds 1, the rest nothing known."""
+    """Each component from its subbands; another channel holds 1, the rest is unknown."""
     assert convolution.bias is not None
     convolution.bias.fill_(0)
     layout = _fill(wanted, width)
@@ -223,17 +226,19 @@ def _up(
         if place is _ONE:
             _as_identity(norm, channel, 1.0)
             continue
-        one = place.component
-        _synthesise(convolution.weight, channel, below, one, one.gain)
-        _as_identity(norm, channel, one.gain * one.offset)
+        component = place.component
+        _synthesise(convolution.weight, channel, below, component, component.gain)
+        _as_identity(norm, channel, component.gain * component.offset)
     return layout
 
 
-def _synthesise(weight: Tensor, channel: int, below: Layout, one: Component, gain: float) -> None:
+def _synthesise(
+    weight: Tensor, channel: int, below: Layout, component: Component, gain: float
+) -> None:
     """Adds `gain` times the value of a component, made of its subbands and without its offset."""
     constant = np.zeros((2, 2))
     for source, place in enumerate(below):
-        if place is None or place.component not in one.children:
+        if place is None or place.component not in component.children:
             continue
         child = place.component
         block = place.sign * gain * _HAAR[child.path[-1]]
@@ -247,7 +252,7 @@ def _synthesise(weight: Tensor, channel: int, below: Layout, one: Component, gai
 def _logit(
     convolution: nn.ConvTranspose2d, norm: nn.BatchNorm2d, last: nn.Conv2d, below: Layout
 ) -> None:
-    """Red, green and blue from what is `below`, through hinges that add up to the logit."""
+    """Red, green and blue from the channels `below`, through hinges that add up to the logit."""
     assert convolution.bias is not None
     assert last.bias is not None
     convolution.bias.fill_(0)
@@ -271,8 +276,8 @@ def _logit(
 def _hinges() -> tuple[list[float], list[float]]:
     """(knots, slopes) of sum(slope * relu(d - knot)), about the logit of 0.5 + d for d in [0, 0.5).
 
-    What counts is the error behind the sigmoid. That of a piece is largest where the logit bends
-    most against the sigmoid's slope; the knots are laid so that it is alike in all pieces.
+    The error behind the sigmoid counts. In a piece it is largest where the logit bends most against
+    the sigmoid's slope; the knots are placed so that it is equal in all pieces.
     """
     d = np.linspace(0, 0.499, 2000)
     x = 0.5 + d
@@ -288,7 +293,7 @@ def _hinges() -> tuple[list[float], list[float]]:
 
 
 def _as_identity(norm: nn.BatchNorm2d, channel: int, bias: float) -> None:
-    """Has a batch norm pass a channel as it is, but for a bias."""
+    """Sets a batch norm to pass a channel unchanged, except for a bias."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.weight[channel] = 1
@@ -299,7 +304,7 @@ def _as_identity(norm: nn.BatchNorm2d, channel: int, bias: float) -> None:
 
 @contextmanager
 def _calibrated(generator: nn.Module) -> Iterator[None]:
-    """Inside, each batch norm takes over the statistics of what comes in, where it has none yet."""
+    """A context in which each batch norm without statistics takes those of its input."""
 
     def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         assert norm.running_mean is not None
