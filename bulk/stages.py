@@ -23,7 +23,7 @@ from bulk.storage import Store
 from bulk.tasks import Task
 from core.config import Settings
 from core.network import check_device, load_inpainter
-from lama.halving import does_not_fit, halved, is_out_of_memory
+from lama.halving import explained, halved
 from lama.regions import MOST_AT_ONCE, Region
 
 #: Pixels: sizes up to the same multiple go into one call.
@@ -168,6 +168,4 @@ def _read(store: Store, name: str, reason: str) -> bytes:
 
 
 def _failure(item: Item, error: Exception) -> PictureError:
-    if is_out_of_memory(error):
-        return PictureError("out_of_memory", does_not_fit(item.picture.rgb, error))
-    return PictureError("inference_failed", f"the network failed: {error}")
+    return PictureError(*explained(item.picture.rgb, error))

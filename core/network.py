@@ -19,7 +19,7 @@ from core.memory import keep_freed_memory
 from core.pixels.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
 from core.telemetry import log_extra
 from lama.devices import Torch, device_memory, installed_torch
-from lama.halving import does_not_fit, halved, is_out_of_memory
+from lama.halving import explained, halved, is_out_of_memory
 from lama.limits import bound_kernel_caches, bound_threads
 
 if TYPE_CHECKING:
@@ -180,12 +180,11 @@ def halving(
 
 
 def _failure(loaded: Loaded, error: Exception) -> TransientFailure:
-    if is_out_of_memory(error):
-        return TransientFailure("out_of_memory", does_not_fit(loaded.image, error))
     request_id = loaded.job.request_id
-    extra = log_extra(request_id)
-    log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
-    return TransientFailure("inference_failed", f"the network failed: {error}")
+    if not is_out_of_memory(error):
+        extra = log_extra(request_id)
+        log.error("inference failed for request %s", request_id, exc_info=error, extra=extra)
+    return TransientFailure(*explained(loaded.image, error))
 
 
 def _log_halved(batch: Sequence[Loaded], error: Exception) -> None:

@@ -64,11 +64,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def does_not_fit(image: np.ndarray, error: Exception) -> str:
-    """The text for a picture (H×W×3) that memory did not suffice for, with how much it needs."""
+def explained(image: np.ndarray, error: Exception) -> tuple[str, str]:
+    """The reason why a picture (H×W×3) failed, as a code and as a sentence."""
+    if not is_out_of_memory(error):
+        return "inference_failed", f"the network failed: {error}"
     height, width = image.shape[:2]
     said = re.split(r"\. (?!\d)|\n", str(error) or "no memory")[0]
-    return f"a picture of {height}×{width} pixels does not fit into memory{_needed(error)}: {said}"
+    return (
+        "out_of_memory",
+        f"a picture of {height}×{width} pixels does not fit into memory{_needed(error)}: {said}",
+    )
 
 
 def _needed(error: Exception) -> str:
