@@ -144,14 +144,16 @@ class LaMa(Network):
         return [self._arrived(picture) if is_pending(picture) else picture for picture in pictures]
 
     def _arrived(self, picture: Pending) -> Filled:
+        """The picture; why there is none, if the network or the device failed at it."""
         try:
             return Restored(picture.result())
+        except FloatingPointError as error:
+            return TransientFailure("inference_failed", f"the network failed: {error}")
         except RuntimeError as error:
-            text = str(error)
+            reason = "out_of_memory" if is_out_of_memory(error) else "inference_failed"
+            text = f"a picture did not arrive from {self.inpainter.device}: {error}"
         self.check_device()
-        return TransientFailure(
-            "inference_failed", f"a copy from {self.inpainter.device} failed: {text}"
-        )
+        return TransientFailure(reason, text)
 
 
 def full_batches(settings: Settings) -> list[tuple[int, int, int]]:

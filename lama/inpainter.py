@@ -18,11 +18,11 @@ import torch
 
 from lama.engine import Engine
 from lama.engine.precision import decide
-from lama.engine.transfers import Download, Staged
+from lama.engine.transfers import Staged
 from lama.halving import is_out_of_memory
 from lama.inference import batch_inference, engine_of, load_lama_model, prepare
 from lama.regions import Padding, Parts, Region
-from lama.staged import StagedInference
+from lama.staged import Arriving, StagedInference
 
 if TYPE_CHECKING:
     from lama.refinement import Refiner
@@ -162,7 +162,7 @@ class Inpainter:
         staged: Sequence[Staged],
         paddings: Sequence[Padding],
         original_sizes: Sequence[Sequence[int]],
-    ) -> list[Download]:
+    ) -> list[Arriving]:
         """Pictures that `staging` has taken to the device, on their way back: finished, BGR."""
         assert self.staging is not None
         return self.staging.fill(staged, paddings, original_sizes)

@@ -6,12 +6,15 @@ does. The device does the work that `batch_inference` and `lama.padding` do on t
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from lama.engine.engine import Engine, Finish
 from lama.engine.pixels import restored
 from lama.engine.precision import decide
 from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
@@ -24,8 +27,75 @@ from lama.saicinpainting.training.trainers import InpaintingModel
 MOST_RESTORED = 4 * 1024 * 1024
 
 #: Blocks of pinned memory per picture of a batch: picture and mask of the batches that are loaded,
-#: computed and stored at the same time, and the results of the latter two.
-BLOCKS = 3 * 2 + 2
+#: computed (two of them) and stored at the same time, and the results of all but the first.
+BLOCKS = 4 * 2 + 3
+
+#: Further blocks, for the flags of those batches.
+FLAG_BLOCKS = 3
+
+
+class Launched:
+    """A batch that the device fills. Its pictures are judged when the first one is collected."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        staged: Sequence[Staged],
+        threshold: int,
+        transfers: Transfers,
+        finish: Sequence[Finish],
+    ) -> None:
+        """Starts the batch; waits for nothing."""
+        self._engine, self._transfers, self._threshold = engine, transfers, threshold
+        self._staged, self._finish = staged, finish
+        self._lock = threading.Lock()
+        pictures, flags = engine.launch(staged, threshold, transfers, finish)
+        self._pictures: list[Download | None] = [*pictures]
+        self._flags: Download | None = flags
+
+    def result(self, index: int) -> Bytes:
+        """A picture of the batch, once it is there.
+
+        Raises FloatingPointError for weights that give no finite output, RuntimeError if the device
+        has failed.
+        """
+        with self._lock:
+            if self._flags is not None:
+                self._judge(self._flags.result())
+                self._flags = None
+        picture = self._pictures[index]
+        if picture is None:
+            raise FloatingPointError(
+                "the network's output is not finite, in float32 either; use other weights"
+            )
+        return picture.result()
+
+    def _judge(self, flags: Bytes) -> None:
+        """Computes again what is not finite; its inputs are still on the device."""
+        again = [index for index, flag in enumerate(flags) if not flag]
+        if again:
+            pictures = self._engine.fill_exactly(
+                [self._staged[i] for i in again],
+                self._threshold,
+                self._transfers,
+                [self._finish[i] for i in again],
+                len(flags),
+            )
+            for index, picture in zip(again, pictures, strict=True):
+                self._pictures[index] = picture
+        self._staged = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A picture on its way back."""
+
+    _batch: Launched
+    _index: int
+
+    def result(self) -> Bytes:
+        """The picture, once it is there; raises what `Launched.result` raises."""
+        return self._batch.result(self._index)
 
 
 class StagedInference:
@@ -46,7 +116,9 @@ class StagedInference:
         self._engine = engine_of(model, device, decide(device, use_fp16).dtype)
         self._threshold = mask_threshold
         self._unit = max(8, 2**model.generator.config.n_downsampling)
-        self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch, 3 * pixels)
+        self._transfers = Transfers(
+            streams or Cuda(where), BLOCKS * batch + FLAG_BLOCKS, 3 * pixels
+        )
 
     def place(self, shape: Sequence[int]) -> Bytes:
         """A uint8 array to read a picture or a mask into."""
@@ -74,29 +146,23 @@ class StagedInference:
         staged: Sequence[Staged],
         paddings: Sequence[Sequence[int]],
         original_sizes: Sequence[Sequence[int]],
-    ) -> list[Download]:
+    ) -> list[Arriving]:
         """Pictures on their way back: filled, without padding, in their original size, BGR.
 
-        They are within one level of the host's results, and equal where nothing is resized.
-        Raises FloatingPointError for weights that give no finite output.
+        They are within one level of the host's results, and equal where nothing is resized. Waits
+        for nothing, so that the next batch may be launched before this one is computed.
         """
         sizes: dict[torch.Size, list[int]] = defaultdict(list)
         for index, picture in enumerate(staged):
             sizes[picture.mask.shape].append(index)
-        results: dict[int, Download] = {}
+        results: dict[int, Arriving] = {}
         for group in sizes.values():
             finish = [
                 partial(restored, padding=paddings[i], original_size=original_sizes[i])
                 for i in group
             ]
-            filled = self._engine.fill_staged(
-                [staged[i] for i in group], self._threshold, self._transfers, finish
+            launched = Launched(
+                self._engine, [staged[i] for i in group], self._threshold, self._transfers, finish
             )
-            for index, download in zip(group, filled, strict=True):
-                if download is None:
-                    raise FloatingPointError(
-                        f"picture {index} of the batch: the network's output is not finite, in "
-                        "float32 either; use other weights"
-                    )
-                results[index] = download
+            results.update((i, Arriving(launched, place)) for place, i in enumerate(group))
         return [results[index] for index in range(len(staged))]

@@ -32,6 +32,9 @@ AnyNetwork = Network | FusedNetwork
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
 
+#: Makes a new tensor of a filled picture, H×W×3 on the device.
+Finish = Callable[[Tensor], Tensor]
+
 
 class Engine:
     """A generator prepared for one device and dtype.
@@ -104,28 +107,50 @@ class Engine:
         return [results[i] if ok else None for i, ok in enumerate(finite)]
 
     @torch.no_grad()
-    def fill_staged(
+    def launch(
         self,
         staged: Sequence[Staged],
         threshold: int,
         transfers: Transfers,
-        finish: Sequence[Callable[[Tensor], Tensor]],
-    ) -> list[Download | None]:
-        """Like `fill`, but for pictures of one size that are on the device already.
+        finish: Sequence[Finish],
+    ) -> tuple[list[Download], Download]:
+        """Starts to fill pictures of one size that are on the device already; waits for nothing.
 
         A mask value above `threshold` is a hole. Each function of `finish` makes a new tensor of a
-        filled picture, H×W×3 on the device; that tensor is what is copied back.
+        filled picture, H×W×3 on the device; that tensor is what is copied back. Returns the
+        pictures and a flag for each, B: a picture is valid only if its flag is not 0.
         """
         with self._turns:
-            for picture in staged:
-                transfers.await_arrival(picture)
-            pictures = torch.stack([picture.picture for picture in staged])
-            masks = torch.stack([picture.mask for picture in staged])
-            filled, finite = self._filled(masked(pictures, masks, threshold))
-            # The next call overwrites the filled pictures, later on the same stream.
+            filled, finite = self.paint(_stacked(staged, threshold, transfers))
+            # The next call overwrites both, later on the same stream: what is copied back is new.
+            flags = transfers.download(finite.to(torch.uint8))
+            pictures = [
+                transfers.download(act(picture))
+                for act, picture in zip(finish, filled, strict=True)
+            ]
+            return pictures, flags
+
+    @torch.no_grad()
+    def fill_exactly(
+        self,
+        staged: Sequence[Staged],
+        threshold: int,
+        transfers: Transfers,
+        finish: Sequence[Finish],
+        total: int,
+    ) -> list[Download | None]:
+        """Like `launch`, in float32, for the pictures of a batch of `total` that overflowed.
+
+        Waits for the device. None for a picture that is not finite in float32 either.
+        """
+        if self._dtype == torch.float32:
+            return [None] * len(staged)
+        with self._turns:
+            self._note_overflow(len(staged), total)
+            filled, finite = _painted(self._exactly(), _stacked(staged, threshold, transfers))
             return [
                 transfers.download(act(picture)) if ok else None
-                for act, picture, ok in zip(finish, filled, finite, strict=True)
+                for act, picture, ok in zip(finish, filled, finite.tolist(), strict=True)
             ]
 
     def _filled(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
@@ -189,9 +214,18 @@ def _network(folded: FoldedGenerator, device: torch.device, dtype: torch.dtype) 
     if device.type == "cuda" and fits(folded, dtype):
         try:
             return FusedNetwork(folded, device, dtype, CudaKernels(device, dtype))
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, AttributeError) as error:  # an old library lacks functions
             logger.warning("no kernels of our own on %s, which is slower: %s", device, error)
     return Network(folded, device, dtype)
+
+
+def _stacked(staged: Sequence[Staged], threshold: int, transfers: Transfers) -> Tensor:
+    """The network's input, B×H×W×4, from pictures on the device or on their way there."""
+    for picture in staged:
+        transfers.await_arrival(picture)
+    pictures = torch.stack([picture.picture for picture in staged])
+    masks = torch.stack([picture.mask for picture in staged])
+    return masked(pictures, masks, threshold)
 
 
 def _painted(network: AnyNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:

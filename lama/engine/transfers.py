@@ -80,7 +80,10 @@ class Cuda:
             target.copy_(source, non_blocking=True)
 
     def mark(self, stream: Stream | None) -> Mark:
-        return self._given(stream).record_event()
+        # Who waits for it sleeps: a spinning thread would take a core from those that copy.
+        mark = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        mark.record(self._given(stream))
+        return mark
 
     def wait(self, stream: Stream | None, mark: Mark) -> None:
         self._given(stream).wait_event(mark)
@@ -125,10 +128,13 @@ class Pinned:
         """`size`: bytes of a block."""
         self._size = size
         self._free: list[Tensor] = []
+        #: Arrays that found no free block: copies to and from them are slower.
+        self.missed = 0
         try:
             self._free += streams.pinned(blocks * size).view(blocks, size)
         except RuntimeError as error:
             say_unpinned(error)
+        self._blocks = len(self._free)
 
     def take(self, shape: Sequence[int]) -> Bytes:
         """An uninitialised array; its block is free again when no view of the array is left."""
@@ -137,12 +143,22 @@ class Pinned:
             block = self._free.pop() if size <= self._size else None
         except IndexError:
             block = None
+            self._note_missed()
         if block is None:
             return np.empty(tuple(shape), np.uint8)
         # Every view of `array` keeps it alive, as its own base is not an array.
         array = block[:size].numpy()
         weakref.finalize(array, self._free.append, block).atexit = False
         return array.reshape(tuple(shape))
+
+    def _note_missed(self) -> None:
+        self.missed += 1
+        if self.missed == 1 and self._blocks:
+            logger.warning(
+                "all %d blocks of pinned memory are in use: some copies to and from the device "
+                "are slower (this is logged once)",
+                self._blocks,
+            )
 
 
 @dataclass(frozen=True, slots=True)

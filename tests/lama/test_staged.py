@@ -86,6 +86,16 @@ def test_only_pictures_that_overflow_are_computed_again(monkeypatch) -> None:
     compare(model, pictures, masks, results, most=2, sizes=sizes)
 
 
+def test_a_batch_is_launched_before_the_one_before_has_arrived() -> None:
+    model, device = tiny.tiny_model(), LateDevice()
+    inference = StagedInference(model, "cpu", False, 0, 3, 48 * 64, device)
+    batches = [batch(3, first) for first in (0, 10)]
+    arriving = [through(inference, *pictures) for pictures in batches]
+    assert "host waits for down" not in device.log
+    for (pictures, masks), started in zip(batches, arriving, strict=True):
+        compare(model, pictures, masks, [picture.result() for picture in started])
+
+
 def test_pictures_of_two_sizes_come_back_in_their_order() -> None:
     model = tiny.tiny_model()
     inference = StagedInference(model, "cpu", False, 0, 4, 48 * 64, LateDevice())
@@ -99,8 +109,10 @@ def test_weights_that_give_nothing_finite_are_an_error() -> None:
     model = tiny.tiny_model()
     model.generator.model[1].ffc.convl2l.weight.fill_(torch.nan)
     inference = StagedInference(model, "cpu", False, 0, 1, 48 * 64, LateDevice())
-    with pytest.raises(FloatingPointError, match="picture 0 of the batch"):
-        through(inference, *batch(1), sizes=SIZES[:1])
+    (picture,) = through(inference, *batch(1), sizes=SIZES[:1])
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="use other weights"):
+            picture.result()
 
 
 def test_what_the_device_is_not_made_for_takes_the_way_of_the_host(monkeypatch) -> None:

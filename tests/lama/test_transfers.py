@@ -96,12 +96,16 @@ def test_a_block_is_taken_as_long_as_any_view_of_it_is_kept() -> None:
     assert len(moving._pinned._free) == 1
 
 
-def test_what_does_not_fit_gets_ordinary_memory() -> None:
+def test_what_does_not_fit_gets_ordinary_memory_which_is_counted_and_logged_once(caplog) -> None:
     moving = Transfers(LateDevice(), 1, 64)
     assert moving.place((65,)).shape == (65,)
     assert len(moving._pinned._free) == 1
     kept = [moving.place(SHAPE) for _ in range(3)]
     assert not np.may_share_memory(kept[0], kept[1])
+    assert moving._pinned.missed == 2
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 1
+    assert "all 1 blocks of pinned memory are in use" in lines[0]
 
 
 def test_without_pinned_memory_copies_work_as_well_and_one_line_says_so(
