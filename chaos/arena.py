@@ -91,11 +91,18 @@ class Arena:
             )
             self.neighbours[kind].start()
         for number, port in enumerate(self.ports):
-            self.workers.append(self.worker(f"worker-{number}", ADMIN_PORT=str(port)))
+            # Every second one has a device that computes by itself, and so two batches on it.
+            staging = {"TINY_STAGING": "1"} if number % 2 else {}
+            settings = {"ADMIN_PORT": str(port), **staging}
+            self.workers.append(self.worker(f"worker-{number}", settings))
             self.workers[-1].start(**self._extra())
 
     def worker(
-        self, name: str, kind: str = "worker", behind: tuple[str, ...] = (), **settings: str
+        self,
+        name: str,
+        settings: Mapping[str, str],
+        kind: str = "worker",
+        behind: tuple[str, ...] = (),
     ) -> Program:
         """A worker that is not started yet."""
         environment = {
@@ -172,7 +179,7 @@ class Arena:
     def invite(self, behind: tuple[str, ...], **settings: str) -> Program:
         """Start a worker that is not started again."""
         self._guests += 1
-        guest = self.worker(f"guest-{self._guests}", "private worker", behind, **settings)
+        guest = self.worker(f"guest-{self._guests}", settings, "private worker", behind)
         guest.start()
         self.guests.append(guest)
         return guest

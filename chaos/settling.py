@@ -54,7 +54,7 @@ def _expire_dead(arena: Arena, client: Any) -> None:
     """A last worker removes dead jobs with their inputs, and what others left."""
     # Those that died when they were stopped count as alive until their heartbeats expire.
     _wait(lambda: not _count_alive(client))
-    last = arena.worker("worker-last", DEAD_TTL_S="0.001", REAP_INTERVAL_S="0.2")
+    last = arena.worker("worker-last", {"DEAD_TTL_S": "0.001", "REAP_INTERVAL_S": "0.2"})
     last.start()
     _wait(lambda: _count_alive(client) == 1)
     _wait(lambda: not (client.exists(keys.DEAD) or arena.jobs.segments() or _has_others(client)))

@@ -147,28 +147,56 @@ class StubNetwork(Network):
         ]
 
 
+class TinyStaging:
+    """A device with memory of its own."""
+
+    def place(self, shape: Sequence[int]) -> Picture:
+        return np.empty(tuple(shape), np.uint8)
+
+    def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> object:
+        return picture.copy(), mask.copy(), original_size
+
+
 class TinyNetwork(Network):
     """Takes some time, so that workers always have jobs in hand.
 
     TINY_SECONDS is the longest that a batch takes; the shortest is a fifteenth of it.
+    TINY_STAGING has it compute by itself: a batch takes its time where it is collected.
     HARNESS_DEVICE is the folder of a device that may break (see device.py).
     """
+
+    staging: TinyStaging | None = None
 
     def __init__(self, _: Settings) -> None:
         self._longest = float(os.environ.get("TINY_SECONDS", "0.3"))
         self._random = random.Random(os.getpid())
         folder = os.environ.get(DEVICE)
         self._device = Device(Path(folder)) if folder else None
+        self.staging = TinyStaging() if "TINY_STAGING" in os.environ else None
 
     def describe(self) -> str:
         return "a tiny network"
 
-    def __call__(self, batch: Sequence[Loaded]) -> list[Picture | TransientFailure]:
-        if self._device is not None:
-            self._device.use(loaded.job.image_id for loaded in batch)
+    def __call__(self, batch: Sequence[Loaded]) -> list[Filled]:
+        self._use([loaded.job.image_id for loaded in batch])
         _die_of_poison(batch)
+        if self.staging is None:
+            self._take_time()
+        return [_tiny_fill(loaded) for loaded in batch]
+
+    def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
+        self._take_time()
+        self._use([])
+        return [
+            Restored(picture.result()) if is_pending(picture) else picture for picture in pictures
+        ]
+
+    def _use(self, image_ids: Sequence[str]) -> None:
+        if self._device is not None:
+            self._device.use(image_ids)
+
+    def _take_time(self) -> None:
         time.sleep(self._random.uniform(self._longest / 15, self._longest))
-        return [fill_mean(loaded.image, loaded.mask) for loaded in batch]
 
 
 class IdentityNetwork(Network):
@@ -210,6 +238,15 @@ NETWORKS: Final[Mapping[str, Callable[[Settings], Network]]] = {
 def load_network(settings: Settings) -> Network:
     """The network that HARNESS_NETWORK names; without it the stub."""
     return NETWORKS[os.environ.get(VARIABLE, "stub")](settings)
+
+
+def _tiny_fill(loaded: Loaded) -> Filled:
+    filled = fill_mean(loaded.image, loaded.mask)
+    if loaded.staged is None or not isinstance(filled, np.ndarray):
+        return filled
+    height, width = loaded.job.original_size
+    content = without_padding(filled, loaded.job.padding, (height, width))
+    return StubPending(np.ascontiguousarray(content[..., ::-1]))
 
 
 def _die_of_poison(batch: Sequence[Loaded]) -> None:
