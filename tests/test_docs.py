@@ -22,7 +22,7 @@ def test_the_apis_documentation_builds_without_a_warning(tmp_path: Path) -> None
     pdoc.pdoc("bulk", "core", "lama", output_directory=tmp_path)  # warnings are errors
     for page, told in {
         "core/config": "REDIS_URL",
-        "core/queues": "Jobs in Redis",
+        "core/broker/queues": "Jobs in Redis",
         "lama/bin/inference": "batch_inference",
     }.items():
         assert told.lower() in (tmp_path / f"{page}.html").read_text().lower(), page
