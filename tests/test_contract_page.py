@@ -19,6 +19,7 @@ from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
 from harness.workers import StartWorker
+from lama import halving
 
 PAGE = (ROOT / "docs/contract.md").read_text()
 SENDER, RECEIVER = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -95,5 +96,7 @@ def test_every_reason_of_a_failure_has_its_row() -> None:
             r"(?:BadMessage|TransientFailure|_refuse)\(\s*\"([a-z_]+)\"", path.read_text()
         )
         raised |= set(found)
+    image = np.zeros((1, 1, 3), np.uint8)
+    raised |= {halving.explained(image, error)[0] for error in (MemoryError(), ValueError())}
     assert listed == raised
     assert contract.MAX_ID_LENGTH == 1024

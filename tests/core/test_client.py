@@ -90,6 +90,8 @@ def test_a_submit_that_is_ended_while_a_worker_has_its_job_unlinks_the_original(
     hold = make_hold()
     start_worker(STUB_HOLD=hold)
     wait_until(lambda: client.keys("inpainting:processing:*"), "a worker has the job")
+    client.config_resetstat()
+    wait_until(lambda: "cmdstat_hgetall" in client.info("commandstats"), "its result is awaited")
     payload = client.lindex(client.keys("inpainting:processing:*")[0], 0)
     *inputs, original = named_in(payload)
     submitting.send_signal(signal.SIGTERM)
