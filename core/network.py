@@ -157,13 +157,26 @@ class LaMa(Network):
 
 
 def full_batches(settings: Settings) -> list[tuple[int, int, int]]:
-    """All batches (count, height, width) of whole canvases that may come, the largest first."""
+    """Batches (count, height, width) of whole canvases to prepare for, the largest first.
+
+    The largest of a kind, powers of two and those up to 4: each takes seconds. Batches of other
+    sizes are computed without a recording.
+    """
     largest = {
         Kind.SHORT: settings.inpainting_batch_size_short,
         Kind.LONG: settings.inpainting_batch_size_long,
     }
-    counts = range(max(largest.values()), 0, -1)
-    return [(n, *CANVAS[kind]) for n in counts for kind in Kind if n <= largest[kind]]
+    return [
+        (count, *CANVAS[kind])
+        for count in range(max(largest.values()), 0, -1)
+        for kind in Kind
+        if count == largest[kind] or (count < largest[kind] and _is_common(count))
+    ]
+
+
+def _is_common(count: int) -> bool:
+    """Whether batches of this size are worth a recording: small ones, and powers of two."""
+    return count <= 4 or count & (count - 1) == 0
 
 
 # -- a batch that fails -----------------------------------------------------------------------

@@ -190,8 +190,7 @@ class Inpainter:
         if self.device == "cpu":
             return
         try:
-            self.engine.give_back_memory()
-            torch.ones(1, device=self.device).add(1).item()
+            self.engine.check_device()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise DeviceBroken(f"{self.device} fails at everything ({error})") from error

@@ -49,7 +49,7 @@ class Launched:
         self._engine, self._transfers, self._threshold = engine, transfers, threshold
         self._staged, self._finish = staged, finish
         self._lock = threading.Lock()
-        pictures, flags = engine.launch(staged, threshold, transfers, finish)
+        pictures, flags, self._is_exact = engine.launch(staged, threshold, transfers, finish)
         self._pictures: list[Download | None] = [*pictures]
         self._flags: Download | None = flags
 
@@ -72,17 +72,19 @@ class Launched:
 
     def _judge(self, flags: Bytes) -> None:
         """Computes again what is not finite; its inputs are still on the device."""
-        again = [index for index, flag in enumerate(flags) if not flag]
-        if again:
-            pictures = self._engine.fill_exactly(
-                [self._staged[i] for i in again],
-                self._threshold,
-                self._transfers,
-                [self._finish[i] for i in again],
-                len(flags),
-            )
-            for index, picture in zip(again, pictures, strict=True):
-                self._pictures[index] = picture
+        overflowed = [index for index, flag in enumerate(flags) if not flag]
+        again: Sequence[Download | None] = [None] * len(overflowed)
+        if not self._is_exact:
+            self._engine.judge(len(overflowed), len(flags))
+            if overflowed:
+                again = self._engine.fill_exactly(
+                    [self._staged[i] for i in overflowed],
+                    self._threshold,
+                    self._transfers,
+                    [self._finish[i] for i in overflowed],
+                )
+        for index, picture in zip(overflowed, again, strict=True):
+            self._pictures[index] = picture
         self._staged = ()
 
 

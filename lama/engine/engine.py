@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator
 from lama.saicinpainting.training.modules.precision import exact_float32
 
 from .folding import FoldedGenerator, fold
+from .fourier import ByFFT
 from .fused import FusedNetwork, fits
 from .kernels import CudaKernels
 from .network import Network
@@ -31,6 +33,12 @@ AnyNetwork = Network | FusedNetwork
 
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
+
+#: The most rows that the kernels' grid can have, less those that edges add.
+MOST_ROWS: Final = 65_000
+
+#: Batches in a row of which every picture overflowed, after which half precision is given up.
+MOST_OVERFLOWED: Final = 3
 
 #: Makes a new tensor of a filled picture, H×W×3 on the device.
 Finish = Callable[[Tensor], Tensor]
@@ -50,13 +58,13 @@ class Engine:
         self._device, self._dtype = device, dtype
         self.network = _network(fold(generator), device, dtype)
         self._exact: AnyNetwork | None = self.network if dtype == torch.float32 else None
+        self._plain: Network | None = None
         self._turns = Turns()
         # On a CPU a batch is hardly faster than single pictures, and needs more memory.
         self._by_windows = device.type == "cpu"
-        self._paint = Replayed(
-            partial(_painted, self.network), GraphRecorder() if device.type == "cuda" else run_again
-        )
-        self._kept: list[object] = []
+        self._paint = self._replayed()
+        self._recorded: dict[tuple[int, int, int], object] = {}
+        self._overflowed_in_a_row = 0
         #: Pictures computed again in float32 because half precision gave no finite output.
         self.half_fallbacks = 0
 
@@ -64,16 +72,28 @@ class Engine:
     def prepare(self, batch: int, height: int, width: int) -> None:
         """On a GPU, records the kernels of batches of this size, which takes seconds."""
         with self._turns:
-            if self._by_windows:
-                return
-            if self._paint.prepare((batch, height, width, 4), self._device):
-                # The recording refers to their memory.
-                self._kept.append(self.network.units(batch, height, width))
+            if not self._by_windows:
+                self._prepare(batch, height, width)
 
-    def give_back_memory(self) -> None:
-        """Gives back GPU memory that torch caches, but never in the middle of a recording."""
+    def _prepare(self, batch: int, height: int, width: int) -> None:
+        units = self.network.units(batch, height, width)
+        if self._device.type == "cuda" and any(isinstance(unit, ByFFT) for unit in units):
+            return  # cuFFT's cache of plans may free memory that a recording refers to
+        if self._paint.prepare((batch, height, width, 4), self._device):
+            self._recorded[batch, height, width] = units  # the recording refers to their memory
+
+    def _replayed(self) -> Replayed:
+        record = GraphRecorder() if self._device.type == "cuda" else run_again
+        return Replayed(partial(_painted, self.network), record)
+
+    def check_device(self) -> None:
+        """Gives back cached GPU memory and adds two numbers; raises what the GPU raises.
+
+        Never in the middle of a recording.
+        """
         with self._turns:
             torch.cuda.empty_cache()
+            torch.ones(1, device=self._device).add(1).item()
 
     @torch.no_grad()
     def fill(self, pictures: Picture, holes: Hole) -> list[Picture | None]:
@@ -95,9 +115,11 @@ class Engine:
         """Fills one picture; the decoder runs only on windows that contain the hole."""
         pixels = as_pixels(picture[None], hole[None])
         fill = _decoded(self.network, pixels, hole)
-        if fill is None and self._dtype != torch.float32:
-            self._note_overflow(1, 1)
-            fill = _decoded(self._exactly(), pixels, hole)
+        if self._dtype != torch.float32:
+            exact = fill is None
+            self._note(int(exact), 1)
+            if exact:
+                fill = _decoded(self._exactly(), pixels, hole)
         return None if fill is None else np.where(hole[..., None], fill, picture)
 
     def _fill_batch(self, pixels: Tensor) -> list[Picture | None]:
@@ -113,12 +135,13 @@ class Engine:
         threshold: int,
         transfers: Transfers,
         finish: Sequence[Finish],
-    ) -> tuple[list[Download], Download]:
+    ) -> tuple[list[Download], Download, bool]:
         """Starts to fill pictures of one size that are on the device already; waits for nothing.
 
         A mask value above `threshold` is a hole. Each function of `finish` makes a new tensor of a
         filled picture, H×W×3 on the device; that tensor is what is copied back. Returns the
-        pictures and a flag for each, B: a picture is valid only if its flag is not 0.
+        pictures; a flag for each, B, without which a picture is not finite; and whether they are
+        computed in float32. `judge` must be called with the flags.
         """
         with self._turns:
             filled, finite = self.paint(_stacked(staged, threshold, transfers))
@@ -128,7 +151,12 @@ class Engine:
                 transfers.download(act(picture))
                 for act, picture in zip(finish, filled, strict=True)
             ]
-            return pictures, flags
+            return pictures, flags, self._dtype == torch.float32
+
+    def judge(self, overflowed: int, total: int) -> None:
+        """Notes how many pictures of a batch in half precision overflowed."""
+        with self._turns:
+            self._note(overflowed, total)
 
     @torch.no_grad()
     def fill_exactly(
@@ -137,16 +165,12 @@ class Engine:
         threshold: int,
         transfers: Transfers,
         finish: Sequence[Finish],
-        total: int,
     ) -> list[Download | None]:
-        """Like `launch`, in float32, for the pictures of a batch of `total` that overflowed.
+        """Like `launch`, in float32, for pictures that overflowed; waits for the device.
 
-        Waits for the device. None for a picture that is not finite in float32 either.
+        None for a picture that is not finite in float32 either.
         """
-        if self._dtype == torch.float32:
-            return [None] * len(staged)
         with self._turns:
-            self._note_overflow(len(staged), total)
             filled, finite = _painted(self._exactly(), _stacked(staged, threshold, transfers))
             return [
                 transfers.download(act(picture)) if ok else None
@@ -159,10 +183,13 @@ class Engine:
         They are valid until the next call. Waits until they are computed.
         """
         filled, finite = self.paint(pixels)
+        _wait_for(self._device)
         good = finite.cpu()
         broken = ~good
-        if bool(broken.any()) and self._dtype != torch.float32:
-            self._note_overflow(int(broken.sum()), len(pixels))
+        was_exact = self._dtype == torch.float32
+        if not was_exact:
+            self._note(int(broken.sum()), len(pixels))
+        if bool(broken.any()) and not was_exact:
             which = broken.nonzero()[:, 0].to(pixels.device)
             again, finite = _painted(self._exactly(), pixels[which].to(self._device))
             filled[which.to(self._device)] = again
@@ -179,14 +206,25 @@ class Engine:
 
         Does not wait, and computes nothing again in float32.
         """
+        if pixels.shape[1] > MOST_ROWS and isinstance(self.network, FusedNetwork):
+            return _painted(self._without_kernels(), pixels.to(self._device))
         return self._paint(pixels, self._device)  # type: ignore[return-value]
+
+    def _without_kernels(self) -> Network:
+        if self._plain is None:
+            self._plain = Network(fold(self._generator), self._device, self._dtype)
+        return self._plain
 
     def _exactly(self) -> AnyNetwork:
         if self._exact is None:
             self._exact = _network(fold(self._generator), self._device, torch.float32)
         return self._exact
 
-    def _note_overflow(self, count: int, total: int) -> None:
+    def _note(self, count: int, total: int) -> None:
+        """Counts pictures that overflowed; after batches of nothing else, takes a wider range."""
+        self._overflowed_in_a_row = self._overflowed_in_a_row + 1 if count == total else 0
+        if not count:
+            return
         self.half_fallbacks += count
         logger.warning(
             "%d of %d pictures overflowed in %s: computed again in float32, %d so far",
@@ -195,6 +233,33 @@ class Engine:
             self._dtype,
             self.half_fallbacks,
         )
+        if self._overflowed_in_a_row >= MOST_OVERFLOWED:
+            self._widen()
+
+    def _widen(self) -> None:
+        """Computes in bfloat16, where a GPU has it, or in float32 from now on."""
+        before, self._overflowed_in_a_row = self._dtype, 0
+        to_bfloat16 = before == torch.float16 and _has_bfloat16(self._device)
+        self._dtype = torch.bfloat16 if to_bfloat16 else torch.float32
+        self.network = (
+            _network(fold(self._generator), self._device, self._dtype)
+            if to_bfloat16
+            else self._exactly()
+        )
+        logger.warning(
+            "every picture of %d batches in a row overflowed in %s: from now on %s is used",
+            MOST_OVERFLOWED,
+            before,
+            self._dtype,
+        )
+        self._plain, self._paint = None, self._replayed()
+        sizes, self._recorded = list(self._recorded), {}
+        for size in sizes:
+            self._prepare(*size)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _decoded(network: AnyNetwork, pixels: Tensor, hole: Hole) -> Picture | None:
@@ -243,9 +308,16 @@ def _on_host(tensor: Tensor) -> Tensor:
     """A copy on the host, through pinned memory if it comes from a GPU."""
     place = _host(tensor.shape, pinned=tensor.is_cuda)
     place.copy_(tensor, non_blocking=True)
-    if tensor.is_cuda:
-        torch.cuda.current_stream(tensor.device).synchronize()
+    _wait_for(tensor.device)
     return place
+
+
+def _wait_for(device: torch.device) -> None:
+    """Waits for a GPU without taking a core, as a spinning wait would."""
+    if device.type == "cuda":
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        event.synchronize()
 
 
 def _host(shape: Sequence[int], pinned: bool) -> Tensor:

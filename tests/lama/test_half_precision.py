@@ -118,6 +118,28 @@ def test_only_the_pictures_that_overflow_are_computed_again(monkeypatch, whole):
     assert np.array_equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_half_precision_is_given_up_when_every_picture_of_some_batches_overflows(
+    monkeypatch, caplog, whole
+):
+    model, mask = overflowing_model(), tiny.box_mask(24, 24)
+    black, bright = np.zeros((24, 24, 3), np.uint8), np.full((24, 24, 3), 255, np.uint8)
+    engine = engine_of(model, "cpu", torch.float16)
+    monkeypatch.setattr(engine, "_by_windows", not whole)
+    engine.prepare(1, 24, 24)
+
+    def fill(picture):
+        return engine.fill(picture[None], (mask > 0)[None])[0]
+
+    (exact,) = batch_inference([bright], [mask], model, {}, "cpu", False)
+    for picture in (bright, bright, black, bright, bright, bright, bright, bright):
+        filled = fill(picture)
+        if picture is bright:
+            assert np.array_equal(filled, exact)
+    assert engine.half_fallbacks == 5, "the last two were computed once"
+    assert caplog.text.count("from now on torch.float32 is used") == 1
+
+
 def test_without_an_overflow_nothing_is_counted(float16_on_cpu):
     model = tiny.tiny_model()
     batch_inference([tiny.picture(16, 16)], [tiny.box_mask(16, 16)], model, {}, "cpu", True)

@@ -86,6 +86,25 @@ def test_only_pictures_that_overflow_are_computed_again(monkeypatch) -> None:
     compare(model, pictures, masks, results, most=2, sizes=sizes)
 
 
+def test_a_batch_in_half_precision_is_judged_as_such_though_the_engine_has_given_it_up(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(
+        staged, "decide", lambda device, use_fp16: Precision(torch.float16, "a test")
+    )
+    model = overflowing_model()
+    inference = StagedInference(model, "cpu", True, 0, 1, 48 * 64, LateDevice())
+    pictures, masks = [np.full((48, 64, 3), 255, np.uint8)], [tiny.box_mask(48, 64)]
+    sizes = SIZES[:1]
+    launched = [through(inference, pictures, masks, sizes)[0] for _ in range(5)]
+    for picture in launched:
+        compare(model, pictures, masks, [picture.result()], sizes=sizes)
+    assert engine_of(model, "cpu", torch.float16).half_fallbacks == 5
+    (after,) = through(inference, pictures, masks, sizes)
+    compare(model, pictures, masks, [after.result()], sizes=sizes)
+    assert engine_of(model, "cpu", torch.float16).half_fallbacks == 5
+
+
 def test_a_batch_is_launched_before_the_one_before_has_arrived() -> None:
     model, device = tiny.tiny_model(), LateDevice()
     inference = StagedInference(model, "cpu", False, 0, 3, 48 * 64, device)
