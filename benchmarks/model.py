@@ -20,7 +20,7 @@ import torch
 from benchmarks import competitors, machine, subjects
 from benchmarks.report import RESULTS, Report
 from benchmarks.timing import alternate
-from core.memory import keep_freed_memory
+from core.machine import keep_freed_memory
 from lama.engine.engine import as_pixels
 from lama.saicinpainting.training.modules.precision import half_dtype
 

@@ -22,7 +22,7 @@ from benchmarks.report import Report, add_output_argument, table
 from benchmarks.timing import alternate
 from core.config import load_settings
 from core.keys import Kind
-from core.memory import keep_freed_memory
+from core.machine import keep_freed_memory
 from lama.inference import batch_inference, load_lama_model
 from lama.regions import Region, inpaint
 from lama.regions.windows import LONGEST_SIDE

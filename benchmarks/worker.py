@@ -26,7 +26,7 @@ from benchmarks.traffic import PREFIX, Consumer, Job, Traffic, put
 from core.config import load_settings
 from core.contract import CANVAS, parse_job
 from core.keys import Kind
-from core.memory import keep_freed_memory
+from core.machine import keep_freed_memory
 from core.network import LaMa
 from core.pixels.handover import Loaded
 from harness.networks import IDENTITY_MS

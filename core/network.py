@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from core.config import Settings
 from core.contract import CANVAS
-from core.cores import cpu_limit
 from core.errors import DeviceFault, ModelUnavailable, TransientFailure
 from core.keys import Kind
-from core.memory import keep_freed_memory
+from core.machine import cpu_limit, keep_freed_memory
 from core.pixels.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
 from core.telemetry import log_extra
 from lama.devices import Torch, device_memory, installed_torch

@@ -8,13 +8,10 @@ import socket
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from core.admin.http import HttpError, Request, Response, Route, json_response
-
-if TYPE_CHECKING:
-    from core.admin.listener import HttpServer
+from core.admin.http import HttpError, Request, Response, Route, RoutingServer, json_response
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ HEADERS: Final = {
 class Handler(BaseHTTPRequestHandler):
     """Answers the request of a connection whose head has arrived completely."""
 
-    server: HttpServer
+    server: RoutingServer
     timeout = SEND_TIMEOUT_S
     server_version, sys_version = "inpainting-worker", ""
 

@@ -6,10 +6,24 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from socket import socket
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Any
+
+
+class RoutingServer(TCPServer):
+    """The server that a request's handler knows."""
+
+    #: By method and path.
+    routes: Mapping[tuple[str, str], Route]
+
+    def deadline(self, connection: socket, within_s: float) -> AbstractContextManager[None]:
+        """A context; a connection is shut down if it takes longer than `within_s` seconds."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

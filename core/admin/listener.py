@@ -20,11 +20,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from socketserver import TCPServer
 from typing import Any, Final
 
 from core.admin.handler import Handler
-from core.admin.http import Route
+from core.admin.http import Route, RoutingServer
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class _Waiting:
     deadline: float
 
 
-class HttpServer(TCPServer):
+class HttpServer(RoutingServer):
     """Serves routes, by method and path, until `shutdown()`."""
 
     allow_reuse_address = True

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from core.cores import cpu_limit
+from core.machine import cpu_limit
 from core.telemetry import watch
 
 Outcome = TypeVar("Outcome")

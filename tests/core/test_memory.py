@@ -15,7 +15,7 @@ FAULTS = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from core.memory import keep_freed_memory
+from core.machine import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.cores import cpu_limit
+from core.machine import cpu_limit
 from lama.limits import bound_threads
 
 
