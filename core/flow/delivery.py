@@ -75,7 +75,7 @@ class Deliverer:
         self._finisher = Finisher(settings)
         self._counter = itertools.count()
         #: The threads that finish and write results.
-        self.copiers = Copiers("store")
+        self._copiers = Copiers("store")
         self._unlink_thread = ThreadPoolExecutor(1, "unlink")
         self._committing = asyncio.Lock()
         self._cleaning: asyncio.Task[None] | None = None
@@ -116,7 +116,7 @@ class Deliverer:
         """Store each result once; returns those that are stored, and those without room."""
         stored: list[Stored] = []
         shortages: list[tuple[tuple[Claim, Loaded, Filled], OutOfSharedMemory]] = []
-        outcomes = await self.copiers.each(self._store, jobs)
+        outcomes = await self._copiers.each(self._store, jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             claim, loaded, _ = job
             if isinstance(outcome, Stored):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -35,17 +35,15 @@ class Device:
     """The network in its threads, and the batches that it may have at once.
 
     A batch needs one of `slots` until it is collected, and `launching` while it is launched. Both
-    serve first come, first served. `launcher` has a single thread; those of `collectors` wait for
-    what is pending.
+    serve first come, first served. `launcher` has a single thread.
     """
 
-    def __init__(
-        self, network: Network, timeout_s: float, launcher: Executor, collectors: Executor
-    ) -> None:
+    def __init__(self, network: Network, timeout_s: float, launcher: Executor) -> None:
         self._network = network
         self._timeout_s = timeout_s
         self._launcher = launcher
-        self._collectors = collectors
+        # A thread for each batch on the device: it waits, and must not keep others from copying.
+        self._collectors = ThreadPoolExecutor(MOST_ON_DEVICE, "collect")
         self.slots = asyncio.Semaphore(MOST_ON_DEVICE)
         self.launching = asyncio.Lock()
         #: When a batch was last computed, by time.monotonic().

@@ -68,9 +68,7 @@ class BatchPipeline:
         self._source = BatchSource(settings, queues)
         self._readers = Copiers("load")
         self._shortage = Backoff()
-        self.device = Device(
-            network, settings.inference_timeout_s, infer_thread, self._deliver.copiers.threads
-        )
+        self.device = Device(network, settings.inference_timeout_s, infer_thread)
         self._in_hand = asyncio.Semaphore(MOST_IN_HAND)
         self._ahead = asyncio.Semaphore(1)
         self._storing = asyncio.Lock()
