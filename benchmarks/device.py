@@ -1,4 +1,4 @@
-"""The worker on a device that is a time line (see timeline.py): its rate and its gaps."""
+"""The worker on a device that is a time line (see harness/timeline.py): its rate and its gaps."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SUBMISSIONS = "inpainting:submissions"
 #: hash: notes about crews and namespaces. Times are in unix seconds of Redis' clock.
 #: `{namespace} {kinship}`: JSON of a crew: workers of one namespace that serve the same queues.
 #: `{namespace} {kinship} seen`: when one of them was last alive; `… sighted`: they found segments.
-#: `{namespace} clock`: the time by which results expire (see lua/tick.lua).
+#: `{namespace} clock`: the time by which results expire (see core/broker/lua/tick.lua).
 #: `{namespace} fault`: `given up`, sha1 of a payload, time: a job was given up for a possible
 #: device fault, and nothing has been delivered since; `held …`: since then jobs are held instead.
 #: `epoch`: changes if the server loses its data.

@@ -33,7 +33,8 @@ def load_lama_model(
 ) -> tuple[InpaintingModel, DictConfig]:
     """Loads the network in eval mode on `device`; returns it and its training config.
 
-    Raises CheckpointError (see `trainers/errors.py`) if a file is unsuitable, ValueError if there
+    Raises CheckpointError (see lama/saicinpainting/training/trainers/errors.py) if a file is
+    unsuitable, ValueError if there
     is no such device.
     """
     device = usable_device(device)

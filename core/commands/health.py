@@ -20,8 +20,8 @@ from core.telemetry.logs import printable
 
 TIMEOUT_S: Final = 5.0
 
-WITHOUT_PORT: Final = """With
-ADMIN_PORT=0, its heartbeat in Redis is checked. While Redis cannot be used, the worker then
+WITHOUT_PORT: Final = """With ADMIN_PORT=0, its
+heartbeat in Redis is checked. While Redis cannot be used, the worker then
 counts as alive, because a new process would not help, and as not ready."""
 
 

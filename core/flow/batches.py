@@ -108,7 +108,7 @@ class BatchSource:
             await asyncio.sleep(UNBLOCK_INTERVAL_S)
 
     def unstarted(self) -> list[Claim]:
-        """The jobs that were claimed and not returned, in the order of their claims."""
+        """The jobs that were claimed and in no batch yet, in the order of their claims."""
         return self._claimed
 
     async def _fill(self) -> Batch | None:

@@ -1,4 +1,4 @@
-"""The device's part in a batch: what is asked of the network, when, and for how long."""
+"""The network in its threads: launches and collects batches, and limits their time."""
 
 from __future__ import annotations
 
@@ -85,10 +85,9 @@ class Device:
         return pictures, seconds
 
     async def in_time(self, doing: Awaitable[Result], claims: Sequence[Claim]) -> Result:
-        """The result of what is done with the device for a batch.
+        """Wait for work that needs the device; raises HungInference after INFERENCE_TIMEOUT_S.
 
-        Raises HungInference if it does not come in time. Only the wait for it ends: what hangs goes
-        on. Notes at which jobs the device fails first.
+        The work itself cannot be stopped. The jobs of the first failure are kept in `failed_at`.
         """
         began = time.monotonic()
         result = asyncio.ensure_future(doing)

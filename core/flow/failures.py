@@ -24,7 +24,7 @@ class Failures:
     ) -> None:
         self._settings = settings
         self._queues = queues
-        self._sight = visibility
+        self._visibility = visibility
         self._hold = hold
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
@@ -32,7 +32,7 @@ class Failures:
         if not isinstance(error, JobError):
             transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
-        if self._sight.excuses(claim, error):
+        if self._visibility.excuses(claim, error):
             transitions.given_back(claim, error)
             await self._queues.retry(claim, counted=False)
             return

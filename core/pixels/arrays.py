@@ -1,4 +1,4 @@
-"""Types of the arrays that pictures and masks are."""
+"""Array types for pictures and holes."""
 
 from __future__ import annotations
 

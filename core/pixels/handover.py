@@ -62,7 +62,7 @@ Filled = Picture | Pending | Restored | TransientFailure
 
 
 class Network(ABC):
-    """The second stage. Only `describe` and `__call__` must be overridden."""
+    """The infer stage. Only `describe` and `__call__` must be overridden."""
 
     @property
     def staging(self) -> Staging | None:

@@ -58,7 +58,7 @@ class Recovery:
         self._settings = settings
         self._identity = identity
         self._link = link
-        self._sight = visibility
+        self._visibility = visibility
         self._redis = async_client(settings)
         self._scripts = load_scripts(self._redis)
         self._lease = keys.reaper(identity.namespace)
@@ -200,7 +200,7 @@ class Recovery:
 
     async def recover_other_crews(self) -> None:
         """Dissolve orphaned crews, and find out whether one elsewhere serves the same queues."""
-        visibility = self._sight
+        visibility = self._visibility
         await self._orphans.run(has_seen_segments=visibility is not None and visibility.is_proven)
         if visibility is not None:
             visibility.update(

@@ -221,7 +221,10 @@ class Engine:
         return self._exact
 
     def _note(self, count: int, total: int) -> None:
-        """Counts pictures that overflowed; after batches of nothing else, takes a wider range."""
+        """Counts pictures that overflowed.
+
+        After MOST_OVERFLOWED batches in a row in which all did, changes to a dtype of wider range.
+        """
         self._overflowed_in_a_row = self._overflowed_in_a_row + 1 if count == total else 0
         if not count:
             return

@@ -15,7 +15,8 @@ from lama.saicinpainting.training.trainers.errors import ConfigError
 from lama.training.data.batches import MASK_SHARES, Recipe
 from lama.training.data.pictures import Crops
 
-#: Everything that a run reads of a config. `trainers/config.py` checks `generator`.
+#: Everything that a run reads of a config. `lama/saicinpainting/training/trainers/config.py`
+#: checks `generator`.
 READ = frozenset(
     {
         "generator", "initialisation.kind", "ema.decay", "normalisation.batch_until",

@@ -1,4 +1,4 @@
-"""Hostile messages and segments do a running worker no harm. What is sent: chaos/hostile.py."""
+"""Hostile messages and segments do a running worker no harm. What is sent: chaos/hostile/."""
 
 from __future__ import annotations
 

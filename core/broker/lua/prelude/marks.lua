@@ -1,8 +1,8 @@
--- Put before the scripts that drop entries of results.
+-- Prepended to the scripts that drop entries of results.
 
--- Until when results are searched for that a dead worker wrote for a job which it had lost, in unix
--- seconds; nil if they are not (see keys.py). They are told from a committed result by its entry:
--- while they are searched for, the entry of a result stays, fetched or not.
+-- The time, in unix seconds, until which results that a dead worker wrote for a lost job are searched
+-- for; nil if they are not. Until then an entry stays even if its result was fetched: it tells a
+-- committed result from one that is to be unlinked (see keys.py).
 local function searched_until(segments, segment, member)
   local start = string.match(segment, '^.*%-')
   local mark = start and redis.call('ZSCORE', segments, start .. string.sub(member, #segment + 1))
