@@ -146,6 +146,9 @@ class BatchSource:
         self._claimed += await self._queues.take_either(self._turn, sizes)
         if not self._claimed:
             self._claimed += await self._queues.wait_for_either(self._turn)
+            # At once: submissions of a request are ordered by when they are recorded, and another
+            # one may be claimed next, here or by another worker.
+            await self._queues.enter(self._claimed)
         if not self._claimed:
             return
         kind = self._claimed[0].kind
@@ -162,10 +165,6 @@ class BatchSource:
             wait_s = min(deadline - time.monotonic(), longest_s * QUIET_PART)
             if wait_s <= 0:
                 return
-            began = time.monotonic()
-            # Without delay, because submissions of a request are ordered by when they are recorded.
-            await self._queues.enter(self._claimed)
-            wait_s -= time.monotonic() - began
             # Not a blocking command: the server ends those up to 0.1 s late.
             await self._wait(wait_s)
             if self._stopping:

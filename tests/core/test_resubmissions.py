@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,27 @@ def test_an_older_submission_that_is_tried_again_late_does_not_replace_the_newer
         pipeline.fetch("again")
     wait_until(lambda: not segments(), "the inputs of both are unlinked")
     assert not client.exists(keys.DEAD)
+
+
+def test_of_two_submissions_that_an_idle_worker_finds_the_second_is_the_newer_one(
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
+) -> None:
+    start_worker()
+    for seed in range(3):
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 2, "the worker is idle")
+        older, newer = (
+            json.dumps(
+                pipeline.message(
+                    *page(60, 90, seed), "long", canvas=CANVAS, request_id="again", image_id=name
+                )
+            )
+            for name in ("older.jpg", "newer.jpg")
+        )
+        client.rpush(LONG, older, newer)
+        wait_until(lambda: not client.exists(keys.SUBMISSIONS, LONG), "both are done")
+        wait_until(lambda: len(segments()) == 1, "the inputs of both are unlinked")
+        assert client.hget("inpainting_result:again", "image_id") == b"newer.jpg"
+        pipeline.fetch("again")
 
 
 def test_an_older_submission_on_a_slower_worker_does_not_replace_the_newer_result(
