@@ -19,44 +19,12 @@ import trustme
 
 from core.broker.connection import sync_client
 from core.config import Settings
-from core.redis_url import SentinelUrl, parse_sentinel_url, without_password
 from harness.redis_server import RedisServer, find_binary
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
 from harness.workers import OwnPipeline, StartWorker
 
 SERVICE = "pictures"
-
-
-def test_a_sentinel_url_is_taken_apart() -> None:
-    assert parse_sentinel_url("redis+sentinel://a:1,b,[::1]:3/pictures/2") == SentinelUrl(
-        (("a", 1), ("b", 26379), ("::1", 3)), "pictures", 2, None, None, tls=False
-    )
-    url = parse_sentinel_url("rediss+sentinel://me:p%40ss@a/s")
-    assert (url.username, url.password, url.tls, url.db) == ("me", "p@ss", True, 0)
-
-
-@pytest.mark.parametrize("rest", ["a:1", "a:1/", "a:port/s", "a:1,,b/s", "a/s/x", "/s"])
-def test_a_sentinel_url_that_is_not_one_is_refused(rest: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        parse_sentinel_url(f"redis+sentinel://{rest}")
-
-
-def test_a_password_is_taken_out_of_any_url() -> None:
-    assert without_password("rediss://:secret@host/1") == "rediss://***@host/1"
-    assert without_password("redis+sentinel://u:p@a,b/s") == "redis+sentinel://***@a,b/s"
-    assert without_password("redis://u:p/a@ss@host:1/0") == "redis://***@host:1/0"
-    assert without_password("unix:///s?db=1&password=a@b&x=1") == "unix:///s?db=1&password=***&x=1"
-    assert without_password("redis://host?password=secret&db=1") == "redis://host?password=***&db=1"
-
-
-@pytest.mark.parametrize(
-    "name", ["password", "ssl_password", "SSL_Password", "ssl_keyfile_password"]
-)
-def test_a_password_of_any_name_is_taken_out_of_the_query(name: str) -> None:
-    url = f"rediss://host:1/0?ssl_keyfile=/key.pem&{name}=it's%20s@fe&db=1"
-    assert without_password(url) == f"rediss://host:1/0?ssl_keyfile=/key.pem&{name}=***&db=1"
-    assert without_password(f"redis at {url}, and more").endswith("&db=1, and more")
 
 
 # -- TLS ---------------------------------------------------------------------------------------
