@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     # Redis: where jobs come from and results go.
     redis_url: RedisUrl = Field(
         "redis://localhost:6379",
-        description="URL of the Redis server: redis://, rediss:// (TLS), unix:// or "
-        "redis+sentinel://",
+        description="URL of the Redis server or Valkey: redis://, rediss:// (TLS), unix:// or "
+        "redis+sentinel://; special characters of a password are percent-encoded",
     )
     lama_inference_long_tasks_queue: QueueName = Field(
         "lama_inference:longtasks",
