@@ -1,7 +1,8 @@
 """Every setting of the worker: name, default, unit and meaning.
 
 Settings are environment variables. They are also read from a file `.env` in the current folder.
-Booleans are `1` or `0` (`true` and `false` work too). An empty value counts as unset.
+Booleans are `1` or `0` (`true` and `false` work too). White space at the ends of a value is
+dropped. An empty value counts as unset.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from core.environment import DOTENV, check_dotenv, not_utf8, trimmed_variables
 from core.errors import SettingsError
 from core.keys import Kind
 from core.redis_url import check_redis_url, without_password
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-
-#: Read only if it is a file; a folder of this name may be a virtual environment.
-DOTENV = Path(".env")
 
 #: Pattern of a segment's name; with a prefix, a longer one would not fit into a file name.
 SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
@@ -54,8 +59,8 @@ def _redis_url(value: str) -> str:
         check_redis_url(value)
     except ValueError as error:
         raise ValueError(
-            "it must be a URL like redis://host:6379, rediss://…, unix:///path or "
-            f"redis+sentinel://host:26379,host:26379/service ({error})"
+            f"{error}; it must be a URL like redis://host:6379, rediss://…, unix:///path or "
+            "redis+sentinel://host:26379,host:26379/service"
         ) from None
     return value
 
@@ -119,11 +124,25 @@ class Settings(BaseSettings):
         env_file=DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):  # the one for .env is derived from it
+                source.env_vars = trimmed_variables(source.env_vars)
+        return init_settings, env_settings, dotenv_settings
+
     # Redis: where jobs come from and results go.
     redis_url: RedisUrl = Field(
         "redis://localhost:6379",
-        description="URL of the Redis server: redis://, rediss:// (TLS), unix:// or "
-        "redis+sentinel://",
+        description="URL of the Redis server or Valkey: redis://, rediss:// (TLS), unix:// or "
+        "redis+sentinel://; special characters of a password are percent-encoded",
     )
     lama_inference_long_tasks_queue: QueueName = Field(
         "lama_inference:longtasks",
@@ -340,13 +359,10 @@ def load_settings() -> Settings:
     says why `.env` cannot be read.
     """
     try:
+        check_dotenv()
         return Settings()
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise SettingsError(
-            f"{DOTENV.absolute()} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
-            f"{error.start}, in line {line}; save it as UTF-8"
-        ) from None
+        raise not_utf8(error) from None
     except OSError as error:
         raise SettingsError(
             f"{DOTENV.absolute()} cannot be read ({error.strerror}): let this user read it, or "
@@ -363,6 +379,13 @@ def _sentence(problem: Any) -> str:
     if match := re.match(r"Input should be (.*)", message):
         message = f"it must be {_MUST_BE.get(problem['type'], match[1])}"
     field = str(problem["loc"][0])
-    value = without_password(repr(problem["input"]))
+    value = _shown_input(field, problem["input"])
     meaning = Settings.model_fields[field].description
     return f"{field.upper()}={value}: {message} ({field.upper()} is: {meaning})"
+
+
+def _shown_input(field: str, value: Any) -> str:
+    """A wrong value as it may be printed."""
+    if field != "redis_url" or "://" in str(value):
+        return repr(without_password(value) if isinstance(value, str) else value)
+    return repr(re.sub(r".*@", "***@", str(value), flags=re.S))  # a URL without its scheme

@@ -97,7 +97,9 @@ class RedisServer:
             "maxmemory-policy": "noeviction",
             **self.options,
         }
-        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+        arguments = [
+            word for name, value in options.items() for word in (f"--{name}", *value.split(" "))
+        ]
         command = [self.binary, *arguments]
         self._process = Process(command, os.environ, Path(self._folder.name, "output"))
         self._process.start()

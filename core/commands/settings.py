@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from typing import Any, Final
 
 from core.commands.common import add_command, print_json, table
-from core.config import DOTENV, Settings, load_settings
+from core.config import Settings, load_settings
+from core.environment import DOTENV, set_variables
 from core.shown import shown
 
 #: The groups of the page: its first setting, its heading, and what stands below the heading. A
@@ -65,8 +65,9 @@ _INTRODUCTION: Final = """\
 
 Settings are environment variables. The worker also reads them from a file `.env` in the current
 folder; a variable of the environment takes precedence. Booleans are `1` or `0` (`true` and `false`
-work too). An empty value counts as unset. If a value is wrong, the worker does not start: it prints
-one line with the variable's name, its value and the allowed values.
+work too). White space at the ends of a value is dropped, and an empty value counts as unset. If a
+value is wrong, the worker does not start: it prints one line with the variable's name, its value
+and the allowed values.
 
 `python worker.py settings` prints the values that apply here, and where each comes from. This page
 is its output with `--markdown`; the descriptions are in `core/config.py`.
@@ -129,7 +130,7 @@ def page() -> str:
 
 def _rows(settings: Settings) -> Iterator[tuple[str, str, str, str, str]]:
     """A row per setting, without passwords."""
-    given = {name.lower() for name, value in os.environ.items() if value}
+    given = {name.lower() for name in set_variables()}
     for name, field in Settings.model_fields.items():
         source = "default"
         if name in given:

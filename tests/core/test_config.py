@@ -67,6 +67,67 @@ def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
     assert load_settings().inpainting_batch_size_long == 2
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t", "\ufeff", "\u00a0"])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ADMIN_TOKEN", "secret", "secret"),
+        ("REDIS_URL", "redis://:a%20b@redis:6379/0", "redis://:a%20b@redis:6379/0"),
+        ("LAMA_INFERENCE_LONG_TASKS_QUEUE", "jobs", "jobs"),
+        ("LAMA_CHECKPOINT_PATH", "/models/best one.ckpt", Path("/models/best one.ckpt")),
+        ("USE_CUDA", "0", False),
+        ("SHM_FILE_MODE", "0660", 0o660),
+        ("SHM_NAME_PREFIX", "my_", "my_"),
+        ("DELIVERY", "at_most_once", Delivery.AT_MOST_ONCE),
+        ("INPAINT_REGION", "mask", "mask"),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("LOG_FORMAT", "json", "json"),
+        ("BATCH_MAX_WAIT_MS", "2.5", 2.5),
+        ("ADMIN_HOST", "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_white_space_at_the_ends_of_a_value_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object, end: str
+) -> None:
+    monkeypatch.setenv(name, f"{end}{value}{end}")
+    assert getattr(load_settings(), name.lower()) == expected
+
+
+def test_a_value_of_white_space_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ADMIN_TOKEN", "\r\n")
+    monkeypatch.setenv("MAX_ATTEMPTS", " ")
+    (tmp_path / ".env").write_text('ADMIN_TOKEN=" mine "\nUSE_CUDA=" "\n')
+    settings = load_settings()
+    assert (settings.admin_token, settings.max_attempts, settings.use_cuda) == ("mine", 3, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_dotenv_file_of_wide_characters_is_one_sentence(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_bytes("USE_CUDA=0\nMAX_ATTEMPTS=7\n".encode(encoding))
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/.env is not UTF-8 but {encoding[:6].upper()}")
+    assert message.endswith("save it as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "shift-jis", "gb18030", "cp1252", "mac-roman"])
+def test_a_dotenv_file_in_a_national_encoding_is_one_sentence(
+    tmp_path: Path, encoding: str
+) -> None:
+    text = {"cp1252": "größe", "mac-roman": "größe", "cp949": "비밀"}.get(encoding, "漢字")
+    (tmp_path / ".env").write_bytes(f"USE_CUDA=0\nADMIN_TOKEN={text}\n".encode(encoding))
+    with pytest.raises(SettingsError, match=r"is not UTF-8: byte .*, in line 2; save it as UTF-8"):
+        load_settings()
+
+
+def test_a_dotenv_file_of_windows_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("\ufeffMAX_ATTEMPTS=7\r\nADMIN_TOKEN=a\r\n".encode())
+    assert (load_settings().max_attempts, load_settings().admin_token) == (7, "a")
+
+
 def test_a_dotenv_file_that_is_not_utf8_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes("USE_CUDA=0\nADMIN_TOKEN=größe\n".encode("latin-1"))
     with pytest.raises(SettingsError) as caught:
@@ -104,7 +165,7 @@ def test_a_folder_named_dotenv_is_none(tmp_path: Path) -> None:
         ("SHM_NAME_PREFIX", "../", "letters, digits"),
         ("SHM_INPUT_PREFIXES", ",", "at least 1"),
         ("REDIS_URL", "http://redis:6379", "redis://host:6379"),
-        ("REDIS_URL", "redis://redis:port", "redis://host:6379"),
+        ("REDIS_URL", "redis://redis:6379o", "redis://host:6379"),
         ("REDIS_URL", "redis+sentinel://one,two:26379", "/service"),
         ("DELIVERY", "exactly_once", "at_most_once"),
         ("INPAINT_REGION", "holes", "'full', 'content' or 'mask'"),
@@ -121,7 +182,7 @@ def test_a_wrong_value_is_told_with_its_name_and_what_is_allowed(
         load_settings()
     message = str(caught.value)
     assert f"{name}=" in message
-    assert value.split(",")[0] in message
+    assert value.split(",")[0].removesuffix(":6379o") in message
     assert allowed in message
     assert "\n" not in message
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from core.commands.checks.finding import Finding, ok, warning
 from core.config import Delivery, Settings
+from core.environment import set_variables
 
 #: Similarity, from 0 to 1, from which a variable's name counts as a misspelt setting.
 CLOSE: Final = 0.85
@@ -17,7 +18,8 @@ CLOSE: Final = 0.85
 def check(settings: Settings) -> Iterator[Finding]:
     """Check the settings, which are valid by now."""
     known = [name.upper() for name in Settings.model_fields]
-    from_environment = [name for name in known if os.environ.get(name)]
+    given = {name.upper() for name in set_variables()}
+    from_environment = [name for name in known if name in given]
     yield ok(
         "settings", f"all are valid; from the environment: {', '.join(from_environment) or 'none'}"
     )

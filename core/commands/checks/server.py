@@ -1,4 +1,4 @@
-"""Redis: connection, version, mode, eviction, persistence, latency, and the types of keys."""
+"""Redis: connection, version, commands, eviction, persistence, latency, and the types of keys."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import redis
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from core import keys
 from core.broker.connection import sync_client
-from core.broker.redis_errors import REDIS_ERRORS
+from core.broker.redis_errors import REDIS_ERRORS, passes
 from core.broker.requirements import (
     KEEPS_ALL,
     eviction_policy,
     is_cluster,
     is_too_old,
     oldest,
-    version,
+    product,
 )
+from core.commands.checks import redis_commands
 from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
 from core.config import Settings
 from core.keys import Kind
 from core.recovery.overview import read_overview
-from core.redis_url import without_password
+from core.redis_url import parse_redis_url, without_password
 
 PINGS: Final = 25
 
@@ -47,6 +48,14 @@ def check(settings: Settings) -> Iterator[Finding]:
             "docs/redis-and-security.md has the rights that are needed",
         )
     except REDIS_ERRORS as error:
+        if isinstance(error, ResponseError) and not passes(error):
+            yield problem(
+                "redis",
+                f"{address} refuses a command that the worker needs: {error}",
+                "use a server that has it: rename-command, or the service that runs the server, "
+                "may have taken it away",
+            )
+            return
         yield problem(
             "redis",
             f"{address} cannot be reached: {error}",
@@ -69,6 +78,17 @@ def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[
             "it is a replica, which takes no writes",
             "point REDIS_URL at the master, or use redis+sentinel://",
         )
+    if ignored := parse_redis_url(settings.redis_url).ignored:
+        yield warning(
+            "redis",
+            f"{', '.join(ignored)} in REDIS_URL has no effect: the worker sets it itself",
+            "remove it from REDIS_URL",
+        )
+    if not (is_cluster(info) or is_too_old(info, settings.delivery)):
+        tried = list(redis_commands.check(settings, client))
+        yield from tried
+        if any(finding.level is Level.PROBLEM for finding in tried):
+            return
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
@@ -82,12 +102,12 @@ def _version(settings: Settings, info: dict[str, Any], address: str) -> Finding:
     if is_too_old(info, settings.delivery):
         return problem(
             "redis",
-            f"{address} is version {version(info)}, DELIVERY={settings.delivery} needs "
+            f"{address} is {product(info)}, DELIVERY={settings.delivery} needs "
             f"{oldest(settings.delivery)}",
             "upgrade it, or DELIVERY=at_most_once (a crash then loses what is computed and read "
             "ahead)",
         )
-    return ok("redis", f"version {version(info)} answers at {address}")
+    return ok("redis", f"{product(info)} answers at {address}")
 
 
 def _policy(info: dict[str, Any]) -> Finding:

@@ -18,7 +18,9 @@ def _only_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("REDIS_URL", f"redis://user:{SECRET}@redis:6379?ssl_password={SECRET}")
+    monkeypatch.setenv(
+        "REDIS_URL", f"redis+sentinel://me:{SECRET}@a:1/s?sentinel_password={SECRET}"
+    )
     (tmp_path / ".env").write_text(f"ADMIN_TOKEN={SECRET}\nRESULT_TTL_S=31000000\n")
 
 
@@ -33,7 +35,7 @@ def test_values_say_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["settings", "--json"]) == 0
     rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
     assert set(rows) == {name.upper() for name in Settings.model_fields}
-    assert rows["REDIS_URL"]["value"].startswith("redis://***@redis:6379")
+    assert rows["REDIS_URL"]["value"].startswith("redis+sentinel://***@a:1/s")
     assert rows["REDIS_URL"]["source"] == "environment"
     assert rows["ADMIN_TOKEN"]["value"] == "(set)"
     assert rows["ADMIN_TOKEN"]["source"] == ".env"
