@@ -126,6 +126,23 @@ def _compiled(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Ten
     return compiled
 
 
+def _compiled_autocast(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """The same in float16, but for the Fourier units."""
+    compiled: Callable[[Tensor], Tensor] = torch.compile(_autocast(model, example))
+    return compiled
+
+
+def _exported(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Any]:
+    """torch.export, compiled ahead of time by inductor for the example's size."""
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    exported = torch.export.export(model.generator, (example,))
+    with TemporaryDirectory() as folder:
+        path = aoti_compile_and_package(exported, package_path=str(Path(folder) / "lama.pt2"))
+        loaded: Callable[[Tensor], Any] = aoti_load_package(path)
+    return loaded
+
+
 def _script(model: InpaintingModel, example: Tensor) -> Callable[[Tensor], Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, but what published files are made of
@@ -175,6 +192,8 @@ MAKERS: dict[str, Maker] = {
     "reference exact": _exactly,
     "reference autocast": _autocast,
     "torch.compile": _compiled,
+    "torch.compile autocast": _compiled_autocast,
+    "torch.export": _exported,
     "TorchScript": _script,
     "ONNX Runtime": _onnxruntime,
     "OpenVINO float32": _openvino("f32"),

@@ -147,14 +147,19 @@ class Inpainter:
 
     def infer(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The network alone, on whole pictures, without regions or refinement."""
+        return self._infer(images, masks, self._use_fp16)
+
+    def infer_exactly(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """The same in float32; the first call makes a second network."""
+        return self._infer(images, masks, False)
+
+    def _infer(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], use_fp16: bool
+    ) -> list[np.ndarray]:
         return batch_inference(
-            images,
-            masks,
-            self.model,
-            self._config,
-            self.device,
-            self._use_fp16,
-            self._threshold,
+            images, masks, self.model, self._config, self.device, use_fp16, self._threshold
         )
 
     def fill_staged(
@@ -176,6 +181,12 @@ class Inpainter:
     def engine(self) -> Engine:
         """The engine that computes on this device."""
         return engine_of(self.model, self.device, self.precision.dtype)
+
+    @property
+    def half(self) -> str | None:
+        """The name of the half precision that it computes in, if it does."""
+        dtype = self.precision.dtype
+        return None if dtype == torch.float32 else str(dtype).removeprefix("torch.")
 
     @property
     def half_fallbacks(self) -> int:

@@ -45,6 +45,7 @@ def test_all_is_well(client: RedisClient, shm_baseline: None) -> None:
     assert " parameters" in done.stdout
     assert "sha256 " in done.stdout
     assert "a picture of 128×128 was filled" in done.stdout
+    assert "half precision is not used" in done.stdout or " against float32" in done.stdout
 
 
 def test_a_wrong_redis_url_is_named_without_its_password() -> None:

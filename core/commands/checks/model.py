@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from core.commands.checks.finding import Finding, ok, problem, size, warning
+from core.commands.checks.half_precision import check_half_precision
 from core.config import Settings
 from core.errors import ModelUnavailable
 
@@ -53,6 +54,7 @@ def check(settings: Settings) -> Iterator[Finding]:
         return
     yield ok("model", f"{inpainter.layout()}; {inpainter.describe()}")
     yield _picture(inpainter)
+    yield check_half_precision(inpainter)
 
 
 def _device(settings: Settings, torch: Torch) -> Finding:
