@@ -196,7 +196,7 @@ def _results(
 ) -> Iterator[Row]:
     """Names and errors of finished pictures, as they finish; lost ones are missing."""
     # The current resources: in a later round there may be fewer.
-    size, share = networks(ray.cluster_resources(), settings.use_cuda, workers)
+    size, share = networks(ray.cluster_resources(), bool(settings.use_cuda), workers)
     block, batch = (1, 1) if alone else (BLOCK, BATCH)
     rows = [{"name": task.name, "task": pickle.dumps(task)} for task in tasks]
     with warnings.catch_warnings():

@@ -12,13 +12,14 @@ import re
 import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AllowInfNan,
     BeforeValidator,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -40,6 +41,11 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 #: Pattern of a segment's name; with a prefix, a longer one would not fit into a file name.
 SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 
+
+#: Value of USE_CUDA with which the worker does not start without a GPU.
+REQUIRE: Final = "require"
+
+_BOOLEAN: Final = TypeAdapter(bool)
 
 #: Longest time to live, in seconds: Redis refuses a PEXPIRE that overflows 64 bits.
 YEAR_S = 366 * 86_400
@@ -71,6 +77,15 @@ def _name_prefix(value: str) -> str:
             "it must be 1 to 40 letters, digits, '_', '.' or '-', and begin with a letter or digit"
         )
     return value
+
+
+def _cuda(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() != REQUIRE:
+        try:
+            return _BOOLEAN.validate_python(value)
+        except ValidationError:
+            raise ValueError("it must be 1 or 0, or require") from None
+    return value.lower() if isinstance(value, str) else value
 
 
 def _commas(value: Any) -> Any:
@@ -114,6 +129,7 @@ FileMode = Annotated[int, BeforeValidator(_octal)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
 QueueName = Annotated[str, Field(min_length=1), AfterValidator(_with_host)]
+UseCuda = Annotated[bool | Literal["require"], BeforeValidator(_cuda)]
 Number = Annotated[float, AllowInfNan(False)]
 
 
@@ -183,7 +199,11 @@ class Settings(BaseSettings):
         PROJECT_ROOT / "lama-fourier/models/best.ckpt",
         description="checkpoint with the weights of the network",
     )
-    use_cuda: bool = Field(True, description="use the GPU if there is one")
+    use_cuda: UseCuda = Field(
+        True,
+        description="use the GPU if there is one; with require, the worker does not start without "
+        "one",
+    )
     use_fp16: bool = Field(
         True, description="use half precision where it is faster: fp16 on a GPU, bf16 on some CPUs"
     )

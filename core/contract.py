@@ -14,19 +14,18 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
+from core import fields
 from core.config import SEGMENT_NAME, Settings
 from core.errors import BadMessage
+from core.fields import MAX_ID_LENGTH as MAX_ID_LENGTH  # part of the contract
+from core.fields import shown
 from core.keys import Kind, sha1
 
 #: Size of the network's canvas per kind: (height, width) in pixels.
 CANVAS: Final = {Kind.LONG: (864, 1504), Kind.SHORT: (1024, 1024)}
 
-#: dtypes that a segment may have. Floating-point values are on the scale of uint8: 0 to 255.
-DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
-    name: np.dtype(name) for name in ("uint8", "bool", "float16", "float32", "float64")
-}
-
-MAX_ID_LENGTH: Final = 1024
+#: Sizes of memory pages to which some systems round a segment's size up.
+PAGE_BYTES: Final = (4 << 10, 16 << 10, 64 << 10)
 
 #: The names of results after the prefix: worker, start of the payload's sha1, counter.
 _RESULT_SUFFIX = re.compile(r"[A-Za-z0-9-]+-\d+-[0-9a-f]{12}-[0-9a-f]{12}-\d+")
@@ -89,17 +88,18 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
     """
     if len(payload) > settings.max_message_bytes:
         raise too_long(len(payload), settings)
-    message = _object(payload)
+    message = fields.json_object(payload)
     limit = settings.max_image_pixels
     image = _segment(message, "preprocessed_img_shm_info", settings)
     mask = _segment(message, "preprocessed_mask_shm_info", settings)
     if len(image.shape) != 3 or image.shape[2] != 3:
-        _refuse("bad_shape", f"a picture has shape [H, W, 3], not {_shown(list(image.shape))}")
+        _refuse("bad_shape", f"a picture has shape [H, W, 3], not {shown(list(image.shape))}")
     if image.dtype == np.bool_:
         _refuse("bad_dtype", "a picture of dtype bool has no colours")
-    if len(mask.shape) not in (2, 3) or mask.shape[2:] not in ((), (1,)):
+    if mask.shape[2:] not in ((), (1,), (3,)):
         _refuse(
-            "bad_shape", f"a mask has shape [H, W] or [H, W, 1], not {_shown(list(mask.shape))}"
+            "bad_shape",
+            f"a mask has shape [H, W], [H, W, 1] or [H, W, 3], not {shown(list(mask.shape))}",
         )
     if image.shape[:2] != mask.shape[:2]:
         _refuse(
@@ -107,46 +107,43 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
             f"the picture is {image.shape[0]}×{image.shape[1]}, "
             f"its mask {mask.shape[0]}×{mask.shape[1]}",
         )
-    height, width = _integers(message, "original_size", 2, minimum=1)
+    height, width = fields.integers(message, "original_size", 2, minimum=1)
     if height * width > limit:
         _refuse(
             "too_large",
-            f"original_size {_shown([height, width])} is above the limit of {limit} pixels",
+            f"original_size {shown([height, width])} is above the limit of {limit} pixels",
         )
-    top, right, bottom, left = _integers(message, "padding_info", 4, minimum=0)
+    top, right, bottom, left = fields.integers(message, "padding_info", 4, minimum=0)
     if top + bottom >= image.shape[0] or left + right >= image.shape[1]:
         _refuse(
             "bad_padding",
-            f"padding_info {_shown([top, right, bottom, left])} leaves nothing of a picture of "
+            f"padding_info {shown([top, right, bottom, left])} leaves nothing of a picture of "
             f"{image.shape[0]}×{image.shape[1]}",
         )
-    is_long = message.get("is_long")
-    if not isinstance(is_long, bool):
-        _refuse("bad_field", f"is_long is {_shown(is_long)}, must be true or false")
     return Job(
-        request_id=_text(message, "request_id"),
-        image_id=_text(message, "image_id"),
+        request_id=fields.identifier(message, "request_id"),
+        image_id=fields.identifier(message, "image_id"),
         original_size=(height, width),
         padding=(top, right, bottom, left),
         image=image,
         mask=mask,
         original=_original(message, (height, width), settings),
-        is_long=is_long,
+        is_long=fields.flag(message, "is_long"),
     )
 
 
 def request_of(payload: bytes) -> tuple[str, str] | None:
     """Request and image id of a message, which may be invalid; None if it has no request id.
 
-    The image id is empty if the message has no usable one.
+    A number is taken as its text. The image id is empty if the message has no usable one.
     """
+    message = fields.readable_fields(payload)
     try:
-        message = _object(payload, any_numbers=True)
-        request_id = _text(message, "request_id")
+        request_id = fields.text(message, "request_id")
     except BadMessage:
         return None
     try:
-        return request_id, _text(message, "image_id")
+        return request_id, fields.text(message, "image_id")
     except BadMessage:
         return request_id, ""
 
@@ -169,13 +166,10 @@ def input_names(payload: bytes, settings: Settings) -> list[str]:
 
 def named_inputs(payload: bytes) -> list[str]:
     """The segments that a message names as its inputs, allowed or not."""
-    try:
-        message = _object(payload, any_numbers=True)
-    except BadMessage:
-        return []
-    fields = ("preprocessed_img_shm_info", "preprocessed_mask_shm_info")
-    infos = [info for field in fields if isinstance(info := message.get(field), dict)]
-    names = [info.get("shm_name") for info in infos]
+    message = fields.readable_fields(payload)
+    inputs = ("preprocessed_img_shm_info", "preprocessed_mask_shm_info")
+    infos = [info for field in inputs if isinstance(info := message.get(field), dict)]
+    names = [_without_slash(info.get("shm_name")) for info in infos]
     return [name for name in names if isinstance(name, str) and SEGMENT_NAME.fullmatch(name)]
 
 
@@ -198,104 +192,58 @@ def is_result_name(name: str, settings: Settings) -> bool:
     return name.startswith(prefix) and bool(_RESULT_SUFFIX.fullmatch(name[len(prefix) :]))
 
 
-def _object(payload: bytes, *, any_numbers: bool = False) -> dict[str, Any]:
-    """The JSON object of a message.
-
-    `any_numbers` also accepts NaN, infinity and integers of too many digits, so that the ids and
-    segments of an invalid message can be read.
-    """
-    try:
-        text = payload.decode("utf-8")
-        if any_numbers:  # floats have no limit of digits
-            message = json.loads(text, parse_int=float)
-        else:
-            message = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadMessage("bad_json", f"the message is not UTF-8 JSON: {error}") from None
-    if not isinstance(message, dict):
-        _refuse("bad_json", f"the message is {_shown(message)}, not a JSON object")
-    return message
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _field(message: Mapping[str, Any], name: str) -> Any:
-    if message.get(name) is None:
-        _refuse("bad_field", f"{name} is missing")
-    return message[name]
-
-
-def _text(message: Mapping[str, Any], name: str) -> str:
-    value = _field(message, name)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
-        _refuse(
-            "bad_field",
-            f"{name} is {_shown(value)}, must be a string of 1 to {MAX_ID_LENGTH} characters",
-        )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        _refuse("bad_field", f"{name} is {_shown(value)}, which is not Unicode text")
-    return value
-
-
-def _integers(message: Mapping[str, Any], name: str, count: int, minimum: int) -> list[int]:
-    value = _field(message, name)
-    has_count = isinstance(value, list) and len(value) == count
-    if not has_count or not all(type(number) is int and number >= minimum for number in value):
-        _refuse(
-            "bad_field",
-            f"{name} is {_shown(value)}, must be a list of {count} integers ≥ {minimum}",
-        )
-    return list(value)
-
-
 def _segment(message: Mapping[str, Any], field: str, settings: Settings) -> Segment:
-    info = _field(message, field)
+    info = fields.field(message, field)
     if not isinstance(info, dict):
-        _refuse("bad_field", f"{field} is {_shown(info)}, must be an object")
+        _refuse("bad_field", f"{field} is {shown(info)}, must be an object")
     try:
         name = _segment_name(info, settings)
-        dtype = DTYPES.get(_text(info, "dtype"))
-        if dtype is None:
-            _refuse(
-                "bad_dtype", f"dtype is {_shown(info['dtype'])}, must be one of {', '.join(DTYPES)}"
-            )
-        shape = _field(info, "shape")
+        dtype = fields.dtype(info, "dtype")
+        shape = fields.field(info, "shape")
         if not isinstance(shape, list) or not 2 <= len(shape) <= 3:
-            _refuse("bad_shape", f"shape is {_shown(shape)}, must be a list of 2 or 3 integers")
-        shape = _integers(info, "shape", len(shape), minimum=1)
+            _refuse("bad_shape", f"shape is {shown(shape)}, must be a list of 2 or 3 integers")
+        shape = fields.integers(info, "shape", len(shape), minimum=1)
         if shape[0] * shape[1] > settings.max_image_pixels:
             _refuse(
                 "too_large",
-                f"shape {_shown(shape)} is above MAX_IMAGE_PIXELS={settings.max_image_pixels}",
+                f"shape {shown(shape)} is above MAX_IMAGE_PIXELS={settings.max_image_pixels}",
             )
         segment = Segment(name, tuple(shape), dtype)
-        size = _field(info, "size")
-        if type(size) is not int or size != segment.size:
+        size = fields.field(info, "size")
+        if not _is_size_of(segment, fields.whole(size)):
             _refuse(
                 "size_mismatch",
-                f"size is {_shown(size)}, shape {_shown(shape)} of {dtype} has "
-                f"{_shown(segment.size)} bytes",
+                f"size is {shown(size)}, shape {shown(shape)} of {dtype} has "
+                f"{shown(segment.size)} bytes",
             )
     except BadMessage as error:
         raise BadMessage(error.reason, f"{field}: {error}") from None
     return segment
 
 
+def _is_size_of(segment: Segment, size: int | None) -> bool:
+    """Whether a size is the array's, or the array's rounded up to whole pages."""
+    rounded = [-(-segment.size // page) * page for page in PAGE_BYTES]
+    return size in (segment.size, *rounded)
+
+
 def _segment_name(info: Mapping[str, Any], settings: Settings) -> str:
-    name = _field(info, "shm_name")
+    given = fields.field(info, "shm_name")
+    name = _without_slash(given)
     if not isinstance(name, str) or not SEGMENT_NAME.fullmatch(name):
-        _refuse("bad_name", f"shm_name {_shown(name)} is not the name of a segment")
+        _refuse("bad_name", f"shm_name {shown(given)} is not the name of a segment")
     if not _is_input(name, settings):
         _refuse(
             "bad_name",
-            f"shm_name {_shown(name)} is not that of an input: inputs begin with "
+            f"shm_name {shown(given)} is not that of an input: inputs begin with "
             f"{' or '.join(settings.shm_input_prefixes)}, and a worker's result is not an input",
         )
     return name
+
+
+def _without_slash(name: Any) -> Any:
+    """A segment's name as a file has it. POSIX, and Python's `_name`, put a slash before it."""
+    return name.removeprefix("/") if isinstance(name, str) else name
 
 
 def _is_input(name: str, settings: Settings) -> bool:
@@ -312,23 +260,12 @@ def _original(
         if segment.shape != (*size, 3) or segment.dtype != np.uint8:
             _refuse(
                 "bad_shape",
-                f"original_shm_info: {_shown(list(segment.shape))} of {segment.dtype} is not "
+                f"original_shm_info: {shown(list(segment.shape))} of {segment.dtype} is not "
                 f"{[*size, 3]} of uint8, which original_size requires",
             )
     except BadMessage as error:
         return error
     return segment
-
-
-def _shown(value: Any) -> str:
-    """A value from a message, shortened for an error."""
-    try:
-        text = ascii(value)
-    except ValueError:  # Python's limit on the digits of an integer
-        return "a number of too many digits"
-    except RecursionError:  # json parses deeper nesting than ascii() does
-        return "a value that is nested too deeply"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _refuse(reason: str, message: str) -> NoReturn:

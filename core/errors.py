@@ -17,6 +17,15 @@ class ModelUnavailable(WorkerError):
     """The network cannot be loaded from the configured files."""
 
 
+class NoGpu(WorkerError):
+    """USE_CUDA=require, and there is no GPU that can be used."""
+
+    FIX = (
+        "install the driver (in Docker also --gpus all and the NVIDIA container toolkit), or set "
+        "USE_CUDA=0"
+    )
+
+
 class RedisUnsuitable(WorkerError):
     """The Redis server answers, but cannot serve the configured delivery mode."""
 

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from core.config import Settings
+from core.config import REQUIRE, Settings
 from core.contract import CANVAS
-from core.errors import DeviceFault, ModelUnavailable, TransientFailure
+from core.errors import DeviceFault, ModelUnavailable, NoGpu, TransientFailure
 from core.keys import Kind
 from core.machine import cpu_limit, keep_freed_memory
 from core.pixels.handover import Filled, Loaded, Network, Pending, Picture, Restored, is_pending
@@ -52,16 +52,18 @@ def settle_memory() -> None:
 def load_inpainter(settings: Settings, region: Region | None = None) -> Inpainter:
     """The inpainter that the settings describe, with another region if one is given.
 
-    Raises ModelUnavailable with one clear sentence.
+    Raises ModelUnavailable, or NoGpu, with one clear sentence.
     """
     from lama.inpainter import Inpainter
 
+    if settings.use_cuda == REQUIRE and installed_torch().gpu is None:
+        raise NoGpu(f"USE_CUDA=require, but no CUDA device can be used: {NoGpu.FIX}")
     bound_threads(cpu_limit())
     try:
         return Inpainter(
             str(settings.lama_config_path),
             str(settings.lama_checkpoint_path),
-            use_cuda=settings.use_cuda,
+            use_cuda=bool(settings.use_cuda),
             use_fp16=settings.use_fp16,
             region=region or settings.inpaint_region,
             refine=settings.refine,
@@ -88,9 +90,16 @@ class LaMa(Network):
     """The worker's network: an Inpainter that takes and returns jobs."""
 
     def __init__(self, settings: Settings) -> None:
-        """Loads the configured weights; raises ModelUnavailable."""
+        """Loads the configured weights; raises ModelUnavailable or NoGpu."""
         self.inpainter = load_inpainter(settings)
         self._batches = full_batches(settings)
+        self._wants_gpu = bool(settings.use_cuda)
+        if self.lacks_gpu:
+            log.warning("USE_CUDA=1, but no CUDA device can be used; the CPU is: %s", NoGpu.FIX)
+
+    @property
+    def lacks_gpu(self) -> bool:
+        return self._wants_gpu and self.inpainter.device == "cpu"
 
     @property
     def staging(self) -> StagedInference | None:

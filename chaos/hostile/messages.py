@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
+
 from chaos.hostile.case import FORGED, IMAGE, MASK, MAX_PIXELS, Case, Fate, of_message
 from harness.jobs import CANVAS, SIZE
 from harness.workers import OWN
@@ -109,13 +111,51 @@ def refused_name(case: Case) -> Fate:
     info["shm_name"] = case.rng.choice(
         [
             there.foreign, there.semaphore, there.result, str(there.outside), up, "..", ".", "/",
-            f"../..{there.outside}", f"/{there.allowed}", f"./{there.allowed}",
-            f"{there.allowed}\0",
+            f"../..{there.outside}", f"//{there.allowed}", f"./{there.allowed}",
+            f"/{there.foreign}", f"/{there.result}", f"/{there.semaphore}", f"{there.allowed}\0",
             f"img_shm_{OWN}..", f"{there.allowed}\n", "img_shm_/", "\u202e", "img_shm_é", "x" * 255,
             f"/dev/shm/{there.allowed}", f"img_shm_{'y' * 300}", "psm_\ud800",
         ]
     )  # fmt: skip
     return "dead"
+
+
+@of_message
+def spelled_otherwise(case: Case) -> Fate:
+    """What some senders write, and what can mean only one thing."""
+    _, info = case.info()
+    change = case.rng.choice(["slash", "dtype", "pages", "floats", "is_long", "image_id"])
+    if change == "slash":
+        info["shm_name"] = f"/{info['shm_name']}"
+    elif change == "dtype":
+        info["dtype"] = case.rng.choice(["|u1", "<u1", ">u1", "=u1", "u1", "B", "ubyte"])
+    elif change == "pages":
+        page = case.rng.choice([4096, 16_384, 65_536])
+        info["size"] = -(-info["size"] // page) * page
+    elif change == "floats":
+        info["shape"] = [float(side) for side in info["shape"]]
+        case.message["original_size"] = [float(side) for side in case.message["original_size"]]
+    elif change == "is_long":
+        case.message["is_long"] = case.rng.choice([1, 0, "true", "False"])
+    else:
+        case.message["image_id"] = case.rng.choice([0, -5, 2**64])
+    return "delivered"
+
+
+@of_message
+def numeric_request(case: Case) -> Fate:
+    case.message["request_id"] = (1 << 60) + case.number
+    return "delivered"
+
+
+@of_message
+def mask_of_three_channels(case: Case) -> Fate:
+    path, info = case.path(MASK), case.message[MASK]
+    grey = np.fromfile(path, np.uint8, CANVAS[0] * CANVAS[1]).reshape(CANVAS)
+    channels = np.repeat(grey[..., None], 3, axis=2)
+    path.write_bytes(channels.tobytes())
+    info |= {"shape": list(channels.shape), "size": channels.nbytes}
+    return "delivered"
 
 
 @of_message

@@ -8,6 +8,7 @@ import hashlib
 import json
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -199,6 +200,8 @@ class Siege:
                 outcome = "dead" if is_dead else "delivered"
             if outcome == "silence" or case.fate not in (outcome, "either"):
                 self.report.wrong.append(f"{case.done}: {outcome}: {case.payload[:600]!r}")
+            if is_dead and not self.is_told(case):
+                self.report.wrong.append(f"{case.done}: not told: {case.payload[:300]!r}")
             if outcome == "delivered":
                 self.report.delivered += 1
                 if any(path.exists() for path in case.paths) and case.fate == "delivered":
@@ -210,6 +213,20 @@ class Siege:
         self.redis.delete("inpainting:dead")
         for key in self.redis.scan_iter("inpainting_result:*", 1000):
             self.redis.delete(key)
+
+    def is_told(self, case: Case) -> bool:
+        """Whether the failure is in the request's hash, if the message begins with its request."""
+        request_id = f"hostile-{case.number}"
+        is_known = case.payload.startswith(b'{"request_id": "%s", ' % request_id.encode())
+        if not is_known or case.payload.count(b'"request_id"') > 1:
+            return True
+        # A message that is too long is told after it has left the queue.
+        key, deadline = f"inpainting_result:{request_id}", time.monotonic() + 5
+        while self.redis.hget(key, "status") != b"failed":
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def result_of(self, case: Case) -> np.ndarray | None:
         try:

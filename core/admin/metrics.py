@@ -135,6 +135,11 @@ class _WorkerCollector(Collector):
             {"version": __version__, "worker": watch.worker, "model": watch.model},
         )
         yield GaugeMetricFamily(
+            "inpainting_gpu_missing",
+            "1 if USE_CUDA asks for a GPU and none can be used, so that the CPU is.",
+            int(watch.lacks_gpu),
+        )
+        yield GaugeMetricFamily(
             "inpainting_jobs_in_flight",
             "Jobs that this worker has claimed and not finished.",
             watch.in_flight(),

@@ -14,7 +14,6 @@ from core.broker.waiter import SHORT_BLOCK_S
 from core.claims import Claim
 from core.contract import too_long
 from core.keys import Kind
-from core.telemetry import transitions
 
 
 class AtMostOnceQueues(Queues):
@@ -57,7 +56,8 @@ class AtMostOnceQueues(Queues):
     async def _bury(self, kind: Kind, large: Oversized) -> None:
         """Put an entry for a message that was too large on the dead list."""
         error = too_long(large.length, self.settings)
-        entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
+        claim = Claim(kind, large.head)
+        entry = self._dead_entry(claim, error, 1, large)
         # The message is nowhere else: a duplicate entry, if a reply is lost, is better than none.
         await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
-        transitions.refused(kind, error)
+        await self.tell_refused(claim, error)

@@ -53,6 +53,7 @@ PRELUDES: Final = {
     "books": ("claim", "enter", "requeue"),
     "lists": ("promote", "release", "requeue", "retry"),
     "ownership": ("commit", "fail", "release", "retry", "supersede"),
+    "failures": ("fail", "tell"),
     "entries": ("discard", "drop", "redrive"),
     "marks": ("expire", "sweep"),
 }

@@ -25,6 +25,7 @@ from core.config import Settings
 from core.contract import result_name_start
 from core.errors import JobError
 from core.identity import Identity
+from core.telemetry import transitions
 
 #: Seconds for which a device fault is remembered while no further job reports it.
 FAULT_TTL_S: Final = 3600
@@ -144,17 +145,14 @@ class Finishing:
         key_list = [keys.DEAD, keys.cleanup(self.identity.worker)]
         fields: list[str] = []
         if request is not None:
-            request_id, image_id = request
-            key_list.append(keys.result(request_id))
-            fields = ["status", "failed", "error", str(error), "reason", error.reason]
-            fields += ["image_id", image_id]
+            key_list.append(keys.result(request[0]))
+            fields = _failure_fields(request, error)
         entry = self._dead_entry(claim, error, attempts)
-        ttl_ms = int(self.settings.result_ttl_s * 1000)
         outcome = await self._finish(
             "fail",
             claim,
             key_list,
-            [entry, ttl_ms, self.identity.namespace if device else "", FAULT_TTL_S, *fields],
+            [entry, self._ttl_ms, self.identity.namespace if device else "", FAULT_TTL_S, *fields],
             request[0] if request else "",
             keep=(b"held",),
         )
@@ -183,7 +181,18 @@ class Finishing:
         for claim in reversed(claims):
             await self._finish("release", claim, [], [])
 
+    async def tell_refused(self, claim: Claim, error: JobError) -> None:
+        """Publish that a message was too large, if the start of it names its request."""
+        transitions.refused(claim, error)
+        if claim.request is not None:
+            key, fields = keys.result(claim.request_id), _failure_fields(claim.request, error)
+            await self._run("tell", [key], [self._ttl_ms, *fields])
+
     # -- underneath ----------------------------------------------------------------------
+
+    @property
+    def _ttl_ms(self) -> int:
+        return int(self.settings.result_ttl_s * 1000)
 
     async def _finish(
         self,
@@ -271,6 +280,12 @@ class Finishing:
         if large is not None:
             return write_truncated_entry(large.length, large.sha1, large.head, **fields)
         return write_entry(claim.payload, **fields)
+
+
+def _failure_fields(request: tuple[str, str], error: JobError) -> list[str]:
+    """Fields and values of a failed request's hash."""
+    fields = {"status": "failed", "error": str(error), "reason": error.reason}
+    return [word for pair in {**fields, "image_id": request[1]}.items() for word in pair]
 
 
 def _outcome(reply: bytes, landed: Outcome) -> Outcome:

@@ -33,7 +33,6 @@ from core.contract import too_long
 from core.faults import Fault, fault_point
 from core.identity import Identity, crew_name
 from core.keys import Kind
-from core.telemetry import transitions
 
 log = logging.getLogger(__name__)
 
@@ -344,12 +343,13 @@ class Queues(Finishing):
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
         """Replace a message that is too large by an entry of the dead list."""
         error = too_long(large.length, self.settings)
-        entry = self._dead_entry(Claim(kind, large.head), error, 1, large)
+        claim = Claim(kind, large.head)
+        entry = self._dead_entry(claim, error, 1, large)
         anywhere = int(place != self.settings.queue(kind))
         if await self._scripts["refuse"](
             [place, keys.DEAD], [large.length, large.sha1, entry, anywhere]
         ):
-            transitions.refused(kind, error)
+            await self.tell_refused(claim, error)
 
     async def _listed(self, processing: str, kind: Kind) -> list[bytes]:
         """The payloads in a processing list; those that are too large are refused."""

@@ -229,6 +229,7 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
         log.info("model %s: %s", settings.lama_checkpoint_path, network.describe())
         network.prepare()
         watch.model, watch.phase = network.describe(), Phase.CONNECTING
+        watch.lacks_gpu = network.lacks_gpu
         watch.half_fallbacks = lambda: network.half_fallbacks
     asyncio.run(run(network))
     raise AssertionError("run() does not return")

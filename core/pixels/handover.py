@@ -92,6 +92,11 @@ class Network(ABC):
         """Called once before serving."""
 
     @property
+    def lacks_gpu(self) -> bool:
+        """Whether the settings ask for a GPU and the CPU is used, because there is none."""
+        return False
+
+    @property
     def half_fallbacks(self) -> int:
         """Pictures computed again in float32 so far, because half precision overflowed."""
         return 0

@@ -14,12 +14,12 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import BadMessage, OutOfSharedMemory, TransientFailure
+from core.errors import BadMessage, JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, fault_point
 
 log = logging.getLogger(__name__)
@@ -42,17 +42,11 @@ def read(
     The caller has checked `name` (see `core.contract`) and the array's size. `place` allocates the
     array.
 
-    Raises TransientFailure if there is no such segment or no memory or descriptor to read it
-    with, and BadMessage if it is not a regular file, belongs to a uid outside `allowed_uids` or
-    is smaller than the array.
+    Raises TransientFailure if there is no such segment, no memory or descriptor to read it with, or
+    no permission although it may be read, and BadMessage if it is not a regular file, belongs to a
+    uid outside `allowed_uids` or is smaller than the array.
     """
-    descriptor = _open_for_reading(name)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment")
-        if status.st_uid not in allowed_uids:
-            raise _foreign(name, status.st_uid)
+    with _opened(name, allowed_uids) as (descriptor, status):
         needed = math.prod(shape) * dtype.itemsize
         if status.st_size < needed:
             raise BadMessage(
@@ -61,10 +55,15 @@ def read(
                 f"needs {needed}",
             )
         array = place(shape, dtype)
-        _read_fully(descriptor, name, array.data.cast("B"))
+        # A memoryview can be cast to bytes only if it has the machine's byte order.
+        _read_fully(descriptor, name, array.view(np.uint8).data.cast("B"))
         return array, status.st_uid
-    finally:
-        os.close(descriptor)
+
+
+def check_readable(name: str, allowed_uids: Collection[int]) -> None:
+    """Open a segment as `read` does, and raise what it raises."""
+    with _opened(name, allowed_uids):
+        pass
 
 
 def write(
@@ -180,26 +179,92 @@ def _path(name: str) -> str:
     return f"{SHM_FOLDER}/{name}"
 
 
-def _open_for_reading(name: str) -> int:
+@contextlib.contextmanager
+def _opened(name: str, allowed_uids: Collection[int]) -> Iterator[tuple[int, os.stat_result]]:
+    """The descriptor and the status of a segment that may be read."""
+    descriptor = _open_for_reading(name, allowed_uids)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment")
+        if status.st_uid not in allowed_uids:
+            raise _foreign(name, status.st_uid)
+        yield descriptor, status
+    finally:
+        os.close(descriptor)
+
+
+def _open_for_reading(name: str, allowed_uids: Collection[int]) -> int:
     try:
         return os.open(_path(name), _READ_FLAGS)
     except FileNotFoundError:
-        raise TransientFailure(
-            "segment_missing",
-            f"there is no segment {name!r}: its producer removed it, or its /dev/shm is not this "
-            "worker's (are both containers in one IPC namespace?)",
-        ) from None
-    except PermissionError:
-        with contextlib.suppress(FileNotFoundError):
-            status = os.lstat(_path(name))
-            raise _foreign(name, status.st_uid, stat.S_IMODE(status.st_mode)) from None
-        raise TransientFailure("segment_missing", f"segment {name!r} went away") from None
+        raise _missing(name) from None
+    except PermissionError as error:
+        raise _not_permitted(name, error, allowed_uids) from None
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
             raise TransientFailure(
                 "out_of_resources", f"segment {name!r} cannot be opened: {error.strerror}"
             ) from None
-        raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment") from None
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise BadMessage("not_a_segment", f"{name!r} is not a shared-memory segment") from None
+        raise _unreadable(name, error, "try `python worker.py doctor` here") from None
+
+
+def _missing(name: str) -> TransientFailure:
+    return TransientFailure(
+        "segment_missing",
+        f"there is no segment {name!r}: its producer removed it, or its /dev/shm is not this "
+        "worker's (are both containers in one IPC namespace?)",
+    )
+
+
+def _not_permitted(name: str, error: OSError, allowed_uids: Collection[int]) -> JobError:
+    """Why a segment cannot be opened: its owner and mode forbid it, or something else does."""
+    try:
+        status = os.lstat(_path(name))
+    except FileNotFoundError:
+        return _missing(name)
+    except OSError as of_folder:
+        return _unreadable(name, of_folder, f"let uid {os.geteuid()} search {SHM_FOLDER}")
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in allowed_uids:
+        return _foreign(name, status.st_uid, mode)
+    if _is_granted(status):
+        return _unreadable(
+            name,
+            error,
+            f"uid {status.st_uid} and mode {mode:04o} let uid {os.geteuid()} read it, so a "
+            "security module forbids it: look for a denial of SELinux (ausearch -m avc) or "
+            "AppArmor (dmesg), and give sender and worker one label",
+        )
+    if os.geteuid() == 0:
+        return _unreadable(
+            name,
+            error,
+            f"it has uid {status.st_uid} and mode {mode:04o}, and this worker is root without the "
+            "capability CAP_DAC_OVERRIDE: add it, or run both under one uid",
+        )
+    if status.st_uid == os.geteuid():
+        return _unreadable(
+            name, error, f"its mode {mode:04o} keeps its own owner out, it must be 0600"
+        )
+    return _foreign(name, status.st_uid, mode)
+
+
+def _is_granted(status: os.stat_result) -> bool:
+    """Whether owner, group and mode alone let this process read a file."""
+    if status.st_uid == os.geteuid():
+        return bool(status.st_mode & stat.S_IRUSR)
+    if status.st_gid in (os.getegid(), *os.getgroups()):
+        return bool(status.st_mode & stat.S_IRGRP)
+    return bool(status.st_mode & stat.S_IROTH)
+
+
+def _unreadable(name: str, error: OSError, cause: str) -> TransientFailure:
+    return TransientFailure(
+        "segment_unreadable", f"segment {name!r} cannot be opened: {error.strerror}: {cause}"
+    )
 
 
 def _foreign(name: str, owner: int, forbidding_mode: int | None = None) -> BadMessage:

@@ -23,6 +23,7 @@ from core.errors import BadMessage, JobError
 from core.pixels import shm
 from core.pixels.arrays import Picture
 from core.pixels.handover import Loaded, Restored, Staging
+from core.pixels.values import as_mask, as_picture
 from core.telemetry import log_extra
 from lama.padding import without_padding
 
@@ -58,11 +59,13 @@ class Loader:
         _require_room(job)
         staging = self._staging()
         image, owner = self._read(job.image, staging)
-        mask = self._read(job.mask, staging)[0].reshape(job.mask.shape[:2])
+        is_grey = job.mask.shape[2:] in ((), (1,))
+        mask = as_mask(job.mask, self._read(job.mask, staging if is_grey else None)[0])
+        self._check_holes(job, mask)
         loaded = Loaded(
             job,
-            _picture(job.image, image),
-            self._grey(job.mask, mask),
+            as_picture(job.image, image),
+            mask,
             self._original(job),
             owner,
             began_at,
@@ -80,14 +83,28 @@ class Loader:
             return shm.read(*where)
         return shm.read(*where, place=lambda shape, _: staging.place(shape))
 
-    def _grey(self, segment: Segment, mask: npt.NDArray[Any]) -> Picture:
-        """A mask of any dtype as uint8 with the same holes."""
-        if mask.dtype == np.uint8:
-            return mask
-        if mask.dtype == np.bool_:
-            return mask.astype(np.uint8) * np.uint8(255)
-        _require_finite(segment, mask)
-        return np.where(mask > self._settings.mask_threshold, 255, 0).astype(np.uint8)
+    def _check_holes(self, job: Job, mask: Picture) -> None:
+        """Log a mask that has values, and none above the threshold. Refuse one of 0 and 1.
+
+        The latter never has a hole, so its job would be done with all of its text.
+        """
+        threshold = self._settings.mask_threshold
+        highest = int(mask.max()) if threshold else 0
+        if highest == 1:
+            raise BadMessage(
+                "bad_values",
+                f"segment {job.mask.name!r} is a mask of 0 and 1, in which nothing is above "
+                f"MASK_THRESHOLD={threshold}: send 255 where a hole is, or set MASK_THRESHOLD=0",
+            )
+        if 0 < highest <= threshold:
+            log.warning(
+                "request %s has no hole: its mask has values up to %d, none above "
+                "MASK_THRESHOLD=%d",
+                job.request_id,
+                highest,
+                threshold,
+                extra=log_extra(job.request_id),
+            )
 
     def _original(self, job: Job) -> Picture | None:
         if job.original is None or not self._settings.composite_original:
@@ -138,20 +155,6 @@ def _restored(job: Job, picture: Picture) -> Picture:
     return np.asarray(cv2.cvtColor(content, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def _picture(segment: Segment, image: npt.NDArray[Any]) -> Picture:
-    """A picture of any dtype as uint8; floating-point values have the same range, 0 to 255."""
-    if image.dtype == np.uint8:
-        return image
-    _require_finite(segment, image)
-    low, high = float(image.min()), float(image.max())
-    if low < 0 or high > 255:
-        raise BadMessage(
-            "bad_values", f"segment {segment.name!r} has values from {low:g} to {high:g}, not 0…255"
-        )
-    rounded: Picture = np.rint(image).astype(np.uint8)
-    return rounded
-
-
 def _require_room(job: Job) -> None:
     """Refuse a job whose result does not fit into /dev/shm beside its own inputs.
 
@@ -167,8 +170,3 @@ def _require_room(job: Job) -> None:
             f"{whole} in all: enlarge it (shm_size, or ipc: host)",
         )
     shm.require_room(result)
-
-
-def _require_finite(segment: Segment, array: npt.NDArray[Any]) -> None:
-    if not np.isfinite(array).all():
-        raise BadMessage("bad_values", f"segment {segment.name!r} contains NaN or infinity")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 from core.broker.connection import pause
 from core.broker.queues import Queues
@@ -18,7 +18,7 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim
 from core.config import Settings
 from core.contract import input_names
-from core.errors import TransientFailure
+from core.errors import JobError, TransientFailure
 from core.keys import Kind
 from core.pixels import shm
 from core.telemetry import watch
@@ -33,6 +33,9 @@ FIRST_INTERVAL_S, LONGEST_INTERVAL_S = 1.0, 10.0
 
 #: Number of the newest messages of a queue whose segments a blind worker looks for.
 PEEKED: Final = 50
+
+#: Reasons of failures that a worker has at every job if it cannot use the shared memory.
+MISSES: Final = ("segment_missing", "segment_unreadable")
 
 OBSTACLE: Final = "segments"
 FIX: Final = (
@@ -49,6 +52,7 @@ class ShmVisibility:
         self._queues = queues
         self._stop = stop
         self._missing: set[str] = set()
+        self._last_miss: TransientFailure | None = None
         self._interval_s = FIRST_INTERVAL_S
         self._next_try_at = 0.0
         self._is_reported = False
@@ -83,6 +87,7 @@ class ShmVisibility:
                 return
             if is_miss(outcome) and claim.sha1 not in self.known_gone:
                 self._missing.add(claim.sha1)
+                self._last_miss = outcome
         if self.is_blind:
             self._report()
 
@@ -115,7 +120,14 @@ class ShmVisibility:
                 return
 
     def _sees(self, payload: bytes) -> bool:
-        return any(shm.exists(name) for name in input_names(payload, self._settings))
+        return any(self._is_here(name) for name in input_names(payload, self._settings))
+
+    def _is_here(self, name: str) -> bool:
+        try:
+            shm.check_readable(name, self._settings.uids)
+        except JobError as error:  # a segment that is refused is here
+            return not is_miss(error)
+        return True
 
     def _prove(self) -> None:
         if self.is_blind:
@@ -130,14 +142,17 @@ class ShmVisibility:
         self._is_reported = True
         self._next_try_at = time.monotonic() + self._interval_s
         others = " (workers with another one take the same jobs)" if self.has_rivals else ""
+        finding, fix = "is in this /dev/shm", FIX
+        if self._last_miss and self._last_miss.reason != "segment_missing":
+            finding, fix = "can be opened", str(self._last_miss)
         reason = (
-            f"no segment of {len(self._missing)} jobs in a row is in this /dev/shm{others}: "
-            f"the worker gives jobs back and looks at one at a time; {FIX}"
+            f"no segment of {len(self._missing)} jobs in a row {finding}{others}: "
+            f"the worker gives jobs back and looks at one at a time; {fix}"
         )
         log.error("%s", reason)
         watch.set_obstacle(OBSTACLE, reason)
 
 
-def is_miss(outcome: object) -> bool:
-    """Whether a job could not be read because its segment does not exist here."""
-    return isinstance(outcome, TransientFailure) and outcome.reason == "segment_missing"
+def is_miss(outcome: object) -> TypeGuard[TransientFailure]:
+    """Whether a job could not be read because its segment is not here, or cannot be opened."""
+    return isinstance(outcome, TransientFailure) and outcome.reason in MISSES

@@ -81,6 +81,7 @@ class Watch:
     worker: str = ""
     started_at: float = field(default_factory=time.time)  # unix seconds
     model: str = ""  # device and precision
+    lacks_gpu: bool = False  # USE_CUDA asks for one
     admin_port: int = 0  # of the admin server; 0: none
     in_flight: Callable[[], int] = lambda: 0
     half_fallbacks: Callable[[], int] = lambda: 0

@@ -9,7 +9,6 @@ from typing import Any
 from core.claims import Claim
 from core.contract import Job
 from core.errors import JobError
-from core.keys import Kind
 from core.telemetry import log_extra, tracing, watch
 
 log = logging.getLogger(__name__)
@@ -45,10 +44,10 @@ def given_back(claim: Claim, error: Exception) -> None:
     log.debug("%s is given back: %s", _name(claim), error, extra=_log_extra(claim))
 
 
-def refused(kind: Kind, error: JobError) -> None:
-    """A message was too large to be claimed."""
-    log.error("a message on the %s queue is dead (%s): %s", kind, error.reason, error)
-    watch.job_failed(kind, None, error.reason, str(error), 1, dead=True)
+def refused(claim: Claim, error: JobError) -> None:
+    """A message, of which `claim` has the start, was too large to be claimed."""
+    log.error("%s is dead (%s): %s", _name(claim), error.reason, error, extra=_log_extra(claim))
+    watch.job_failed(claim.kind, claim.request, error.reason, str(error), 1, dead=True)
 
 
 def superseded(claim: Claim) -> None:

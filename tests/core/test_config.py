@@ -45,6 +45,9 @@ def test_defaults_are_those_of_the_pipelines_deployments() -> None:
     [
         ("USE_CUDA", "0", False),
         ("USE_CUDA", "false", False),
+        ("USE_CUDA", "true", True),
+        ("USE_CUDA", "require", "require"),
+        ("USE_CUDA", "Require", "require"),
         ("USE_FP16", "true", True),
         ("USE_FP16", "", True),
         ("SHM_FILE_MODE", "0660", 0o660),
@@ -160,7 +163,7 @@ def test_a_folder_named_dotenv_is_none(tmp_path: Path) -> None:
     [
         ("INPAINTING_BATCH_SIZE_SHORT", "four", "it must be a whole number"),
         ("INPAINTING_BATCH_SIZE_SHORT", "0", "it must be greater than or equal to 1"),
-        ("USE_CUDA", "maybe", "it must be 1 or 0"),
+        ("USE_CUDA", "maybe", "it must be 1 or 0, or require"),
         ("SHM_FILE_MODE", "rw", "octal"),
         ("SHM_NAME_PREFIX", "../", "letters, digits"),
         ("SHM_INPUT_PREFIXES", ",", "at least 1"),

@@ -126,7 +126,7 @@ def test_a_value_nested_as_deeply_as_json_allows_is_refused_like_any_other(
         raise RecursionError
 
     if not printable:
-        monkeypatch.setattr("core.contract.ascii", failing, raising=False)
+        monkeypatch.setattr("core.fields.ascii", failing, raising=False)
 
     def nested(place: str) -> bytes:
         return changed(place, "?").replace(b'"?"', b"[" * depth + b"]" * depth)
@@ -164,11 +164,19 @@ def test_a_number_that_is_no_json_is_refused_and_does_not_hide_whose_message_it_
         ("original_size", [300, -860], "bad_field"),
         ("original_size", [16_777_217, 1], "too_large"),
         ("original_size", [10**30, 10**30], "too_large"),
-        ("original_size", [300.0, 860], "bad_field"),
+        ("original_size", [300.5, 860], "bad_field"),
+        ("original_size", [1e308, 860], "too_large"),
+        ("padding_info", [-1.0, 0, 0, 0], "bad_field"),
+        ("padding_info", "0000", "bad_field"),
         ("request_id", "", "bad_field"),
         ("request_id", "x" * 2000, "bad_field"),
         ("request_id", "\ud800", "bad_field"),
-        ("is_long", "true", "bad_field"),
+        ("request_id", 7.0, "bad_field"),
+        ("request_id", False, "bad_field"),
+        ("image_id", 10**1024, "bad_field"),
+        ("is_long", "yes", "bad_field"),
+        ("is_long", 2, "bad_field"),
+        ("is_long", 0.5, "bad_field"),
         (f"{IMAGE}.shape", [64, 96, 1], "bad_shape"),
         (f"{IMAGE}.shape", [64, 96, 2], "size_mismatch"),
         (f"{IMAGE}.shape", [64, 96, 4], "size_mismatch"),
@@ -179,6 +187,15 @@ def test_a_number_that_is_no_json_is_refused_and_does_not_hide_whose_message_it_
         (f"{IMAGE}.shape", [64, 96, 3, 1], "bad_shape"),
         (f"{IMAGE}.size", 64 * 96, "size_mismatch"),
         (f"{IMAGE}.size", "18432", "size_mismatch"),
+        (f"{IMAGE}.size", 18432 + 4096, "size_mismatch"),
+        (f"{IMAGE}.size", 18432.5, "size_mismatch"),
+        (f"{MASK}.size", 4096, "size_mismatch"),
+        (f"{IMAGE}.dtype", "<u2", "bad_dtype"),
+        (f"{IMAGE}.dtype", "|i1", "bad_dtype"),
+        (f"{IMAGE}.dtype", ">f16", "bad_dtype"),
+        (f"{IMAGE}.dtype", "|u1 ", "bad_dtype"),
+        (f"{IMAGE}.dtype", "?", "bad_dtype"),
+        (f"{MASK}.shape", [64, 96, 4], "size_mismatch"),
         (f"{IMAGE}.dtype", "object", "bad_dtype"),
         (f"{IMAGE}.dtype", "complex64", "bad_dtype"),
         (f"{IMAGE}.dtype", "U8", "bad_dtype"),
@@ -214,7 +231,7 @@ def test_a_picture_without_three_channels_is_refused(channels: int) -> None:
     [
         *("", ".", "..", "/", "img_shm_/../x", "../img_shm_x", "img_shm_x/..", "etc/passwd"),
         *("sem.img_shm_x", "other_x", "img_shm_\0", "img_shm_x\n", "img_shm_" + "x" * 300),
-        *("img_shm_ü", "/img_shm_x"),
+        *("img_shm_ü", "//img_shm_x", "/dev/shm/img_shm_x", "/", "/../x"),
     ],
 )
 def test_a_name_that_is_no_inputs_is_refused(name: str) -> None:
@@ -276,8 +293,53 @@ def test_an_original_that_cannot_be_used_does_not_spoil_the_job() -> None:
 
 def test_the_request_of_a_bad_message_is_known_where_it_has_one() -> None:
     assert request_of(changed("padding_info", None)) == ("r-1", "page.jpg")
-    assert request_of(changed("image_id", 3)) == ("r-1", "")
-    assert request_of(changed("request_id", 3)) is None
+    assert request_of(changed("image_id", 3)) == ("r-1", "3")
+    assert request_of(changed("image_id", True)) == ("r-1", "")
+    assert request_of(changed("request_id", 3)) == ("3", "page.jpg")
+    assert request_of(changed("request_id", 2**70)) == (str(2**70), "page.jpg")
+    assert request_of(changed("request_id", 7.50)) == ("7.5", "page.jpg")
+    assert request_of(changed("request_id", True)) is None
+    assert request_of(changed("request_id", 10**1024)) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "request_"),
+    [
+        (b'{"request_id": "r", ', ("r", "")),
+        (b'{"request_id": "r", "image_id": 1', ("r", "")),  # perhaps 12
+        (b'{"request_id": 12', None),
+        (b'{"request_id": 12}', ("12", "")),
+        (b'{"request_id": "r', None),
+        (b' {\n"image_id"\t: "i" ,\r"request_id" :"r"} and more', ("r", "i")),
+        (b'{"a": {"request_id": "inner"}, ', None),
+        (b'{"request_id": "caf\xe9", ', None),
+        (b'{null: 1, "request_id": "r"}', None),
+        (b'{"request_id" "r"}', None),
+    ],
+)
+def test_the_request_is_read_up_to_the_damage(
+    start: bytes, request_: tuple[str, str] | None
+) -> None:
+    assert request_of(start) == request_
+
+
+@pytest.mark.parametrize("page", [4096, 16_384, 65_536])
+def test_a_size_in_pages_is_that_of_the_array_and_the_segment_need_not_be_so_large(
+    page: int,
+) -> None:
+    rounded = -(-64 * 96 // page) * page
+    job = parse_job(changed(f"{MASK}.size", rounded), SETTINGS)
+    assert job.mask.size == 64 * 96
+
+
+def test_a_slash_before_a_name_is_dropped_wherever_the_name_is_read() -> None:
+    name = GOOD[IMAGE]["shm_name"]
+    payload = changed(f"{IMAGE}.shm_name", f"/{name}")
+    assert parse_job(payload, SETTINGS).image.name == name
+    assert input_names(payload, SETTINGS) == [name, GOOD[MASK]["shm_name"]]
+    result = f"/img_shm_{current_identity(SETTINGS).worker}-{'0' * 12}-7"
+    with pytest.raises(BadMessage):
+        parse_job(changed(f"{IMAGE}.shm_name", result), SETTINGS)
 
 
 def test_a_result_has_the_fields_that_consumers_read() -> None:

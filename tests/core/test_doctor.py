@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from core.config import Settings
 from core.identity import identity_in
@@ -184,6 +185,53 @@ def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
     assert "0 of 2 input segments of the next waiting jobs are here" in str(found)
     assert "ipc: host" in only(found, "problem")["remedy"]
     assert len(segments()) == 2
+
+
+def test_a_waiting_segment_that_is_here_and_cannot_be_opened_is_a_problem(
+    server: RedisServer, pipeline: Pipeline, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))
+    names = [shut[f"preprocessed_{part}_shm_info"]["shm_name"] for part in ("img", "mask")]
+    pipeline.push(shut, "long")
+    opened = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if os.path.basename(path) in names:
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("core.pixels.shm.os.open", refuse)
+    status, found = findings("shm", REDIS_URL=server.url)
+    assert status == 1
+    problem = only(found, "problem")
+    assert "2 of 2 input segments of the next waiting jobs cannot be used" in problem["message"]
+    assert f"{names[0]!r} cannot be opened: Permission denied" in problem["remedy"]
+    assert "SELinux" in problem["remedy"]
+    assert "are here, and can be opened" not in str(found)
+
+    pipeline.push(pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96)), "long")
+    status, found = findings("shm", REDIS_URL=server.url)
+    assert status == 0
+    assert "2 of 4 input segments" in only(found, "warning")["message"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_problem() -> None:
+    status, found = findings("model", **MODEL, USE_CUDA=1)
+    assert status == 1
+    problem = only(found, "problem")
+    assert "USE_CUDA=1, but no CUDA device can be used; the CPU is" in problem["message"]
+    assert "--gpus all" in problem["remedy"]
+    assert "a picture of 128×128 was filled" in found[-1]["message"]
+
+    status, found = findings("model", **MODEL, USE_CUDA="require")
+    assert status == 1
+    assert "USE_CUDA=require, but" in only(found, "problem")["message"]
+    assert "the worker does not start" in found[-1]["message"]
+
+    status, found = findings("model", **MODEL, USE_CUDA="")  # the default is a wish
+    assert status == 0
+    assert "USE_CUDA=1, but no CUDA device can be used" in only(found, "warning")["message"]
 
 
 def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(

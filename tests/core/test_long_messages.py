@@ -82,6 +82,8 @@ def test_a_message_of_any_length_is_refused_unread_and_holds_nobody_up(
     assert memory.growth < MOST_GROWTH
     for entry, queue in zip(dead_entries(client), (SHORT, LONG), strict=True):
         assert_truncated(entry, payload, queue)
+    told = client.hgetall("inpainting_result:huge")
+    assert told.get(b"reason") == (b"too_long" if make is huge_object else None)
     assert not client.exists(keys.ATTEMPTS)
     assert worker.stop() == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -191,6 +193,125 @@ def test_a_segment_that_the_mode_keeps_shut_names_both_uids(name: str) -> None:
     assert "uid 0" in done.stdout, done.stderr
     assert "uid 54321" in done.stdout
     assert "mode 0600" in done.stdout
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, number: int = errno.EACCES) -> None:
+    """Every open fails, as if a security module forbade it."""
+
+    def refuse(path: str, *_: object) -> int:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr("core.pixels.shm.os.open", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_segment_of_ones_own_that_a_security_module_shuts_names_that_and_is_tried_again(
+    name: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    shm.write(name, np.zeros(16, np.uint8), 0o600)
+    forbid(monkeypatch, number)
+    with pytest.raises(TransientFailure) as caught:
+        read(name)
+    assert caught.value.reason == "segment_unreadable"
+    uid, text = os.geteuid(), str(caught.value)
+    assert f"{name!r} cannot be opened: {os.strerror(number)}: " in text
+    assert f"uid {uid} and mode 0600 let uid {uid} read it" in text
+    assert "SELinux" in text
+    assert "AppArmor" in text
+    assert "belongs to" not in text
+    with pytest.raises(TransientFailure):
+        shm.check_readable(name, UIDS)
+
+
+def test_a_segment_of_another_uid_is_foreign_even_if_a_security_module_shuts_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shm.write(name, np.zeros(16, np.uint8), 0o600)
+    forbid(monkeypatch)
+    with pytest.raises(BadMessage) as caught:
+        read(name, uids=frozenset({54321}))
+    assert caught.value.reason == "foreign_segment"
+
+
+def test_a_segment_that_vanishes_while_it_is_opened_is_missing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch)
+    with pytest.raises(TransientFailure) as caught:
+        read(name)
+    assert caught.value.reason == "segment_missing"
+
+
+def test_another_error_of_the_system_is_told_with_its_text_and_tried_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shm.write(name, np.zeros(16, np.uint8), 0o600)
+    forbid(monkeypatch, errno.EIO)
+    with pytest.raises(TransientFailure, match="Input/output error") as caught:
+        read(name)
+    assert caught.value.reason == "segment_unreadable"
+
+
+def read_by(prelude: str, name: str) -> str:
+    """The reason and the text that a process gets at reading a segment, after it ran `prelude`."""
+    program = (
+        "import os, numpy as np; from core import errors\nfrom core.pixels import shm\n"
+        f"{prelude}\n"
+        f"try: shm.read({name!r}, (4, 4), np.dtype('uint8'), {{os.geteuid(), 12345}})\n"
+        "except errors.JobError as error: print(error.reason, error)\n"
+        "else: print('read')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout, done.stderr
+    return done.stdout
+
+
+#: Gives up CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (bits 1 and 2), as `cap_drop` does.
+DROP = (
+    "import ctypes; libc = ctypes.CDLL(None); header = (ctypes.c_uint32 * 2)(0x20080522, 0)\n"
+    "data = (ctypes.c_uint32 * 6)(); assert libc.capget(header, data) == 0\n"
+    "data[0] &= ~6; data[1] &= ~6; assert libc.capset(header, data) == 0"
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
+def test_root_without_its_capability_is_told_which_one_is_missing(name: str) -> None:
+    shm.write(name, np.zeros(16, np.uint8), 0o600)
+    assert read_by(DROP, name) == "read\n"
+    os.chown(f"/dev/shm/{name}", 12345, -1)
+    text = read_by(DROP, name)
+    assert text.startswith("segment_unreadable ")
+    assert "it has uid 12345 and mode 0600" in text
+    assert "root without the capability CAP_DAC_OVERRIDE" in text
+    assert read_by("", name) == "read\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    ("owner", "mode", "cause"),
+    [
+        (54321, 0o200, "segment_unreadable .*its mode 0200 keeps its own owner out"),
+        (12345, 0o600, "foreign_segment .*belongs to uid 12345, this worker runs as uid 54321"),
+        (12345, 0o644, "read"),
+    ],
+)
+def test_a_user_that_a_mode_keeps_out_is_told_whose_mode_it_is(
+    name: str, owner: int, mode: int, cause: str
+) -> None:
+    shm.write(name, np.zeros(16, np.uint8), mode)
+    os.chown(f"/dev/shm/{name}", owner, -1)
+    assert re.match(cause, read_by("os.setuid(54321)", name))
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">f2", "<f4", "?"])
+def test_an_array_of_any_byte_order_is_read(name: str, dtype: str) -> None:
+    array = np.arange(60).reshape(4, 5, 3).astype(dtype)
+    shm.write(name, array.view(np.uint8), 0o600)
+    content, _ = shm.read(name, (4, 5, 3), array.dtype, UIDS)
+    assert content.dtype == array.dtype
+    assert np.array_equal(content, array)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

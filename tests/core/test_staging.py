@@ -19,7 +19,7 @@ from core.pixels.handover import Loaded, Picture, is_pending
 from core.pixels.stages import Finisher, Loader
 from harness import ROOT
 from harness.jobs import CANVAS
-from harness.wire import Pipeline, page
+from harness.wire import Pipeline, encode, page
 from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama.late_device import LateDevice
@@ -93,6 +93,30 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
             assert isinstance(one.job.original, Segment)
             names.append(one.job.original.name)
         shm.unlink_all(names, settings.uids)
+
+
+@pytest.mark.parametrize("floats", [False, True], ids=["channels", "floats"])
+def test_pixels_that_are_converted_when_they_are_read_are_staged_as_well(
+    pipeline: Pipeline, network: LaMa, settings: Settings, floats: bool
+) -> None:
+    image, mask = page(*CANVAS, 1)
+    plain = pipeline.message(image, mask, "short", canvas=CANVAS)
+    message = pipeline.message(image, mask, "short", canvas=CANVAS)
+    if floats:
+        rgb = image[..., ::-1].astype(">f4")
+        message["preprocessed_img_shm_info"] = pipeline.put_array(rgb)
+        message["preprocessed_mask_shm_info"] = pipeline.put_array(mask.astype(">f4"))
+    else:
+        channels = np.repeat(mask[..., None], 3, axis=2)
+        message["preprocessed_mask_shm_info"] = pipeline.put_array(channels)
+    network.inpainter.staging = StagedInference(
+        network.inpainter.model, "cpu", False, 0, 2, CANVAS[0] * CANVAS[1], LateDevice()
+    )
+    given = [Claim(Kind.SHORT, encode(one)) for one in (plain, message)]
+    loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
+    assert all(one.staged is not None for one in loaded)
+    expected, result = finished(Finisher(settings), loaded, network.collect(network(loaded)))
+    assert np.array_equal(result, expected)
 
 
 def test_a_device_that_cannot_be_made_ready_works_as_well(

@@ -56,6 +56,10 @@ for i = 1, count do
   end
   local readable, message = pcall(cjson.decode, payload)
   local request = readable and type(message) == 'table' and message.request_id
+  if type(request) == 'number' then  -- its text: a number here has 53 bits
+    local digits = string.match(payload, '"request_id"%s*:%s*(-?%d+)%s*[,}]')
+    request = tonumber(digits or '') == request and digits
+  end
   request = type(request) == 'string' and #request <= 1024 and request or ''
   taken[i] = payload
   attempts[i], superseded[i] =

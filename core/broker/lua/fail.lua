@@ -46,14 +46,7 @@ if ARGV[11] ~= '' then
   redis.call('HSET', KEYS[7], fault, 'given up ' .. sha1 .. ' ' .. now)
 end
 if KEYS[12] then
-  local kind = redis.call('TYPE', KEYS[12]).ok
-  -- A failure never replaces a result: the second copy of a job that was sent twice finds no
-  -- inputs.
-  if kind == 'none' or (kind == 'hash' and redis.call('HEXISTS', KEYS[12], 'inpaint_shm_info') == 0)
-  then
-    redis.call('HSET', KEYS[12], unpack(ARGV, 13))
-    redis.call('PEXPIRE', KEYS[12], ARGV[10])
-  end
+  publish_failure(KEYS[12], ARGV[10], 13)
 end
 redis.call('HDEL', KEYS[5], sha1)
 drop_claim()

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from core.commands.checks.finding import Finding, ok, problem, size, warning
+from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
 from core.commands.checks.half_precision import check_half_precision
-from core.config import Settings
-from core.errors import ModelUnavailable
+from core.config import REQUIRE, Settings
+from core.errors import ModelUnavailable, NoGpu
+from core.shown import shown
 
 if TYPE_CHECKING:
     from core.network import Inpainter, Torch
@@ -46,7 +47,9 @@ def check(settings: Settings) -> Iterator[Finding]:
             "model", f"{error}", "install base_requirements.txt for the Python that runs this"
         )
         return
-    yield _device(settings, torch)
+    yield (device := _device(settings, torch))
+    if settings.use_cuda == REQUIRE and device.level is Level.PROBLEM:
+        return  # a worker does not start either
     try:
         inpainter = load_inpainter(settings)
     except ModelUnavailable as error:
@@ -65,11 +68,14 @@ def _device(settings: Settings, torch: Torch) -> Finding:
             return warning("model", f"{text}, which USE_CUDA=0 leaves unused", "USE_CUDA=1")
         return ok("model", text)
     if settings.use_cuda:
-        return warning(
+        # Somebody who has set it counts on a GPU. It is also the default, on hosts without one too.
+        finding = problem if "use_cuda" in settings.model_fields_set else warning
+        value = shown("use_cuda", settings.use_cuda)
+        outcome = "the worker does not start" if value == REQUIRE else "the CPU is"
+        return finding(
             "model",
-            f"{text}: USE_CUDA=1, but no CUDA device can be used; the CPU is",
-            "install the driver (in Docker also --gpus all and the NVIDIA container toolkit), or "
-            "USE_CUDA=0",
+            f"{text}: USE_CUDA={value}, but no CUDA device can be used; {outcome}",
+            NoGpu.FIX,
         )
     return ok("model", f"{text}; on the CPU, as USE_CUDA=0 says")
 

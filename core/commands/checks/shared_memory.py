@@ -1,4 +1,4 @@
-"""Shared memory: free space, a test write, and whether the jobs' segments are in it."""
+"""Shared memory: free space, a test write, and whether the jobs' segments can be opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.commands.checks.finding import Finding, ok, problem, size, warning
 from core.config import Settings
 from core.contract import input_names
-from core.errors import NoSharedMemory, OutOfSharedMemory
+from core.errors import JobError, NoSharedMemory, OutOfSharedMemory
 from core.identity import current_identity
 from core.keys import Kind
 from core.pixels import shm
@@ -88,22 +88,13 @@ def _writing(settings: Settings) -> Finding:
 
 
 def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Finding]:
-    """Whether the segments of waiting jobs are here, in the namespace `mine`."""
+    """Whether this process can open the segments of waiting jobs, in the namespace `mine`."""
     names: list[str] = []
     for kind in Kind:
         waiting = cast("list[bytes]", client.lrange(settings.queue(kind), 0, SAMPLE - 1))
         for payload in waiting:
             names += input_names(payload, settings)
-    here = sum(shm.exists(name) for name in names)
-    if not names:
-        yield ok("shm", "no job is waiting, so whether producers share it cannot be checked")
-    elif here == len(names):
-        yield ok("shm", f"all {here} input segments of the next waiting jobs are here")
-    else:
-        finding = problem if here == 0 else warning
-        yield finding(
-            "shm", f"{here} of {len(names)} input segments of the next waiting jobs are here", SHARE
-        )
+    yield from _opening(names, settings)
     others = [
         worker.worker
         for worker in read_overview(client, settings).workers
@@ -116,3 +107,39 @@ def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Fin
             f"{SHARE}; workers of several hosts need queues of their own, see {{host}} in "
             "docs/deployment.md",
         )
+
+
+def _opening(names: list[str], settings: Settings) -> Iterator[Finding]:
+    """Whether these segments are here, and can be opened."""
+    if not names:
+        yield ok("shm", "no job is waiting, so whether producers share it cannot be checked")
+        return
+    failures = [failure for name in names if (failure := _failure(name, settings))]
+    missing = sum(failure.reason == "segment_missing" for failure in failures)
+    here = len(names) - missing
+    if missing:
+        finding = problem if here == 0 else warning
+        yield finding(
+            "shm", f"{here} of {len(names)} input segments of the next waiting jobs are here", SHARE
+        )
+    shut = [failure for failure in failures if failure.reason != "segment_missing"]
+    if shut:
+        finding = problem if len(shut) == here else warning
+        yield finding(
+            "shm",
+            f"{len(shut)} of {here} input segments of the next waiting jobs cannot be used",
+            f"the first: {shut[0]}",
+        )
+    if not failures:
+        yield ok(
+            "shm", f"all {here} input segments of the next waiting jobs are here, and can be opened"
+        )
+
+
+def _failure(name: str, settings: Settings) -> JobError | None:
+    """Why a segment cannot be opened."""
+    try:
+        shm.check_readable(name, settings.uids)
+    except JobError as error:
+        return error
+    return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.metrics import DEVICE_MEMORY, Metrics
@@ -126,6 +128,45 @@ def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
     text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
     assert "inpainting_half_precision_fallbacks_total 3.0" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("use_cuda", "missing"), [(True, 1), (False, 0)])
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_metric_and_a_warning(
+    use_cuda: bool, missing: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(
+        use_cuda=use_cuda,
+        lama_config_path=MODEL["LAMA_CONFIG_PATH"],
+        lama_checkpoint_path=MODEL["LAMA_CHECKPOINT_PATH"],
+    )
+    with caplog.at_level(logging.WARNING):
+        network = LaMa(settings)
+    assert network.lacks_gpu is bool(missing)
+    assert ("no CUDA device can be used; the CPU is" in caplog.text) is bool(missing)
+    watch = Watch(lacks_gpu=network.lacks_gpu)
+    text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
+    assert f"inpainting_gpu_missing {missing}.0" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_that_requires_a_gpu_does_not_start_without_one(
+    start_worker: StartWorker, client: RedisClient
+) -> None:
+    worker = start_worker(ready=False, HARNESS_NETWORK="lama", USE_CUDA="require", **MODEL)
+    assert worker.wait() == 1
+    assert "USE_CUDA=require, but no CUDA device can be used: install the driver" in worker.output
+    assert "Traceback" not in worker.output
+    assert not list(client.scan_iter("inpainting:worker:*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_without_the_gpu_that_it_wants_says_so_in_its_metrics(
+    start_worker: StartWorker, client: RedisClient
+) -> None:
+    worker = start_worker(HARNESS_NETWORK="lama", USE_CUDA=1, ADMIN_PORT=PORT, **MODEL)
+    assert "inpainting_gpu_missing 1.0" in Admin(worker).ask("/metrics").text
+    worker.wait_for_line("WARNING core.network: USE_CUDA=1, but no CUDA device can be used")
 
 
 class FakeCuda:
