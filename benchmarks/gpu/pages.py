@@ -33,7 +33,7 @@ def refinement(scale: Scale) -> Iterator[Row]:
     inpainter = Inpainter(
         settings.lama_config_path,
         settings.lama_checkpoint_path,
-        use_cuda=settings.use_cuda,
+        use_cuda=bool(settings.use_cuda),
         use_fp16=settings.use_fp16,
         refine=True,
     )

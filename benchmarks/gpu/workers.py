@@ -96,7 +96,7 @@ def _alone(
     inpainter = Inpainter(
         files["LAMA_CONFIG_PATH"],
         files["LAMA_CHECKPOINT_PATH"],
-        use_cuda=settings.use_cuda,
+        use_cuda=bool(settings.use_cuda),
         use_fp16=settings.use_fp16,
     )
     engine = inpainter.engine
