@@ -17,11 +17,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.local import Note
 from bulk.stages import Decoder, Encoder, Filler, Item, Work
 from bulk.tasks import Task
 from core.config import Settings
+from core.pictures.errors import PictureError, Remark
 
 #: Number of pictures per decoding task, and per call of the network.
 BLOCK, BATCH = 4, 8
@@ -104,7 +105,7 @@ class _Fill:
 
 
 class _Encode:
-    """A task: encodes and writes a result; passes on the name and the error."""
+    """A task: encodes and writes a result; passes on the name, and the error and the remarks."""
 
     def __init__(self, work: Work) -> None:
         self._encoder = Encoder(work)
@@ -113,12 +114,14 @@ class _Encode:
         error = pickle.loads(row["error"])  # noqa: S301
         item: Item | None
         item, filled = pickle.loads(row["item"])  # noqa: S301
+        remarks: tuple[Remark, ...] = ()
         if item is not None:
+            remarks = item.remarks
             try:
                 self._encoder(item, filled)
             except PictureError as raised:
                 error = raised
-        return {"name": row["name"], "error": pickle.dumps(error)}
+        return {"name": row["name"], "outcome": pickle.dumps((error, remarks))}
 
 
 def run(
@@ -184,11 +187,12 @@ def _run(
         alone = number > 0
         for row in _results(ray, list(remaining.values()), work, settings, workers, alone):
             if remaining.pop(row["name"], None) is not None:
-                note(row["name"], pickle.loads(row["error"]))  # noqa: S301
+                note(row["name"], *pickle.loads(row["outcome"]))  # noqa: S301
         if not remaining:
             break
     for name in remaining:
-        note(name, PictureError("lost", f"its task or actor was lost in each of {ROUNDS} rounds"))
+        error = PictureError("lost", f"its task or actor was lost in each of {ROUNDS} rounds")
+        note(name, error, ())
 
 
 def _results(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.storage import Folder, Store
+from core.pictures.errors import PictureError
 
 SUFFIX: Final = ".parquet"
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from bulk import local, on_ray
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.parquet import is_parquet
 from bulk.report import Counts, Failures, Progress
 from bulk.stages import Decoder, Encoder, Filler, Work
 from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
 from bulk.tasks import MaskNames, Plan, Task, find, read_boxes
 from core.config import Settings
+from core.pictures.errors import PictureError
 from lama.clock import clock
 
 #: Default of MAX_IMAGE_PIXELS here, larger than the worker's because a page may be a long strip.
