@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -154,8 +155,8 @@ def test_what_cannot_be_done_is_refused_before_it_is_sent(
     run: Run,
     client: RedisClient,
     tmp_path: Path,
-    page: object,
-    mask: object,
+    page: Any,
+    mask: Any,
     output: str,
     said: str,
 ) -> None:
