@@ -24,7 +24,7 @@ from bulk.tasks import Task
 from core.config import Settings
 from core.pictures.errors import PictureError, Remark
 
-#: Number of pictures per decoding task, and per call of the network.
+#: Number of picture files per decoding task, and of pictures per call of the network.
 BLOCK, BATCH = 4, 8
 
 #: Bytes of decoded pictures per block, the unit that Ray moves.
@@ -54,18 +54,19 @@ Row = dict[str, Any]
 
 
 class _Decode:
-    """A task: decodes a picture; on failure the row carries the error."""
+    """A task: decodes the pictures of a block; on failure a row carries the error."""
 
     def __init__(self, work: Work) -> None:
         self._decoder = Decoder(work)
 
-    def __call__(self, row: Row) -> Row:
-        task: Task = pickle.loads(row["task"])  # noqa: S301 - our own data
-        try:
-            item, error = self._decoder(task), None
-        except PictureError as raised:
-            item, error = None, raised
-        return {"name": row["name"], "item": pickle.dumps(item, 5), "error": pickle.dumps(error)}
+    def __call__(self, row: Row) -> Iterator[Row]:
+        tasks: list[Task] = pickle.loads(row["tasks"])  # noqa: S301 - our own data
+        for task in tasks:
+            try:
+                item, error = self._decoder(task), None
+            except PictureError as raised:
+                item, error = None, raised
+            yield {"name": task.name, "item": pickle.dumps(item, 5), "error": pickle.dumps(error)}
 
 
 class _Fill:
@@ -201,14 +202,14 @@ def _results(
     """Names and errors of finished pictures, as they finish; lost ones are missing."""
     # The current resources: in a later round there may be fewer.
     size, share = networks(ray.cluster_resources(), settings.use_cuda, workers)
-    block, batch = (1, 1) if alone else (BLOCK, BATCH)
-    rows = [{"name": task.name, "task": pickle.dumps(task)} for task in tasks]
+    most, batch = (1, 1) if alone else (BLOCK, BATCH)
+    rows = [{"tasks": pickle.dumps(block)} for block in blocks(tasks, most)]
     with warnings.catch_warnings():
         # Ray has deprecated max_restarts but offers no replacement yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         results = (
-            ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // block)))
-            .map(_Decode(work).__call__, num_cpus=TASK_CPUS)
+            ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
+            .flat_map(_Decode(work).__call__, num_cpus=TASK_CPUS)
             .map_batches(
                 _Fill,
                 batch_size=batch,
@@ -222,6 +223,20 @@ def _results(
             .map(_Encode(work).__call__, num_cpus=TASK_CPUS)
         )
     yield from results.iter_rows()
+
+
+def blocks(tasks: Sequence[Task], most: int) -> list[list[Task]]:
+    """Tasks in blocks of `most`, but a row group of a Parquet file in one: it is read once."""
+    made: list[list[Task]] = []
+    last: tuple[str, int] | None = None
+    for task in tasks:
+        group = (task.row.file, task.row.group) if task.row else None
+        if made and group == last and (len(made[-1]) < most or (group and most > 1)):
+            made[-1].append(task)
+        else:
+            made.append([task])
+        last = group
+    return made
 
 
 def networks(

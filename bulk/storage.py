@@ -139,6 +139,10 @@ class Remote:
     def read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(f"{self.root}/{name}"))
 
+    def open(self, name: str) -> Any:
+        """A file of which only parts are read; raises OSError."""
+        return self._fs.open(f"{self.root}/{name}", "rb")
+
     def write(self, name: str, content: bytes) -> None:
         path = f"{self.root}/{name}"
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)

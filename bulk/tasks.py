@@ -110,6 +110,9 @@ def find(
     plan = Plan()
     taken: dict[str, str] = {}
     for name, row in _pictures(store, names, plan):
+        if isinstance(row, PictureError):
+            plan.refused.append((name, row))
+            continue
         try:
             target = _target(name, form)
             if target in taken:
@@ -132,7 +135,9 @@ def find(
     return plan
 
 
-def _pictures(store: Store, names: Iterable[str], plan: Plan) -> Iterator[tuple[str, Row | None]]:
+def _pictures(
+    store: Store, names: Iterable[str], plan: Plan
+) -> Iterator[tuple[str, Row | PictureError | None]]:
     for name in names:
         if parquet.is_parquet(name):
             try:
