@@ -14,15 +14,12 @@ import numpy as np
 from core.client import Client, SubmitError, suitable_kind
 from core.config import Settings
 from core.keys import Kind
-from core.pictures.codec import Picture, decode, encode, require_form
+from core.pictures.codec import MOST_PIXELS, Picture, decode, encode, require_form
 from core.pictures.errors import PictureError, Remark, named
 from core.pictures.formats import NAMES, REFUSED, form_of
 from core.pictures.masks import NO_HOLE, as_stored, decode_mask, remarks_on
 from core.pixels.arrays import Hole
 from core.pixels.arrays import Picture as Array
-
-#: Largest number of pixels of a file. A picture above MAX_IMAGE_PIXELS is sent smaller.
-MOST_PIXELS = 2**30
 
 
 @dataclass(frozen=True, slots=True)

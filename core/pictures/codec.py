@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.pictures import exif, png
 from core.pictures.errors import PictureError, Remark
-from core.pictures.formats import NAMES, SUFFIXES, new_options, own_options
+from core.pictures.formats import NAMES, SUFFIXES, has_deep_avif, new_options, own_options
 from core.pictures.layers import Channels, joined, layers_of, of_8_bits
 from core.pictures.turning import turned_upright
 from core.pixels.arrays import Hole
@@ -33,6 +33,15 @@ _TIFF_TAGS: Final = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 
 #: Marks the end of a JPEG.
 _JPEG_END: Final = b"\xff\xd9"
+
+#: What could be pixels of a JPEG, without a marker.
+_OTHER_PIXELS: Final = bytes(range(1, 250, 7))
+
+#: Rows that may be missing from any JPEG: two rows of its largest blocks.
+_FEW_ROWS: Final = 32
+
+#: More pixels than any picture may have.
+MOST_PIXELS: Final = 2**30
 
 # MAX_IMAGE_PIXELS is checked here instead, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -93,6 +102,9 @@ def decode(
     if profile:
         common["icc_profile"] = profile
     orientation = _orientation(image)
+    if form == "AVIF" and has_deep_avif(content):
+        text = "it has more than 8 bits per channel, its result has 8"
+        remarks = (*remarks, Remark("reduced", text))
     if form == "PNG" and png.has_16_bits(content):
         channels, mode = _decode_16(content)
         showing = png.showing_chunks(content)
@@ -195,10 +207,32 @@ def _loaded(
     except PictureError:
         if form != "JPEG" or content.rstrip(b"\0").endswith(_JPEG_END):
             raise
-    whole = open_checked(content + _JPEG_END, image.width * image.height, ("JPEG",))
-    load(whole)
-    text = "the end of the file is missing: its last rows may be grey"
+    whole = _jpeg(content + _JPEG_END)
+    if whole.info.get("progressive"):
+        text = "the end of the file is missing: it may be blurred"
+        return whole, (Remark("truncated", text),)
+    missing = _missing_rows(content, whole)
+    if missing > max(_FEW_ROWS, whole.height // 10):
+        raise PictureError(
+            "undecodable",
+            f"the end of the file is missing, and with it {missing} of {whole.height} rows: copy "
+            "it again",
+        )
+    text = f"the end of the file is missing: its last {missing} rows may be grey"
     return whole, (Remark("truncated", text),)
+
+
+def _missing_rows(content: bytes, whole: Image.Image) -> int:
+    """The rows of a JPEG that depend on what comes after the end of its file."""
+    other = _jpeg(content + _OTHER_PIXELS * (1 + whole.height) + _JPEG_END)
+    differing = (np.asarray(whole) != np.asarray(other)).reshape(whole.height, -1).any(axis=1)
+    return whole.height - int(differing.argmax()) if differing.any() else 0
+
+
+def _jpeg(content: bytes) -> Image.Image:
+    image = open_checked(content, MOST_PIXELS, ("JPEG", "MPO"))
+    load(image)
+    return image
 
 
 def _common_options(image: Image.Image, form: str) -> dict[str, Any]:

@@ -83,6 +83,12 @@ def own_options(image: Image.Image, form: str, content: bytes) -> dict[str, Any]
     return new_options(form)
 
 
+def has_deep_avif(content: bytes) -> bool:
+    """Whether an AVIF has 10 or 12 bits per channel, of which Pillow reads 8."""
+    place = content.find(b"av1C")
+    return place >= 0 and len(content) > place + 6 and bool(content[place + 6] & 0x40)
+
+
 def _tiff_options(compression: str) -> dict[str, Any]:
     if compression == "raw":
         return {}

@@ -188,6 +188,18 @@ def test_a_jpeg_without_its_last_bytes_is_done_with_a_remark(cut: int, progressi
     assert not decode(file, LIMIT).remarks
 
 
+@pytest.mark.parametrize(("share", "fails"), [(0.99, False), (0.95, False), (0.6, True)])
+def test_a_jpeg_of_which_much_is_missing_is_refused(share: float, fails: bool) -> None:
+    file = content(photograph(600, 400), "JPEG")
+    file = file[: int(share * len(file))]
+    if fails:
+        with pytest.raises(PictureError, match=r"\d+ of 600 rows: copy it again"):
+            decode(file, LIMIT)
+    else:
+        (remark,) = decode(file, LIMIT).remarks
+        assert 0 < int(remark.text.split()[-5]) <= 60
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["WEBP", "PNG", "AVIF", "TIFF", "BMP"])
 def test_another_format_is_upright_and_has_no_orientation(orientation: int, form: str) -> None:
@@ -231,6 +243,14 @@ def test_a_tiff_keeps_its_compression_and_turns_as_it_is_shown(compression: str)
     assert after.info["compression"] == compression
     assert after.getexif()[0x010F] == "maker"
     assert np.array_equal(np.array(after), np.rot90(photograph(*SIZE), -1))
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12])
+def test_an_avif_that_loses_bits_is_worth_a_remark(depth: int) -> None:
+    pixels: Any = photograph(*SIZE).astype(np.uint16 if depth > 8 else np.uint8)
+    file = cv2.imencode(".avif", pixels, [cv2.IMWRITE_AVIF_DEPTH, depth])[1].tobytes()
+    reasons = [remark.reason for remark in decode(file, LIMIT).remarks]
+    assert reasons == (["reduced"] if depth > 8 else [])
 
 
 def animation(form: str) -> bytes:
