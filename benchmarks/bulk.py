@@ -32,12 +32,12 @@ from benchmarks import machine
 from benchmarks.layouts import HIGHEST, LOWEST, strip
 from benchmarks.report import Report, Row, add_output_argument, table
 from bulk import on_ray
-from bulk.errors import PictureError
 from bulk.local import Line
 from bulk.run import Request, prepare
 from bulk.stages import Decoder, Encoder, Filler
 from core.config import PROJECT_ROOT, Settings, load_settings
 from core.network import settle_memory
+from core.pictures.errors import PictureError, Remark
 
 #: Pixels: the sides of the pictures of `memory`.
 SHORTEST, LONGEST = 100, 420
@@ -56,7 +56,9 @@ class Clock:
         self.times: list[float] = []
         self.resident: list[int] = []
 
-    def __call__(self, name: str, error: PictureError | None) -> None:
+    def __call__(
+        self, name: str, error: PictureError | None, remarks: Sequence[Remark] = ()
+    ) -> None:
         if error is not None:
             raise SystemExit(f"{name}: {error}")
         self.times.append(time.perf_counter())

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from bulk.masks import mask_of_boxes
 from core.client import Prepared, prepare
 from core.keys import Kind
+from core.pictures.masks import mask_of_boxes
 from harness.samples import SAMPLES
 from lama.training.data.pages import product_page, table
 from lama.training.data.pictures import Pictures, picture_files

@@ -12,7 +12,7 @@ from core.errors import WorkerError
 from core.network import settle_memory
 from core.telemetry.logs import printable
 
-FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+FORMATS = {name.lower(): name for name in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP")}
 
 
 class BulkMissing(WorkerError):
@@ -109,9 +109,11 @@ def command(options: argparse.Namespace) -> int:
         print_json(
             {
                 "done": counts.done,
+                "without_hole": counts.without_hole,
                 "there": counts.there,
                 "failed": counts.failed,
                 "reasons": counts.reasons,
+                "remarks": counts.remarks,
             }
         )
     return 1 if counts.failed else 0

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from bulk.errors import PictureError
-from bulk.stages import Decoder, Encoder, Filler, Item
+from bulk.stages import Decoder, Encoder, Filled, Filler, Item
 from bulk.tasks import Task
-from core.pixels.arrays import Picture
+from core.pictures.errors import PictureError, Remark
 
-#: Called once for each picture, with its name and the error if it was not done.
-Note = Callable[[str, PictureError | None], None]
+#: Called once for each picture, with its name, the error if it was not done, and the remarks.
+Note = Callable[[str, PictureError | None, Sequence[Remark]], None]
 
 #: Number of pictures that are decoded ahead; threads that decode, and as many that encode.
 AHEAD: Final = 16
@@ -65,6 +64,7 @@ class _Decoded:
     item: Item | None = None
     error: PictureError | None = None
     pixels: int = 0
+    remarks: tuple[Remark, ...] = ()
 
 
 class Line:
@@ -93,7 +93,7 @@ class Line:
                 reading -= ready
                 for future in [future for future in writing if future.done()]:
                     writing.remove(future)
-                    self._note(future.result().task.name, future.result().error)
+                    self._report(future.result())
                 for decoded, filled in self._fill([future.result() for future in ready]):
                     writing.add(writers.submit(self._encode, decoded, filled))
         finally:
@@ -110,11 +110,12 @@ class Line:
 
         try:
             decoded.item = self._decoder(task, admit)
+            decoded.remarks = decoded.item.remarks
         except PictureError as error:
             decoded.error = error
         return decoded
 
-    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, Picture]]:
+    def _fill(self, batch: list[_Decoded]) -> Iterator[tuple[_Decoded, Filled]]:
         """Fill a batch; yields those that succeed, and notes the errors of the others."""
         usable = [decoded for decoded in batch if decoded.item is not None]
         results = self._filler([decoded.item for decoded in usable if decoded.item is not None])
@@ -126,9 +127,12 @@ class Line:
         for decoded in batch:
             if decoded.error is not None:
                 self._budget.give_back(decoded.pixels)
-                self._note(decoded.task.name, decoded.error)
+                self._report(decoded)
 
-    def _encode(self, decoded: _Decoded, filled: Picture) -> _Decoded:
+    def _report(self, decoded: _Decoded) -> None:
+        self._note(decoded.task.name, decoded.error, decoded.remarks)
+
+    def _encode(self, decoded: _Decoded, filled: Filled) -> _Decoded:
         assert decoded.item is not None
         try:
             self._encoder(decoded.item, filled)

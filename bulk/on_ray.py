@@ -17,13 +17,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.local import Note
 from bulk.stages import Decoder, Encoder, Filler, Item, Work
 from bulk.tasks import Task
 from core.config import Settings
+from core.pictures.errors import PictureError, Remark
 
-#: Number of pictures per decoding task, and per call of the network.
+#: Number of picture files per decoding task, and of pictures per call of the network.
 BLOCK, BATCH = 4, 8
 
 #: Bytes of decoded pictures per block, the unit that Ray moves.
@@ -53,18 +54,19 @@ Row = dict[str, Any]
 
 
 class _Decode:
-    """A task: decodes a picture; on failure the row carries the error."""
+    """A task: decodes the pictures of a block; on failure a row carries the error."""
 
     def __init__(self, work: Work) -> None:
         self._decoder = Decoder(work)
 
-    def __call__(self, row: Row) -> Row:
-        task: Task = pickle.loads(row["task"])  # noqa: S301 - our own data
-        try:
-            item, error = self._decoder(task), None
-        except PictureError as raised:
-            item, error = None, raised
-        return {"name": row["name"], "item": pickle.dumps(item, 5), "error": pickle.dumps(error)}
+    def __call__(self, row: Row) -> Iterator[Row]:
+        tasks: list[Task] = pickle.loads(row["tasks"])  # noqa: S301 - our own data
+        for task in tasks:
+            try:
+                item, error = self._decoder(task), None
+            except PictureError as raised:
+                item, error = None, raised
+            yield {"name": task.name, "item": pickle.dumps(item, 5), "error": pickle.dumps(error)}
 
 
 class _Fill:
@@ -104,7 +106,7 @@ class _Fill:
 
 
 class _Encode:
-    """A task: encodes and writes a result; passes on the name and the error."""
+    """A task: encodes and writes a result; passes on the name, and the error and the remarks."""
 
     def __init__(self, work: Work) -> None:
         self._encoder = Encoder(work)
@@ -113,12 +115,14 @@ class _Encode:
         error = pickle.loads(row["error"])  # noqa: S301
         item: Item | None
         item, filled = pickle.loads(row["item"])  # noqa: S301
+        remarks: tuple[Remark, ...] = ()
         if item is not None:
+            remarks = item.remarks
             try:
                 self._encoder(item, filled)
             except PictureError as raised:
                 error = raised
-        return {"name": row["name"], "error": pickle.dumps(error)}
+        return {"name": row["name"], "outcome": pickle.dumps((error, remarks))}
 
 
 def run(
@@ -184,11 +188,12 @@ def _run(
         alone = number > 0
         for row in _results(ray, list(remaining.values()), work, settings, workers, alone):
             if remaining.pop(row["name"], None) is not None:
-                note(row["name"], pickle.loads(row["error"]))  # noqa: S301
+                note(row["name"], *pickle.loads(row["outcome"]))  # noqa: S301
         if not remaining:
             break
     for name in remaining:
-        note(name, PictureError("lost", f"its task or actor was lost in each of {ROUNDS} rounds"))
+        error = PictureError("lost", f"its task or actor was lost in each of {ROUNDS} rounds")
+        note(name, error, ())
 
 
 def _results(
@@ -197,14 +202,14 @@ def _results(
     """Names and errors of finished pictures, as they finish; lost ones are missing."""
     # The current resources: in a later round there may be fewer.
     size, share = networks(ray.cluster_resources(), bool(settings.use_cuda), workers)
-    block, batch = (1, 1) if alone else (BLOCK, BATCH)
-    rows = [{"name": task.name, "task": pickle.dumps(task)} for task in tasks]
+    most, batch = (1, 1) if alone else (BLOCK, BATCH)
+    rows = [{"tasks": pickle.dumps(block)} for block in blocks(tasks, most)]
     with warnings.catch_warnings():
         # Ray has deprecated max_restarts but offers no replacement yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         results = (
-            ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // block)))
-            .map(_Decode(work).__call__, num_cpus=TASK_CPUS)
+            ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
+            .flat_map(_Decode(work).__call__, num_cpus=TASK_CPUS)
             .map_batches(
                 _Fill,
                 batch_size=batch,
@@ -218,6 +223,20 @@ def _results(
             .map(_Encode(work).__call__, num_cpus=TASK_CPUS)
         )
     yield from results.iter_rows()
+
+
+def blocks(tasks: Sequence[Task], most: int) -> list[list[Task]]:
+    """Tasks in blocks of `most`, but a row group of a Parquet file in one: it is read once."""
+    made: list[list[Task]] = []
+    last: tuple[str, int] | None = None
+    for task in tasks:
+        group = (task.row.file, task.row.group) if task.row else None
+        if made and group == last and (len(made[-1]) < most or (group and most > 1)):
+            made[-1].append(task)
+        else:
+            made.append([task])
+        last = group
+    return made
 
 
 def networks(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final
 
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.storage import Folder, Store
+from core.commands.common import table
+from core.pictures.errors import PictureError, Remark
+from core.pictures.masks import NO_HOLE
 from core.telemetry.logs import printable
 from lama.clock import clock
 
@@ -21,13 +25,28 @@ _SHOWN_EVERY, _LOGGED_EVERY = 0.2, 10.0
 
 @dataclass(slots=True)
 class Counts:
-    """Numbers of pictures: to do, done by earlier runs (`there`), done, failed."""
+    """Numbers of pictures: to do, done by earlier runs (`there`), done, without a hole, failed.
+
+    `reasons` and `remarks` count the failed and the remarkable ones by their codes.
+    """
 
     todo: int
     there: int
     done: int = 0
+    without_hole: int = 0
     failed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def past(self) -> int:
+        """The pictures of this run that are not to do any more."""
+        return self.done + self.without_hole + self.failed
+
+    @property
+    def nothing_erased(self) -> bool:
+        """Whether none of several holes that were asked for was found."""
+        return bool(self.without_hole) and not self.done
 
 
 class Failures:
@@ -72,15 +91,25 @@ class Progress:
         self._began = time.monotonic()
         self._reported_at = self._began
         self._live = sys.stderr.isatty()
+        self._examples: dict[str, str] = {}
 
-    def __call__(self, name: str, error: PictureError | None) -> None:
+    def __call__(
+        self, name: str, error: PictureError | None, remarks: Sequence[Remark] = ()
+    ) -> None:
         """A picture is done, or has failed with an error."""
         counts = self.counts
         if error is None:
-            counts.done += 1
+            for remark in remarks:
+                counts.remarks[remark.reason] = counts.remarks.get(remark.reason, 0) + 1
+                self._examples.setdefault(remark.reason, f"{name}: {remark.text}")
+            if any(remark.reason == NO_HOLE for remark in remarks):
+                counts.without_hole += 1
+            else:
+                counts.done += 1
         else:
             counts.failed += 1
             counts.reasons[error.reason] = counts.reasons.get(error.reason, 0) + 1
+            self._examples.setdefault(error.reason, f"{name}: {error}")
             try:
                 self._failures.add(name, error)
             except OSError as problem:  # a full disk: reported here instead
@@ -99,12 +128,12 @@ class Progress:
     @property
     def rate(self) -> float:
         """Pictures a second, failed ones included."""
-        return (self.counts.done + self.counts.failed) / self.seconds
+        return self.counts.past / self.seconds
 
     def line(self) -> str:
         """The progress so far."""
         counts = self.counts
-        past = counts.done + counts.failed
+        past = counts.past
         remaining_s = (counts.todo - past) / self.rate if past else float("nan")
         time_left = f"{clock(remaining_s)} left" if past else "…"
         return (
@@ -117,16 +146,34 @@ class Progress:
         if self._live:
             print("\r\x1b[K", end="", file=sys.stderr)
         counts = self.counts
+        if self._examples:
+            print(self._table(), file=sys.stderr, flush=True)
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
+        copied = f"{counts.without_hole} without a hole, " if counts.without_hole else ""
         self._print(
-            f"{counts.done} done, {counts.there} there already, {counts.failed} failed"
+            f"{counts.done} done, {copied}{counts.there} there already, {counts.failed} failed"
             f"{f' ({why}; see {FAILURES})' if why else ''}, "
             f"{self.seconds:.1f} s, {self.rate:.2f} pictures a second"
         )
+        if counts.nothing_erased:
+            self._print(
+                "nothing was erased: no picture had a hole. Are the masks black, or not above "
+                "MASK_THRESHOLD?"
+            )
         try:
             self._failures.close()
         except OSError as problem:
             self._print(f"{FAILURES} cannot be written: {problem}")
+
+    def _table(self) -> str:
+        """A line for each kind of failure and remark, with an example."""
+        kinds = (("failed", self.counts.reasons), ("note", self.counts.remarks))
+        rows = [
+            (what, count, reason, self._examples[reason])
+            for what, counted in kinds
+            for reason, count in sorted(counted.items())
+        ]
+        return table(("", "pictures", "reason", "for example"), rows)
 
     def _print(self, text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from bulk import local, on_ray
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.parquet import is_parquet
 from bulk.report import Counts, Failures, Progress
 from bulk.stages import Decoder, Encoder, Filler, Work
 from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
 from bulk.tasks import MaskNames, Plan, Task, find, read_boxes
 from core.config import Settings
+from core.pictures.errors import PictureError
 from lama.clock import clock
 
 #: Default of MAX_IMAGE_PIXELS here, larger than the worker's because a page may be a long strip.
 MOST_PIXELS: Final = 64 * 1024 * 1024
+
+#: The file that is locked where a folder cannot be.
+LOCK: Final = ".bulk-lock"
 
 #: Number of pictures from which --dry-run estimates.
 SAMPLE: Final = 8
@@ -50,6 +54,8 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
     _check_apart(request)
     source, single = open_store(request.source, "INPUT")
     names = [single] if single else list(source.names())
+    if not single:
+        _check_links(request, source)
     if not (request.masks or request.boxes or any(map(is_parquet, names))):
         raise BulkRefused(
             "--masks or --boxes is needed: only Parquet files may contain masks or boxes"
@@ -162,6 +168,24 @@ def _check_apart(request: Request) -> None:
                 )
 
 
+def _check_links(request: Request, source: Store) -> None:
+    """Refuse links in INPUT to OUTPUT or the masks, or to a folder around them."""
+    if not isinstance(source, Folder):
+        return
+    places = {"OUTPUT": request.output, "--masks": request.masks}
+    for path in source.links:
+        link, target = path.relative_to(source.root).as_posix(), path.resolve()
+        for name, where in places.items():
+            if not where or is_url(where):
+                continue
+            place = local_path(where)
+            if place.is_relative_to(target) or target.is_relative_to(place):
+                raise BulkRefused(
+                    f"the link {link} in INPUT leads to {target}, where {name} is: results or "
+                    "masks would be taken for pictures; remove the link"
+                )
+
+
 def _is_same(source: Store, name: str, where: str) -> bool:
     return isinstance(source, Folder) and (source.root / name).resolve() == local_path(where)
 
@@ -186,17 +210,35 @@ def _alone(output: Store) -> Iterator[None]:
         return
     try:
         output.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output.root, os.O_RDONLY)
+        descriptor = _locked(output.root)
+    except BlockingIOError:
+        raise BulkRefused(f"another run is writing to {Path(output.root)}") from None
     except OSError as error:
         raise BulkRefused(f"OUTPUT cannot be written to: {error}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BulkRefused(f"another run is writing to {Path(output.root)}") from None
-        except OSError:  # a file system without locks
-            pass
         output.remove_parts()
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that locks a folder; raises BlockingIOError if another run has locked it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # NFS locks only files that are open for writing
+        os.close(descriptor)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        pass
+    return descriptor

@@ -10,19 +10,22 @@ import errno
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from bulk.codec import PICTURE_SUFFIXES, Picture, decode, encode, suffix_of
-from bulk.errors import PictureError, named
-from bulk.masks import Hole, as_stored, decode_mask, mask_of_boxes
 from bulk.parquet import Reader
 from bulk.storage import Store
 from bulk.tasks import Task
 from core.config import Settings
 from core.network import check_device, load_inpainter
+from core.pictures.codec import Picture, decode, encode
+from core.pictures.errors import PictureError, Remark, named
+from core.pictures.formats import PICTURE_SUFFIXES, suffix_of
+from core.pictures.masks import as_stored, decode_mask, mask_of_boxes, remarks_on
+from core.pixels.arrays import Hole
+from core.pixels.arrays import Picture as Array
 from lama.halving import explained, halved
 from lama.regions import MOST_AT_ONCE, Region
 
@@ -45,13 +48,23 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture on its way. `hole` is bool H×W, as stored; `content` its file where nothing is to
-    be done."""
+    """A picture on its way. `hole` is bool H×W, as stored; `layers` are what the network fills,
+    uint8 H×W×3; `content` is its file where nothing is to be done."""
 
     task: Task
     picture: Picture
     hole: Hole
+    layers: Sequence[Array] = ()
     content: bytes = b""
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What a user should know of it although it is done."""
+        return (*self.picture.remarks, *remarks_on(self.hole))
+
+
+#: The filled layers of a picture.
+Filled = list[Array]
 
 
 class Decoder:
@@ -70,7 +83,6 @@ class Decoder:
         if not isinstance(content, bytes):
             raise PictureError("undecodable", "its row has no bytes in column image")
         picture = decode(content, work.most_pixels, admit)
-        size = picture.rgb.shape[0], picture.rgb.shape[1]
         boxes = task.boxes if task.boxes is not None else row.get("boxes")
         if task.mask:
             assert work.masks is not None
@@ -82,9 +94,9 @@ class Decoder:
             hole = decode_mask(row["mask"], work.most_pixels, work.threshold)
         else:
             raise PictureError("no_mask", "its row has neither a mask nor boxes")
-        hole = as_stored(hole, picture.orientation, size)
+        hole = as_stored(hole, picture.orientation, picture.size)
         unchanged = not hole.any() and work.form in ("", picture.format)
-        return Item(task, picture, hole, content if unchanged else b"")
+        return Item(task, picture, hole, picture.layers(hole), content if unchanged else b"")
 
 
 class Filler:
@@ -98,12 +110,12 @@ class Filler:
         """Device and precision, for people."""
         return self._inpainter.describe()
 
-    def __call__(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8] | PictureError]:
-        """Of each picture its colours with the hole filled, H×W×3, or why there are none.
+    def __call__(self, items: Sequence[Item]) -> list[Filled | PictureError]:
+        """Of each picture its layers with the hole filled, or why there are none.
 
         Raises DeviceFault if only a new process can help.
         """
-        results: list[npt.NDArray[np.uint8] | PictureError | None] = [None] * len(items)
+        results: list[Filled | PictureError | None] = [None] * len(items)
         for group in self._groups(items):
             alike = [items[index] for index in group]
             filled = halved(self._filled, alike, _failure, self._check_device)
@@ -128,10 +140,15 @@ class Filler:
             groups += [alike[first : first + count] for first in range(0, len(alike), count)]
         return groups
 
-    def _filled(self, items: Sequence[Item]) -> list[npt.NDArray[np.uint8]]:
-        images = [item.picture.rgb for item in items]
-        masks = [item.hole.view(np.uint8) * np.uint8(255) for item in items]
-        return self._inpainter.fill(images, masks)
+    def _filled(self, items: Sequence[Item]) -> list[Filled]:
+        images = [layer for item in items for layer in item.layers]
+        masks = [
+            mask
+            for item in items
+            for mask in [item.hole.view(np.uint8) * np.uint8(255)] * len(item.layers)
+        ]
+        filled = iter(self._inpainter.fill(images, masks) if images else [])
+        return [list(islice(filled, len(item.layers))) for item in items]
 
 
 class Encoder:
@@ -141,7 +158,7 @@ class Encoder:
         self._work = work
 
     @named("unencodable")
-    def encoded(self, item: Item, filled: npt.NDArray[np.uint8]) -> tuple[str, bytes]:
+    def encoded(self, item: Item, filled: Filled) -> tuple[str, bytes]:
         """A result's name and content; raises PictureError."""
         form = self._work.form or item.picture.format
         name = item.task.target
@@ -150,7 +167,7 @@ class Encoder:
         return name, item.content or encode(item.picture, filled, item.hole, form)
 
     @named("unencodable")
-    def __call__(self, item: Item, filled: npt.NDArray[np.uint8]) -> None:
+    def __call__(self, item: Item, filled: Filled) -> None:
         """Encode and write a result; raises PictureError, and nothing else."""
         name, content = self.encoded(item, filled)
         try:
@@ -168,4 +185,4 @@ def _read(store: Store, name: str, reason: str) -> bytes:
 
 
 def _failure(item: Item, error: Exception) -> PictureError:
-    return PictureError(*explained(item.picture.rgb, error))
+    return PictureError(*explained(item.picture.channels, error))

@@ -40,13 +40,38 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.links: list[Path] = []
 
     def exists(self) -> bool:
         return self.root.exists()
 
     def names(self) -> Iterator[str]:
-        for folder, below, files in os.walk(self.root, onerror=_refuse):
-            below[:] = sorted(name for name in below if not name.startswith("."))
+        """Linked folders are entered too, but no folder twice: links may form a loop.
+
+        `links` has the links to folders then.
+        """
+        if not self.root.exists():
+            return
+        entered = {_identity(self.root)}
+        self.links = []
+        yield from self._names_below(self.root, entered)
+        for link in self.links:  # after all real folders; more are added meanwhile
+            identity = _identity(link)
+            if identity not in entered:
+                entered.add(identity)
+                yield from self._names_below(link, entered)
+
+    def _names_below(self, top: Path, entered: set[tuple[int, int]]) -> Iterator[str]:
+        """The names of files below `top`, links to folders not followed."""
+        for folder, below, files in os.walk(top, onerror=_refuse):
+            seen = sorted(name for name in below if not name.startswith("."))
+            paths = [Path(folder, name) for name in seen]
+            self.links += [path for path in paths if path.is_symlink()]
+            below[:] = []
+            for path in paths:
+                if not path.is_symlink() and (identity := _identity(path)) not in entered:
+                    entered.add(identity)
+                    below.append(path.name)
             within = Path(folder).relative_to(self.root)
             for name in sorted(files):
                 if not name.startswith(".") and name.lower() not in LITTER:
@@ -114,6 +139,10 @@ class Remote:
     def read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(f"{self.root}/{name}"))
 
+    def open(self, name: str) -> Any:
+        """A file of which only parts are read; raises OSError."""
+        return self._fs.open(f"{self.root}/{name}", "rb")
+
     def write(self, name: str, content: bytes) -> None:
         path = f"{self.root}/{name}"
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -155,6 +184,15 @@ def open_store(where: str, what: str) -> tuple[Store, str | None]:
     if path.exists():
         return Folder(path.parent), path.name
     raise BulkRefused(f"{what}: there is no file or folder {where}")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What is the same for all names of a folder."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise BulkRefused(f"{folder} cannot be listed: {error.strerror}") from error
+    return status.st_dev, status.st_ino
 
 
 def _refuse(error: OSError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bulk import parquet
-from bulk.codec import PICTURE_SUFFIXES, SUFFIXES, suffix_of
-from bulk.errors import BulkRefused, PictureError
-from bulk.masks import SUFFIXES as MASK_SUFFIXES
+from bulk.errors import BulkRefused
 from bulk.parquet import Row
 from bulk.storage import Store
+from core.pictures.errors import PictureError
+from core.pictures.formats import NAMES, PICTURE_SUFFIXES, REFUSED, SUFFIXES, suffix_of
+from core.pictures.masks import SUFFIXES as MASK_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,24 @@ class MaskNames:
     """Finds a picture's mask by name."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = set()
+        self._names: set[str] = set()
+        self._composed: dict[str, list[str]] = defaultdict(list)
         self._stems: dict[str, list[str]] = defaultdict(list)
         for name in names:
             if name.lower().endswith(MASK_SUFFIXES):
                 self._names.add(name)
-                self._stems[_stem(name)].append(name)
+                self._composed[composed(name)].append(name)
+                self._stems[composed(_stem(name))].append(name)
 
     def of(self, name: str) -> str:
         """The mask of the same name, with any suffix; raises PictureError."""
         if name in self._names:
             return name
-        # a.jpg: a.jpg.png first, then a.png
-        candidates = self._stems.get(name) or self._stems.get(_stem(name))
+        name = composed(name)
+        # a.jpg: a.jpg first, then a.jpg.png, then a.png
+        candidates = (
+            self._composed.get(name) or self._stems.get(name) or self._stems.get(_stem(name))
+        )
         if not candidates:
             raise PictureError("no_mask", "there is no mask with its name")
         if len(candidates) > 1:
@@ -68,7 +75,7 @@ class MaskNames:
 
 
 def read_boxes(content: bytes, where: str) -> dict[str, Any]:
-    """Boxes by picture name; those of repeated names are combined. Raises BulkRefused."""
+    """Boxes by composed picture name; those of repeated names are combined. Raises BulkRefused."""
     boxes: dict[str, Any] = {}
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
@@ -82,7 +89,7 @@ def read_boxes(content: bytes, where: str) -> dict[str, Any]:
             raise BulkRefused(
                 f'{where}, line {number} must be {{"image": NAME, "boxes": [[[x, y], …], …]}}'
             )
-        name = PurePosixPath(name).as_posix()
+        name = composed(PurePosixPath(name).as_posix())
         boxes[name] = boxes.get(name, []) + quads
     return boxes
 
@@ -103,6 +110,9 @@ def find(
     plan = Plan()
     taken: dict[str, str] = {}
     for name, row in _pictures(store, names, plan):
+        if isinstance(row, PictureError):
+            plan.refused.append((name, row))
+            continue
         try:
             target = _target(name, form)
             if target in taken:
@@ -116,7 +126,7 @@ def find(
             mask = masks.of(name) if isinstance(masks, MaskNames) else masks or ""
             quads = None
             if boxes is not None:
-                quads = boxes.get(name)
+                quads = boxes.get(composed(name))
                 if quads is None:
                     raise PictureError("no_mask", "there are no boxes for it")
             plan.tasks.append(Task(name, target, row, mask, quads))
@@ -125,7 +135,9 @@ def find(
     return plan
 
 
-def _pictures(store: Store, names: Iterable[str], plan: Plan) -> Iterator[tuple[str, Row | None]]:
+def _pictures(
+    store: Store, names: Iterable[str], plan: Plan
+) -> Iterator[tuple[str, Row | PictureError | None]]:
     for name in names:
         if parquet.is_parquet(name):
             try:
@@ -135,9 +147,13 @@ def _pictures(store: Store, names: Iterable[str], plan: Plan) -> Iterator[tuple[
         elif name.lower().endswith(PICTURE_SUFFIXES):
             yield name, None
         else:
-            plan.refused.append(
-                (name, PictureError("not_a_picture", "it is not a JPEG, PNG, WebP or Parquet file"))
-            )
+            plan.refused.append((name, PictureError("not_a_picture", _why_not(name))))
+
+
+def _why_not(name: str) -> str:
+    """Why a file cannot be a picture, by its suffix."""
+    text = f"it is not a {NAMES} file, nor a Parquet file"
+    return REFUSED.get(PurePosixPath(name).suffix.lower(), text)
 
 
 def _target(name: str, form: str) -> str:
@@ -156,6 +172,11 @@ def _is_there(target: str, there: set[str]) -> bool:
     if target.lower().endswith(PICTURE_SUFFIXES):
         return target in there
     return any(f"{target}{suffix_of(form)}" in there for form in SUFFIXES)
+
+
+def composed(name: str) -> str:
+    """A name by which names are compared: a Mac writes accents and Korean letters decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _stem(name: str) -> str:

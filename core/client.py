@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, cast
 
 import cv2
@@ -86,6 +84,12 @@ def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
     return Prepared(rgb, mask, padding, (height, width))
 
 
+def as_it_is(image: Picture, mask: Picture) -> Prepared:
+    """A BGR picture and its mask at their own size, without padding."""
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    return Prepared(rgb, mask, (0, 0, 0, 0), (image.shape[0], image.shape[1]))
+
+
 class Client:
     """Submits pictures and waits for their results.
 
@@ -105,14 +109,17 @@ class Client:
             self._take_back(submission)
         self._redis.close()
 
-    def submit(self, image: Picture, mask: Picture, kind: Kind, image_id: str) -> Submission:
+    def submit(
+        self, image: Picture, mask: Picture, kind: Kind, image_id: str, full_size: bool = False
+    ) -> Submission:
         """Put a BGR picture and its mask into shared memory and a job on the queue.
 
+        They are letterboxed into the canvas of the kind, or sent as they are with `full_size`.
         The picture itself is sent as the original, so that the result keeps its pixels outside the
         hole. Raises SubmitError if Redis or /dev/shm cannot take it. After an error or an interrupt
         nothing is left behind.
         """
-        prepared = prepare(image, mask, kind)
+        prepared = as_it_is(image, mask) if full_size else prepare(image, mask, kind)
         arrays = {
             "preprocessed_img_shm_info": prepared.image,
             "preprocessed_mask_shm_info": prepared.mask,
@@ -245,42 +252,6 @@ def _unlink(names: Iterable[str]) -> None:
             shm.unlink(name, {shm.owner(name)})
 
 
-def submit_file(
-    settings: Settings,
-    image_path: Path,
-    mask_path: Path,
-    output: Path,
-    kind: Kind | None,
-    timeout_s: float,
-) -> tuple[Kind, float]:
-    """Have a running worker inpaint a picture on disk; returns its queue and the seconds it took.
-
-    Without a kind, it goes to the queue whose canvas shrinks it least. Raises SubmitError, which
-    names the file and what is wrong with it.
-    """
-    _require_writable(output)  # first, so that no worker computes in vain
-    image = _imread(image_path, cv2.IMREAD_COLOR)
-    mask = _imread(mask_path, cv2.IMREAD_GRAYSCALE)
-    if image.shape[:2] != mask.shape:
-        raise SubmitError(
-            f"{image_path} is {image.shape[1]}×{image.shape[0]} pixels, {mask_path} "
-            f"{mask.shape[1]}×{mask.shape[0]}: picture and mask must have the same size"
-        )
-    kind = kind or suitable_kind(*image.shape[:2])
-    began = time.monotonic()
-    with Client(settings) as client:
-        submission = client.submit(image, mask, kind, image_path.name)
-        result = client.wait(submission, timeout_s)
-    elapsed = time.monotonic() - began
-    try:
-        written = cv2.imwrite(str(output), result)
-    except cv2.error as error:
-        raise SubmitError(f"{output} cannot be written: {error}") from error
-    if not written:
-        raise SubmitError(f"{output} cannot be written: is the disk full?")
-    return kind, elapsed
-
-
 def suitable_kind(height: int, width: int) -> Kind:
     """The kind whose canvas shrinks a picture least."""
 
@@ -289,26 +260,6 @@ def suitable_kind(height: int, width: int) -> Kind:
         return min(canvas_height / height, canvas_width / width)
 
     return max(Kind, key=scale)
-
-
-def _require_writable(output: Path) -> None:
-    if not cv2.haveImageWriter(output.name):
-        raise SubmitError(
-            f"{output}: OpenCV cannot write this format; use the suffix .png, .jpg or .webp"
-        )
-    if not os.access(output.parent, os.W_OK):
-        raise SubmitError(
-            f"{output} cannot be written: {output.parent} is not a folder or not writable"
-        )
-
-
-def _imread(path: Path, flags: int) -> Picture:
-    if not path.is_file():
-        raise SubmitError(f"{path} is not a file")
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise SubmitError(f"{path} is not a picture that OpenCV can read")
-    return image  # type: ignore[return-value]
 
 
 def _shrink(image: Picture, size: tuple[int, int]) -> Picture:

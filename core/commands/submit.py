@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from core.commands.common import add_command, print_json, signals_as_interrupts
 from core.config import load_settings
+from core.telemetry.logs import printable
 
 
 def add(commands: Any) -> None:
@@ -22,14 +24,17 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("image", type=Path, help="the picture")
     parser.add_argument(
-        "mask", type=Path, help="its mask, of the same size; pixels that are not black are the hole"
+        "mask",
+        type=Path,
+        help="its mask, of the same size; pixels that are not black are the hole, or the visible "
+        "ones if they have one colour",
     )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         default=Path("inpainted.png"),
-        help="where the result goes (%(default)s)",
+        help="where the result goes, in the format of the suffix (%(default)s)",
     )
     parser.add_argument(
         "--kind",
@@ -48,12 +53,12 @@ def add(commands: Any) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Send the picture and wait for its result."""
-    from core.client import submit_file
     from core.keys import Kind
+    from core.submitting import submit_file
 
     kind_option = None if options.kind == "auto" else Kind(options.kind)
     with signals_as_interrupts():
-        kind, elapsed_s = submit_file(
+        done = submit_file(
             load_settings(),
             options.image,
             options.mask,
@@ -62,7 +67,16 @@ def command(options: argparse.Namespace) -> int:
             options.timeout,
         )
     if options.json:
-        print_json({"output": str(options.output), "kind": kind, "seconds": round(elapsed_s, 3)})
+        print_json(
+            {
+                "output": str(options.output),
+                "kind": done.kind,
+                "seconds": round(done.seconds, 3),
+                "remarks": {remark.reason: remark.text for remark in done.remarks},
+            }
+        )
     else:
-        print(f"{options.output} written after {elapsed_s:.2f} s")
+        print(f"{options.output} written after {done.seconds:.2f} s")
+        for remark in done.remarks:
+            print(printable(f"note: {options.image}: {remark.text}"), file=sys.stderr)
     return 0

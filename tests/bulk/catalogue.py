@@ -47,8 +47,12 @@ def mask_for(height: int, width: int) -> np.ndarray:
 
 
 def content(array: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    return saved(Image.fromarray(array), form, **options)
+
+
+def saved(image: Image.Image, form: str, **options: Any) -> bytes:
     sink = io.BytesIO()
-    Image.fromarray(array).save(sink, form, **options)
+    image.save(sink, form, **options)
     return sink.getvalue()
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, JpegImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
-from bulk.codec import decode, encode
-from bulk.errors import PictureError
+from core.pictures.codec import decode, encode
+from core.pictures.errors import PictureError
 from tests.bulk.catalogue import content, mask_for, opened, photograph
 
 SIZE = (40, 56)
@@ -29,8 +28,8 @@ def exif(orientation: int) -> bytes:
 def filled(file: bytes, form: str = "") -> bytes:
     """The result of a picture whose hole is filled with white."""
     picture = decode(file, LIMIT)
-    hole = mask_for(*picture.rgb.shape[:2]) > 0
-    white = np.where(hole[..., None], np.uint8(255), picture.rgb)
+    hole = mask_for(*picture.size) > 0
+    white = [np.where(hole[..., None], np.uint8(255), layer) for layer in picture.layers(hole)]
     return encode(picture, white, hole, form)
 
 
@@ -47,7 +46,7 @@ def test_a_png_keeps_every_byte_outside_the_hole(mode: str) -> None:
     as_after = np.array(after.convert("RGBA"))
     assert np.array_equal(as_after[~hole], as_before[~hole])
     assert (as_after[hole][:, :3] == 255).all()
-    assert np.array_equal(as_after[..., 3], as_before[..., 3])
+    assert (as_after[hole][:, 3] == 255).all()
     assert after.mode == {"P": "RGB", "1": "L"}.get(mode, before.mode)
 
 
@@ -107,18 +106,15 @@ def test_profile_and_exif_are_kept_in_every_format(form: str, to: str) -> None:
     after = opened(filled(file, to))
     assert after.format == (to or form)
     assert after.info["icc_profile"] == PROFILE
-    assert after.getexif()[0x0112] == 6
-    assert after.size == (SIZE[1], SIZE[0])  # the pixels are not turned
+    is_upright = to not in ("", "JPEG", form)
+    assert after.getexif()[0x0112] == (1 if is_upright else 6)
+    assert after.size == (SIZE if is_upright else (SIZE[1], SIZE[0]))
 
 
 def test_a_jpeg_of_a_picture_with_alpha_is_refused() -> None:
     with pytest.raises(PictureError, match="alpha") as raised:
         filled(content(np.dstack([photograph(*SIZE)] * 2)[..., :4]), "JPEG")
     assert raised.value.reason == "alpha"
-
-
-def sixteen_bits() -> bytes:
-    return cv2.imencode(".png", photograph(*SIZE).astype(np.uint16) * 257)[1].tobytes()
 
 
 def animated() -> bytes:
@@ -135,9 +131,8 @@ def animated() -> bytes:
         (b"no picture", "undecodable"),
         (content(photograph(*SIZE))[:500], "undecodable"),
         (content(photograph(*SIZE), "JPEG")[:300], "undecodable"),
-        (content(photograph(*SIZE), "GIF"), "undecodable"),
+        (content(photograph(*SIZE), "GIF"), "gif"),
         (content(np.zeros((1025, 1024), np.uint8)), "too_large"),
-        (sixteen_bits(), "not_8_bits"),
         (animated(), "animated"),
     ],
 )

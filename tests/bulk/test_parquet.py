@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bulk import parquet
+from bulk.on_ray import blocks
+from bulk.parquet import Reader, Row
+from bulk.storage import Folder
+from bulk.tasks import Task
 from tests.bulk.catalogue import (
     Catalogue,
     assert_same,
@@ -49,7 +56,8 @@ def test_rows_without_names_are_numbered_and_found_again(catalogue: Catalogue) -
     image: dict[str, Any] = {"bytes": content(photograph(*SIZE), "JPEG"), "path": None}
     columns: dict[str, Any] = {"image": [image] * 3, "boxes": [[BOX], [], [BOX]]}
     write(catalogue.pages / "shop.parquet", columns)
-    assert catalogue.run(masks="").done == 3
+    counts = catalogue.run(masks="")
+    assert (counts.done, counts.without_hole) == (2, 1)
     assert catalogue.results == {f"shop-00000{number}.jpg" for number in range(3)}
     assert (catalogue.clean / "shop-000001.jpg").read_bytes() == image["bytes"]
     assert catalogue.run(masks="").there == 3
@@ -77,3 +85,134 @@ def test_bad_rows_and_files_are_named(catalogue: Catalogue) -> None:
         "broken.parquet": "undecodable",
         "loose.png": "no_mask",
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        ([7, 12], ["7", "12"]),
+        ([b"a.png", "é.png".encode()], ["a.png", "é.png"]),
+        ([7.0, 12.0], ["7", "12"]),
+        (pa.array(["a.png", "b.png"]).dictionary_encode(), ["a.png", "b.png"]),
+        ([None, ""], ["shop-000000", "shop-000001"]),
+    ],
+)
+def test_a_name_may_be_a_number_or_bytes(
+    catalogue: Catalogue, names: Any, wanted: list[str]
+) -> None:
+    images = [content(photograph(*SIZE, seed)) for seed in range(2)]
+    columns = {"name": names, "image": images, "boxes": [[BOX]] * 2}
+    write(catalogue.pages / "shop.parquet", columns)
+    assert catalogue.run(masks="").done == 2
+    assert {name.removesuffix(".png") for name in catalogue.results} == {
+        name.removesuffix(".png") for name in wanted
+    }
+    assert catalogue.run(masks="").there == 2
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe", [1], 1.5, True, pytest.param(float("nan"), id="not a number")]
+)
+def test_a_name_that_is_none_fails_its_row_only(catalogue: Catalogue, name: Any) -> None:
+    good = content(photograph(*SIZE))
+    write(catalogue.pages / "shop.parquet", {"name": [name], "image": [good], "boxes": [[BOX]]})
+    catalogue.add("other.png")
+    assert catalogue.run().done == 1
+    assert catalogue.failures == {"shop-000000": "bad_name"}
+
+
+@pytest.mark.parametrize("column", ["name", "image", "boxes"])
+def test_a_damaged_row_group_fails_its_rows_only(catalogue: Catalogue, column: str) -> None:
+    import pyarrow.parquet
+
+    count = 6
+    columns: dict[str, list[Any]] = {
+        "name": [f"{number}.png" for number in range(count)],
+        "image": [content(photograph(*SIZE, seed)) for seed in range(count)],
+        "boxes": [[BOX]] * count,
+    }
+    path = catalogue.pages / "shop.parquet"
+    write(path, columns)
+    group = pyarrow.parquet.ParquetFile(path).metadata.row_group(1)
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    (chunk,) = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    file = bytearray(path.read_bytes())
+    file[begin : begin + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(file)
+    assert catalogue.run(masks="").done == 4
+    assert catalogue.results == {f"{number}.png" for number in (0, 1, 4, 5)}
+    named = {"shop-000002", "shop-000003"} if column == "name" else {"2.png", "3.png"}
+    assert catalogue.failures == dict.fromkeys(named, "undecodable")
+
+
+class _Counting(io.BufferedReader):
+    """A file that counts the bytes that are read from it."""
+
+    total = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        _Counting.total += len(data)
+        return data
+
+
+@pytest.mark.parametrize("blocks_alone", [False, True])
+def test_a_large_row_group_is_read_once_and_never_all_in_memory(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, blocks_alone: bool
+) -> None:
+    import pyarrow.parquet
+
+    count, length = 200, 50_000
+    random = np.random.default_rng(0)
+    path = catalogue.root / "large.parquet"
+    table = pa.table({"image": [random.bytes(length) for _ in range(count)]})
+    # Pages of a few pictures, in a single group.
+    pyarrow.parquet.write_table(
+        table, path, row_group_size=count, data_page_size=4 * length, write_batch_size=4
+    )
+    images = table.column("image").to_pylist()
+    del table
+
+    opened_files = ExitStack()
+
+    def counted(store: object, name: str) -> Any:
+        file = opened_files.enter_context(_Counting(io.FileIO(path)))
+        return pyarrow.parquet.ParquetFile(file, buffer_size=1 << 16)
+
+    monkeypatch.setattr(parquet, "_open", counted)
+    monkeypatch.setattr(_Counting, "total", 0)
+    store = Folder(catalogue.root)
+    tasks = [Task(str(index), str(index), Row("large.parquet", 0, index)) for index in range(count)]
+    # Each block of Ray may be decoded in another process, with a reader of its own.
+    parts = blocks(tasks, 4) if blocks_alone else [tasks]
+    before, peak = pa.total_allocated_bytes(), 0
+    with opened_files:
+        for part in parts:
+            reader = Reader(store)
+            for task in part:
+                assert task.row is not None
+                assert reader(task.row)["image"] == images[task.row.index]
+                peak = max(peak, pa.total_allocated_bytes() - before)
+    assert _Counting.total < 1.2 * count * length
+    assert peak < 0.3 * count * length
+
+
+def test_rows_that_change_places_are_found(catalogue: Catalogue) -> None:
+    write(catalogue.root / "a.parquet", {"image": [bytes([number]) for number in range(40)]}, 20)
+    reader = Reader(Folder(catalogue.root))
+    for number in (1, 0, 9, 5, 8, 30, 2, 39, 20):
+        assert reader(Row("a.parquet", number // 20, number % 20))["image"] == bytes([number])
+
+
+def test_a_block_is_a_row_group_or_a_few_files() -> None:
+    files = [Task(str(number), str(number)) for number in range(6)]
+    rows = [Task(f"r{n}", f"r{n}", Row("a", n // 5, n % 5)) for n in range(10)]
+    made = [[task.name for task in block] for block in blocks([*files, *rows], 4)]
+    assert made == [
+        ["0", "1", "2", "3"],
+        ["4", "5"],
+        [f"r{n}" for n in range(5)],
+        [f"r{n}" for n in range(5, 10)],
+    ]
+    assert all(len(block) == 1 for block in blocks([*files, *rows], 1))

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bulk.errors import BulkRefused, PictureError
+from bulk.errors import BulkRefused
 from bulk.local import Budget
 from bulk.report import FAILURES
 from bulk.run import Request, _alone, estimate
 from bulk.storage import Folder
 from core.errors import WorkerError
+from core.pictures.errors import PictureError
 from harness.waiting import PATIENCE_S
 from lama.inpainter import Inpainter
 from tests.bulk.catalogue import (

@@ -265,7 +265,7 @@ def test_submit_tells_programs_what_it_did(
     [
         ("none.png", "o.png", "none.png is not a file"),
         ("page.png", "none/o.png", "none is not a folder or not writable"),
-        ("page.png", "o.xyz", "use the suffix .png, .jpg or .webp"),
+        ("page.png", "o.xyz", "such as .png, .jpg or .webp"),
     ],
 )
 def test_submit_refuses_files_before_it_sends_anything(

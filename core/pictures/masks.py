@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import cv2
@@ -11,16 +11,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from bulk.codec import load, open_checked
-from bulk.errors import PictureError
-from core.pixels.arrays import Hole as Hole  # for those who get theirs from here
+from core.pictures import png, turning
+from core.pictures.codec import load, open_checked
+from core.pictures.errors import PictureError, Remark
+from core.pictures.formats import PICTURE_SUFFIXES
+from core.pixels.arrays import Hole
 
 #: Supported formats of masks, by Pillow's names. None of them starts another program.
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
+NAMES: Final = "PNG, JPEG, WebP, AVIF, BMP, GIF, TIFF, PPM or TGA"
 SUFFIXES: Final = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga"),
+    *PICTURE_SUFFIXES,
+    *(".gif", ".ppm", ".pgm", ".pbm", ".tga"),
 )
+
+#: The code of a picture without a hole.
+NO_HOLE: Final = "no_hole"
+
+#: A larger share of a picture is hardly text: the mask may be inverted.
+MOST_LIKELY: Final = 0.9
+
+#: Levels by which the visible pixels of one colour may differ, because of lossy compression.
+ONE_COLOUR: Final = 16
 
 #: Pixels by which a quadrilateral is grown on all sides.
 GROWN: Final = 1
@@ -32,10 +44,13 @@ _FURTHEST: Final = 1e6
 def decode_mask(content: bytes, limit: int, threshold: int) -> Hole:
     """bool H×W, with the EXIF orientation applied: True above `threshold` (0 to 255).
 
-    Transparent pixels are no hole. Raises PictureError.
+    Transparent pixels are no hole. If what is visible has one colour, or is black, the shape is in
+    the alpha channel: editors export layers like that. Raises PictureError.
     """
+    if content.startswith(png.SIGNATURE):
+        content, _ = png.without_texts(content)
     try:
-        image = open_checked(content, limit, FORMATS)
+        image = open_checked(content, limit, FORMATS, NAMES)
         load(image)
         image = ImageOps.exif_transpose(image)
     except PictureError as error:
@@ -45,10 +60,33 @@ def decode_mask(content: bytes, limit: int, threshold: int) -> Hole:
     ):  # 16 bits and more: clipped, so that no value wraps around to 0
         return np.array(np.clip(np.asarray(image), 0, 255) > threshold)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        ground = Image.new("RGBA", clear.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(ground, clear)
+        return _above_with_alpha(np.asarray(image.convert("RGBA")), threshold)
     return np.array(np.asarray(image.convert("L")) > threshold)
+
+
+def remarks_on(hole: Hole) -> tuple[Remark, ...]:
+    """What a user should know of a hole that may not be meant."""
+    share = float(hole.mean())
+    if not share:
+        return (Remark(NO_HOLE, "it has no hole, so nothing is erased"),)
+    if share > MOST_LIKELY:
+        text = f"{share:.0%} of it is a hole: is its mask inverted?"
+        return (Remark("mostly_hole", text),)
+    return ()
+
+
+def _above_with_alpha(rgba: npt.NDArray[np.uint8], threshold: int) -> Hole:
+    alpha = rgba[..., 3]
+    grey = np.asarray(Image.fromarray(rgba[..., :3]).convert("L"))
+    clear = alpha == 0
+    if not clear.all() and alpha.min() != alpha.max():
+        seen = rgba[..., :3][alpha >= 128 if (alpha >= 128).any() else ~clear]
+        is_black = not (grey[~clear] > threshold).any()
+        has_one_colour = int((seen.max(axis=0).astype(int) - seen.min(axis=0)).max()) <= ONE_COLOUR
+        if is_black or has_one_colour:
+            return np.asarray(alpha > threshold)
+    # Over black: a pixel that is half transparent counts half.
+    return np.asarray((grey.astype(np.uint16) * alpha + 127) // 255 > threshold)
 
 
 def mask_of_boxes(boxes: Any, size: tuple[int, int]) -> Hole:
@@ -72,17 +110,7 @@ def as_stored(hole: Hole, orientation: int, size: tuple[int, int]) -> Hole:
 
     A mask that fits only without turning is used as it is. Raises PictureError if neither fits.
     """
-    turns: dict[int, Callable[[Hole], Hole]] = {
-        2: np.fliplr,
-        3: lambda mask: np.rot90(mask, 2),
-        4: np.flipud,
-        5: np.transpose,
-        6: lambda mask: np.rot90(mask, 1),
-        7: lambda mask: np.rot90(mask, 2).T,
-        8: lambda mask: np.rot90(mask, -1),
-    }
-    turned = turns[orientation](hole) if orientation in turns else hole
-    for fitting in (turned, hole):
+    for fitting in (turning.as_stored(hole, orientation), hole):
         if fitting.shape == size:
             return np.ascontiguousarray(fitting)
     raise PictureError(

@@ -1,0 +1,137 @@
+"""`submit`: a picture on disk is filled by a running worker and keeps what its file holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.client import Client, SubmitError, suitable_kind
+from core.config import Settings
+from core.keys import Kind
+from core.pictures.codec import MOST_PIXELS, Picture, decode, encode, require_form
+from core.pictures.errors import PictureError, Remark, named
+from core.pictures.formats import NAMES, REFUSED, form_of
+from core.pictures.masks import NO_HOLE, as_stored, decode_mask, remarks_on
+from core.pixels.arrays import Hole
+from core.pixels.arrays import Picture as Array
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A result that is written: its queue, the seconds it took, and what a user should know."""
+
+    kind: Kind
+    seconds: float
+    remarks: tuple[Remark, ...]
+
+
+def submit_file(
+    settings: Settings,
+    image_path: Path,
+    mask_path: Path,
+    output: Path,
+    kind: Kind | None,
+    timeout_s: float,
+) -> Submitted:
+    """Have a running worker inpaint a picture on disk.
+
+    Without a kind, it goes to the queue whose canvas shrinks it least. It is sent at full size, but
+    for one above MAX_IMAGE_PIXELS. Raises SubmitError, which names the file and what is wrong.
+    """
+    form = _writable_form(output)  # first, so that no worker computes in vain
+    picture, hole = _read(settings, image_path, mask_path, form)
+    remarks = (*picture.remarks, *remarks_on(hole))
+    if any(remark.reason == NO_HOLE for remark in remarks):
+        raise SubmitError(
+            f"{mask_path} has no hole, so nothing would be erased: no pixel is above "
+            f"MASK_THRESHOLD={settings.mask_threshold}"
+        )
+    kind = kind or suitable_kind(*picture.size)
+    fits = hole.size <= settings.max_image_pixels
+    if not fits:
+        text = (
+            f"{hole.size} pixels are above MAX_IMAGE_PIXELS={settings.max_image_pixels}, so it is "
+            "filled at a smaller size: raise it, or use `bulk`"
+        )
+        remarks = (*remarks, Remark("shrunk", text))
+    began = time.monotonic()
+    filled = _filled(settings, picture.layers(hole), hole, kind, image_path.name, timeout_s, fits)
+    elapsed = time.monotonic() - began
+    try:
+        with named("unencodable"):
+            output.write_bytes(encode(picture, filled, hole, form))
+    except PictureError as error:
+        raise SubmitError(f"{output} cannot be written: {error}") from error
+    return Submitted(kind, elapsed, remarks)
+
+
+def _read(settings: Settings, image_path: Path, mask_path: Path, form: str) -> tuple[Picture, Hole]:
+    """The picture and its hole, as stored."""
+    content, mask = _content(image_path), _content(mask_path)
+    try:
+        with named("undecodable"):
+            picture = decode(content, MOST_PIXELS)
+            require_form(picture, form)
+    except PictureError as error:
+        why = REFUSED.get(image_path.suffix.lower()) if error.reason == "undecodable" else None
+        raise SubmitError(f"{image_path}: {why or error}") from error
+    try:
+        with named("mask_undecodable"):
+            hole = decode_mask(mask, MOST_PIXELS, settings.mask_threshold)
+            return picture, as_stored(hole, picture.orientation, picture.size)
+    except PictureError as error:
+        raise SubmitError(f"{image_path}, {mask_path}: {error}") from error
+
+
+def _filled(
+    settings: Settings,
+    layers: Sequence[Array],
+    hole: Hole,
+    kind: Kind,
+    image_id: str,
+    timeout_s: float,
+    full_size: bool,
+) -> list[Array]:
+    """The layers with the hole filled by a worker, each by a job of its own."""
+    mask = hole.view(np.uint8) * np.uint8(255)
+    with Client(settings) as client:
+        submissions = [
+            client.submit(_swapped(layer), mask, kind, image_id, full_size) for layer in layers
+        ]
+        return [_swapped(client.wait(submission, timeout_s)) for submission in submissions]
+
+
+def _swapped(array: Array) -> Array:
+    """RGB as BGR, and the other way round."""
+    return np.asarray(cv2.cvtColor(array, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _writable_form(output: Path) -> str:
+    """The format of a result by its suffix."""
+    form = form_of(output.name)
+    if form is None:
+        raise SubmitError(
+            f"{output}: the suffix must be that of a {NAMES} file, such as .png, .jpg or .webp"
+        )
+    if not os.access(output.parent, os.W_OK):
+        raise SubmitError(
+            f"{output} cannot be written: {output.parent} is not a folder or not writable"
+        )
+    if output.is_dir():
+        raise SubmitError(f"{output} cannot be written: it is a folder")
+    return form
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise SubmitError(f"{path} is not a file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SubmitError(f"{path} cannot be read: {error.strerror}") from error
