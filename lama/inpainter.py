@@ -18,11 +18,10 @@ import torch
 
 from lama.engine import Engine
 from lama.engine.precision import decide
-from lama.engine.transfers import Staged
 from lama.halving import is_out_of_memory
 from lama.inference import batch_inference, engine_of, load_lama_model, prepare
 from lama.regions import Padding, Parts, Region
-from lama.staged import Arriving, StagedInference
+from lama.staged import Arriving, Shown, StagedInference
 
 if TYPE_CHECKING:
     from lama.refinement import Refiner
@@ -84,12 +83,12 @@ class Inpainter:
     # -- getting ready ------------------------------------------------------------------------
 
     def prepare(self, batches: Sequence[tuple[int, int, int]]) -> None:
-        """On a GPU that is shown whole pictures, gets ready for `batches` (count, height, width).
+        """On a GPU, gets ready for `batches` of whole pictures (count, height, width).
 
         That happens in a thread of its own while pictures are filled already, but in the calling
         thread if large holes are refined.
         """
-        if self.device == "cpu" or self.region != "full":
+        if self.device == "cpu" or self.region == "mask":
             return
         if self._refiner is not None:
             # It uses the GPU without the engine, which no other thread may while graphs are
@@ -107,8 +106,8 @@ class Inpainter:
         """
         try:
             prepare(self.model, self.device, self._use_fp16, batches)
-            if self._refiner is None:
-                # Only now, as other threads may use the GPU from here on.
+            if self._refiner is None and self.region != "mask":
+                # Only now: from here on other threads copy to the GPU while graphs are recorded.
                 self.staging = StagedInference(
                     self.model,
                     self.device,
@@ -116,6 +115,7 @@ class Inpainter:
                     self._threshold,
                     batch=max(count for count, _, _ in batches),
                     pixels=max(height * width for _, height, width in batches),
+                    region=self.region,
                 )
         except RuntimeError as error:
             logger.warning("%s is not made ready: %s", self.device, str(error).splitlines()[0])
@@ -157,15 +157,10 @@ class Inpainter:
             self._threshold,
         )
 
-    def fill_staged(
-        self,
-        staged: Sequence[Staged],
-        paddings: Sequence[Padding],
-        original_sizes: Sequence[Sequence[int]],
-    ) -> list[Arriving]:
+    def fill_staged(self, shown: Sequence[Shown]) -> list[Arriving]:
         """Pictures that `staging` has taken to the device, on their way back: finished, BGR."""
         assert self.staging is not None
-        return self.staging.fill(staged, paddings, original_sizes)
+        return self.staging.fill(shown)
 
     def _note_progress(self) -> None:
         self.progressed_at = time.monotonic()

@@ -70,10 +70,17 @@ class Engine:
 
     @torch.no_grad()
     def prepare(self, batch: int, height: int, width: int) -> None:
-        """On a GPU, records the kernels of batches of this size, which takes seconds."""
+        """On a GPU, records the kernels of batches of this size, which takes seconds.
+
+        Batches that wait are filled in between.
+        """
+        if self._by_windows:
+            return
         with self._turns:
-            if not self._by_windows:
-                self._prepare(batch, height, width)
+            if (batch, height, width) not in self._recorded:
+                self._paint.rehearse((batch, height, width, 4), self._device)
+        with self._turns:
+            self._prepare(batch, height, width)
 
     def _prepare(self, batch: int, height: int, width: int) -> None:
         units = self.network.units(batch, height, width)

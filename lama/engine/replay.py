@@ -56,6 +56,16 @@ class Replayed:
             return False
         return True
 
+    def rehearse(self, shape: tuple[int, ...], device: torch.device) -> None:
+        """Runs once what is going to be recorded, so that a recording takes less time.
+
+        Libraries choose and load their kernels in the first round.
+        """
+        try:
+            self._function(torch.zeros(shape, dtype=torch.uint8, device=device))
+        except RuntimeError as error:  # the recording says what it means
+            logger.debug("no rehearsal of %s: %s", shape, error)
+
     def __call__(self, pixels: Tensor, device: torch.device) -> tuple[Tensor, ...]:
         """`pixels` may be on the host; the results are valid until the next call."""
         recording = self._recordings.get(tuple(pixels.shape))
