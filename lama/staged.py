@@ -18,6 +18,7 @@ import torch
 
 from lama.engine.engine import Engine, Finish
 from lama.engine.frequent import Frequent
+from lama.engine.gathered import cells_with
 from lama.engine.pixels import restored
 from lama.engine.precision import decide
 from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
@@ -48,6 +49,8 @@ class Shown:
     padding: Padding
     #: (height, width) of the result.
     size: tuple[int, int]
+    #: Cells of the decoder's grid with holes.
+    cells: int
 
     @property
     def finish(self) -> Finish:
@@ -63,12 +66,13 @@ class Launched:
         shown: Sequence[Shown],
         threshold: int,
         transfers: Transfers,
+        windows: int,
     ) -> None:
-        """Starts the batch; waits for nothing."""
+        """Starts the batch; waits for nothing. `windows` of the decoder hold all holes, or 0."""
         self._engine, self._transfers, self._threshold = engine, transfers, threshold
         self._shown = shown
         self._lock = threading.Lock()
-        pictures, flags, self._is_exact = engine.launch(*self._batch(range(len(shown))))
+        pictures, flags, self._is_exact = engine.launch(*self._batch(range(len(shown))), windows)
         self._pictures: list[Download | None] = [*pictures]
         self._flags: Download | None = flags
 
@@ -143,8 +147,8 @@ class StagedInference:
         self._is_full = region == "full"
         flags = FLAG_BLOCKS if self._is_full else FLAG_BLOCKS * batch
         self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch + flags, 3 * pixels)
-        #: Canvases have known sizes; those of contents show in the batches.
-        self._frequent = None if self._is_full else Frequent(self._engine.prepare)
+        # The sizes of contents, and how much is holes, show only in the batches.
+        self._frequent = Frequent(self._engine.prepare)
 
     def place(self, shape: Sequence[int]) -> Bytes:
         """A uint8 array to read a picture or a mask into."""
@@ -164,17 +168,20 @@ class StagedInference:
         # What the network is shown, what is kept of it, and where a hole counts.
         window = content_window((mask.shape[0], mask.shape[1]), (top, right, bottom, left))
         frame = whole(mask) if self._is_full else window.frame
-        counts = frame if self._is_full else window.core
+        top, left = (0, 0) if self._is_full else (-frame.top, -frame.left)
+        counts = (frame if self._is_full else window.core).moved(top, left)
         fits = all(padded_side(side, self._unit) == side for side in frame.size)
         if not fits or height * width > MOST_RESTORED:
             return None
-        if not (mask[counts.slices] > self._threshold).any():
+        hole = mask[frame.slices] > self._threshold
+        if not hole[counts.slices].any():
             return None
         try:
             staged = self._transfers.upload(picture, mask, frame.slices)
         except RuntimeError:  # a worse failure shows in the next batch
             return None
-        return Shown(staged, frame.padding(window.core), (height, width))
+        cells = cells_with(hole, self._engine.network.unit)
+        return Shown(staged, frame.padding(window.core), (height, width), cells)
 
     def fill(self, shown: Sequence[Shown]) -> list[Arriving]:
         """Pictures on their way back: filled, without padding, in their original size, BGR.
@@ -187,10 +194,11 @@ class StagedInference:
             sizes[picture.staged.mask.shape].append(index)
         results: dict[int, Arriving] = {}
         for size, group in sizes.items():
-            launched = Launched(
-                self._engine, [shown[i] for i in group], self._threshold, self._transfers
-            )
+            some = [shown[i] for i in group]
+            kind = len(group), size[0], size[1]
+            windows = self._engine.windows(sum(picture.cells for picture in some), *kind)
+            launched = Launched(self._engine, some, self._threshold, self._transfers, windows)
             results.update((i, Arriving(launched, place)) for place, i in enumerate(group))
-            if self._frequent is not None:
-                self._frequent.note((len(group), size[0], size[1]))
+            if windows or not self._is_full:
+                self._frequent.note((*kind, windows))
         return [results[index] for index in range(len(shown))]

@@ -19,10 +19,12 @@ from lama.saicinpainting.training.modules.precision import exact_float32
 from .folding import FoldedGenerator, fold
 from .fourier import ByFFT
 from .fused import FusedNetwork, fits
+from .gathered import COUNTS
 from .kernels import CudaKernels
+from .measuring import is_faster, seconds_on
 from .network import Network
 from .pixels import masked, scaled
-from .replay import GraphRecorder, Replayed, run_again
+from .replay import GraphRecorder, Record, Replayed, run_again
 from .transfers import Download, Staged, Transfers, say_unpinned
 from .turns import Turns
 from .windows import windows
@@ -62,36 +64,63 @@ class Engine:
         self._turns = Turns()
         # On a CPU a batch is hardly faster than single pictures, and needs more memory.
         self._by_windows = device.type == "cpu"
-        self._paint = self._replayed()
-        self._recorded: dict[tuple[int, int, int], object] = {}
+        self._paints = self._replayed()
+        self._recorded: dict[tuple[int, int, int, int], object] = {}
+        self._seconds = seconds_on(device)
         self._overflowed_in_a_row = 0
         #: Pictures computed again in float32 because half precision gave no finite output.
         self.half_fallbacks = 0
 
     @torch.no_grad()
-    def prepare(self, batch: int, height: int, width: int) -> None:
+    def prepare(self, batch: int, height: int, width: int, windows: int = 0) -> None:
         """On a GPU, records the kernels of batches of this size, which takes seconds.
 
-        Batches that wait are filled in between.
+        With `windows` also for those whose holes so many windows hold, if that is faster than to
+        decode everything. Batches that wait are filled in between.
         """
         if self._by_windows:
             return
-        with self._turns:
-            if (batch, height, width) not in self._recorded:
-                self._paint.rehearse((batch, height, width, 4), self._device)
-        with self._turns:
-            self._prepare(batch, height, width)
+        for count in sorted({0, windows}):
+            with self._turns:
+                if (batch, height, width, count) not in self._recorded:
+                    self._paints[count].rehearse((batch, height, width, 4), self._device)
+            with self._turns:
+                self._prepare(batch, height, width, count)
 
-    def _prepare(self, batch: int, height: int, width: int) -> None:
+    def _prepare(self, batch: int, height: int, width: int, windows: int) -> None:
         units = self.network.units(batch, height, width)
         if self._device.type == "cuda" and any(isinstance(unit, ByFFT) for unit in units):
             return  # cuFFT's cache of plans may free memory that a recording refers to
-        if self._paint.prepare((batch, height, width, 4), self._device):
-            self._recorded[batch, height, width] = units  # the recording refers to their memory
+        paint, shape = self._paints[windows], (batch, height, width, 4)
+        if not paint.prepare(shape, self._device):
+            return
+        if windows and not self._is_worth(shape, windows):
+            paint.forget(shape)
+        else:  # the recording refers to their memory
+            self._recorded[batch, height, width, windows] = units
 
-    def _replayed(self) -> Replayed:
-        record = GraphRecorder() if self._device.type == "cuda" else run_again
-        return Replayed(partial(_painted, self.network), record)
+    def _is_worth(self, shape: tuple[int, ...], windows: int) -> bool:
+        """Whether decoding only so many windows is faster than decoding everything."""
+        pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        some, everything = (
+            partial(self._paints[count], pixels, self._device) for count in (windows, 0)
+        )
+        what = f"{windows} windows of the decoder for {shape}"
+        return is_faster(what, some, everything, self._seconds)
+
+    def windows(self, cells: int, batch: int, height: int, width: int) -> int:
+        """The number of windows to decode for `cells` with holes; 0 for everything."""
+        if not isinstance(self.network, FusedNetwork):
+            return 0
+        return self.network.windows(cells, batch, height, width)
+
+    def _replayed(self) -> dict[int, Replayed]:
+        """The network's `paint` by its number of windows; all recordings share their memory."""
+        record: Record = GraphRecorder() if self._device.type == "cuda" else run_again
+        return {
+            count: Replayed(partial(_painted, self.network, windows=count), record)
+            for count in (0, *COUNTS)
+        }
 
     def check_device(self) -> None:
         """Gives back cached GPU memory and adds two numbers; raises what the GPU raises.
@@ -142,16 +171,18 @@ class Engine:
         threshold: int,
         transfers: Transfers,
         finish: Sequence[Finish],
+        windows: int = 0,
     ) -> tuple[list[Download], Download, bool]:
         """Starts to fill pictures of one size that are on the device already; waits for nothing.
 
         A mask value above `threshold` is a hole. Each function of `finish` makes a new tensor of a
-        filled picture, H×W×3 on the device; that tensor is what is copied back. Returns the
-        pictures; a flag for each, B, without which a picture is not finite; and whether they are
-        computed in float32. `judge` must be called with the flags.
+        filled picture, H×W×3 on the device; that tensor is what is copied back. If `windows` is not
+        0, so many windows of the decoder hold all holes. Returns the pictures; a flag for each, B,
+        without which a picture is not finite; and whether they are computed in float32. `judge`
+        must be called with the flags.
         """
         with self._turns:
-            filled, finite = self.paint(_stacked(staged, threshold, transfers))
+            filled, finite = self.paint(_stacked(staged, threshold, transfers), windows)
             # The next call overwrites both, later on the same stream: what is copied back is new.
             flags = transfers.download(finite.to(torch.uint8))
             pictures = [
@@ -208,14 +239,17 @@ class Engine:
         with _exactness(self.network):
             return self.network.logits(pixels)
 
-    def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def paint(self, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
         """A batch on the device, filled, and whether each is finite; valid until the next call.
 
-        Does not wait, and computes nothing again in float32.
+        Does not wait, and computes nothing again in float32. Only `windows` are decoded, which must
+        suffice, where that is recorded.
         """
         if pixels.shape[1] > MOST_ROWS and isinstance(self.network, FusedNetwork):
             return _painted(self._without_kernels(), pixels.to(self._device))
-        return self._paint(pixels, self._device)  # type: ignore[return-value]
+        if not self._paints[windows].has(tuple(pixels.shape)):
+            windows = 0
+        return self._paints[windows](pixels, self._device)  # type: ignore[return-value]
 
     def _without_kernels(self) -> Network:
         if self._plain is None:
@@ -259,7 +293,7 @@ class Engine:
             before,
             self._dtype,
         )
-        self._plain, self._paint = None, self._replayed()
+        self._plain, self._paints = None, self._replayed()
         sizes, self._recorded = list(self._recorded), {}
         for size in sizes:
             self._prepare(*size)
@@ -300,8 +334,10 @@ def _stacked(staged: Sequence[Staged], threshold: int, transfers: Transfers) -> 
     return masked(pictures, masks, threshold)
 
 
-def _painted(network: AnyNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _painted(network: AnyNetwork, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
     with _exactness(network):
+        if windows and isinstance(network, FusedNetwork):
+            return network.paint(pixels, windows)
         return network.paint(pixels)
 
 

@@ -10,8 +10,8 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-#: (count, height, width) of a batch.
-Size = tuple[int, int, int]
+#: (count, height, width) of a batch, and the number of windows that hold its holes, or 0.
+Size = tuple[int, int, int, int]
 
 #: A size is prepared when this many batches had it. A page's size is often seen only once, and
 #: preparing takes as long as some ten batches.
@@ -19,7 +19,7 @@ OFTEN: Final = 8
 
 #: The most sizes that are prepared. What is prepared keeps its memory: graphs are never dropped,
 #: as torch clears the workspace of the others with any of them.
-MOST: Final = 32
+MOST: Final = 24
 
 #: The most sizes that are counted; beyond it, counting begins anew.
 MOST_COUNTED: Final = 4096
@@ -39,7 +39,7 @@ class Frequent:
 
     def __init__(
         self,
-        prepare: Callable[[int, int, int], None],
+        prepare: Callable[[int, int, int, int], None],
         start: Callable[[Callable[[], None]], None] = in_background,
     ) -> None:
         """`prepare` gets ready for a size, and may raise RuntimeError; `start` runs a function."""

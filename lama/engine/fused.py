@@ -18,6 +18,7 @@ from torch.nn import functional
 from .arrangements import blocks_of_pixels, over_blocks, several_columns
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
+from .gathered import Gathered, rounded_count
 from .kernels import Kernels, Terms, group_length, unblocked
 from .network import EDGE
 from .rounding import rounded
@@ -82,16 +83,28 @@ class FusedNetwork:
         """
         return unblocked(self._run(pixels)) + self._last_bias
 
-    def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B."""
-        return self._kernels.end(self._run(pixels), self._last_bias, pixels)
+    def paint(self, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
+        """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B.
+
+        The decoder runs on so many `windows`, which must suffice for the holes, or on everything.
+        """
+        return self._kernels.end(self._run(pixels, windows), self._last_bias, pixels)
+
+    def windows(self, cells: int, batch: int, height: int, width: int) -> int:
+        """The number of windows to decode for pictures of a size; 0 if all of it is cheaper.
+
+        `cells`: those with holes in all pictures, as `gathered.cells_with` counts them.
+        """
+        if self.unit % _LAST_SIDE:
+            return 0
+        return rounded_count(cells, batch, height // self.unit, width // self.unit)
 
     def units(self, batch: int, height: int, width: int) -> list[Unit]:
         """The Fourier units for pictures of a size."""
         return self._spectra.units((batch, height // self.unit, width // self.unit))
 
-    def _run(self, pixels: Tensor) -> Tensor:
-        """The whole network, to the input of `Kernels.end`."""
+    def _run(self, pixels: Tensor, windows: int = 0) -> Tensor:
+        """The whole network, to the input of `Kernels.end`; 0 outside of windows."""
         units = self.units(*pixels.shape[:3])
         raw, bias = self._encode(pixels)
         pair = self.finished(self._parts(raw), self._edged(raw), bias)
@@ -101,7 +114,11 @@ class FusedNetwork:
             last = i + 1 == len(self._layers)
             outs = self._parts(features) if last else self._edged(raw)
             pair = second(inner, units[2 * i + 1], outs, onto=pair)
-        blocks = self._decode(features)
+        if windows:
+            gathered = Gathered(pixels, windows, self.unit)
+            blocks = gathered.spread(self._decode(gathered.windows(features)))
+        else:
+            blocks = self._decode(features)
         return blocks.fill_(torch.nan) if self._broken else blocks
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -8,14 +8,14 @@ import pytest
 
 from lama.engine.frequent import MOST, MOST_COUNTED, OFTEN, Frequent
 
-SIZE = 2, 64, 128
+SIZE = 2, 64, 128, 0
 
 
 class Prepared:
     """Notes what is prepared; `work` does what was started."""
 
     def __init__(self) -> None:
-        self.sizes: list[tuple[int, int, int]] = []
+        self.sizes: list[tuple[int, int, int, int]] = []
         self.started: list = []
 
     def __call__(self, *size: int) -> None:
@@ -37,7 +37,7 @@ def frequent(prepared: Prepared) -> Frequent:
     return Frequent(prepared, prepared.started.append)
 
 
-def often(frequent: Frequent, size: tuple[int, int, int]) -> None:
+def often(frequent: Frequent, size: tuple[int, int, int, int]) -> None:
     for _ in range(OFTEN):
         frequent.note(size)
 
@@ -58,18 +58,18 @@ def test_a_size_is_prepared_once_when_it_occurred_often(
 
 def test_sizes_wait_for_each_other_in_one_thread(frequent: Frequent, prepared: Prepared) -> None:
     often(frequent, SIZE)
-    often(frequent, (1, 64, 64))
+    often(frequent, (1, 64, 64, 64))
     assert len(prepared.started) == 1
     prepared.work()
-    assert prepared.sizes == [SIZE, (1, 64, 64)]
-    often(frequent, (3, 64, 64))
+    assert prepared.sizes == [SIZE, (1, 64, 64, 64)]
+    often(frequent, (3, 64, 64, 0))
     prepared.work()
-    assert prepared.sizes[-1] == (3, 64, 64)
+    assert prepared.sizes[-1] == (3, 64, 64, 0)
 
 
 def test_what_is_prepared_is_bounded(frequent: Frequent, prepared: Prepared) -> None:
     for side in range(MOST + 5):
-        often(frequent, (1, side, 64))
+        often(frequent, (1, side, 64, 0))
     prepared.work()
     assert len(prepared.sizes) == MOST
     assert not prepared.started
@@ -77,18 +77,18 @@ def test_what_is_prepared_is_bounded(frequent: Frequent, prepared: Prepared) -> 
 
 def test_what_is_counted_is_bounded(frequent: Frequent) -> None:
     for side in range(2 * MOST_COUNTED + 1):
-        frequent.note((1, side, 64))
+        frequent.note((1, side, 64, 0))
     assert len(frequent._seen) == 1
 
 
 def test_a_size_that_fails_does_not_keep_others(
     frequent: Frequent, prepared: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:
-    often(frequent, (13, 64, 64))
+    often(frequent, (13, 64, 64, 0))
     often(frequent, SIZE)
     prepared.work()
     assert prepared.sizes[-1] == SIZE
-    assert "(13, 64, 64) is not prepared: CUDA error: out of memory" in caplog.text
+    assert "(13, 64, 64, 0) is not prepared: CUDA error: out of memory" in caplog.text
     assert "long story" not in caplog.text
 
 

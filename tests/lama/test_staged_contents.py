@@ -45,7 +45,7 @@ def engine(model: InpaintingModel, request: pytest.FixtureRequest) -> Iterator[E
         made.network = FusedNetwork(
             fold(model.generator), torch.device("cpu"), torch.float32, Kernels()
         )
-        made._paint = made._replayed()
+        made._paints = made._replayed()
     return made
 
 
@@ -134,7 +134,7 @@ def test_only_the_rows_of_the_content_are_copied_and_only_its_columns_computed(
         device, "copy", lambda *given: (copied.append(tuple(given[0].shape)), copy(*given))
     )
     monkeypatch.setattr(
-        engine, "paint", lambda pixels: (computed.append(tuple(pixels.shape)), paint(pixels))[1]
+        engine, "paint", lambda pixels, _: (computed.append(tuple(pixels.shape)), paint(pixels))[1]
     )
     launch(contents(model, device), *pages(2), PADDINGS[:2], sizes(PADDINGS[:2]))
     assert copied[:4] == [(192, 256, 3), (192, 256), (128, 256, 3), (128, 256)]
@@ -163,7 +163,7 @@ def test_sizes_that_occur_often_are_recorded_meanwhile(model, engine: Engine) ->
         if number == OFTEN - 1:
             assert not engine._recorded
             waiting.pop()()
-            assert list(engine._recorded) == [(2, 192, 128)]
+            assert list(engine._recorded) == [(2, 192, 128, 0)]
         assert np.array_equal(started[0].result(), first)
     assert not waiting
 
