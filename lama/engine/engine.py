@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,24 +12,18 @@ import torch
 from torch import Tensor
 
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator
-from lama.saicinpainting.training.modules.precision import exact_float32
 
 from .folding import FoldedGenerator, fold
-from .fourier import ByFFT
 from .fused import FusedNetwork, fits
-from .gathered import COUNTS
 from .kernels import CudaKernels
-from .measuring import is_faster, seconds_on
 from .network import Network
+from .painter import AnyNetwork, Painter, exactness, painted
 from .pixels import masked, scaled
-from .replay import GraphRecorder, Record, Replayed, run_again
 from .transfers import Download, Staged, Transfers, say_unpinned
 from .turns import Turns
 from .windows import windows
 
 logger = logging.getLogger(__name__)
-
-AnyNetwork = Network | FusedNetwork
 
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
@@ -64,63 +56,25 @@ class Engine:
         self._turns = Turns()
         # On a CPU a batch is hardly faster than single pictures, and needs more memory.
         self._by_windows = device.type == "cpu"
-        self._paints = self._replayed()
-        self._recorded: dict[tuple[int, int, int, int], object] = {}
-        self._seconds = seconds_on(device)
+        self._painter = Painter(self.network, device, self._turns)
         self._overflowed_in_a_row = 0
         #: Pictures computed again in float32 because half precision gave no finite output.
         self.half_fallbacks = 0
 
-    @torch.no_grad()
     def prepare(self, batch: int, height: int, width: int, windows: int = 0) -> None:
         """On a GPU, records the kernels of batches of this size, which takes seconds.
 
         With `windows` also for those whose holes so many windows hold, if that is faster than to
         decode everything. Batches that wait are filled in between.
         """
-        if self._by_windows:
-            return
-        for count in sorted({0, windows}):
-            with self._turns:
-                if (batch, height, width, count) not in self._recorded:
-                    self._paints[count].rehearse((batch, height, width, 4), self._device)
-            with self._turns:
-                self._prepare(batch, height, width, count)
-
-    def _prepare(self, batch: int, height: int, width: int, windows: int) -> None:
-        units = self.network.units(batch, height, width)
-        if self._device.type == "cuda" and any(isinstance(unit, ByFFT) for unit in units):
-            return  # cuFFT's cache of plans may free memory that a recording refers to
-        paint, shape = self._paints[windows], (batch, height, width, 4)
-        if not paint.prepare(shape, self._device):
-            return
-        if windows and not self._is_worth(shape, windows):
-            paint.forget(shape)
-        else:  # the recording refers to their memory
-            self._recorded[batch, height, width, windows] = units
-
-    def _is_worth(self, shape: tuple[int, ...], windows: int) -> bool:
-        """Whether decoding only so many windows is faster than decoding everything."""
-        pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
-        some, everything = (
-            partial(self._paints[count], pixels, self._device) for count in (windows, 0)
-        )
-        what = f"{windows} windows of the decoder for {shape}"
-        return is_faster(what, some, everything, self._seconds)
+        if not self._by_windows:
+            self._painter.prepare(batch, height, width, windows)
 
     def windows(self, cells: int, batch: int, height: int, width: int) -> int:
         """The number of windows to decode for `cells` with holes; 0 for everything."""
         if not isinstance(self.network, FusedNetwork):
             return 0
         return self.network.windows(cells, batch, height, width)
-
-    def _replayed(self) -> dict[int, Replayed]:
-        """The network's `paint` by its number of windows; all recordings share their memory."""
-        record: Record = GraphRecorder() if self._device.type == "cuda" else run_again
-        return {
-            count: Replayed(partial(_painted, self.network, windows=count), record)
-            for count in (0, *COUNTS)
-        }
 
     def check_device(self) -> None:
         """Gives back cached GPU memory and adds two numbers; raises what the GPU raises.
@@ -209,7 +163,7 @@ class Engine:
         None for a picture that is not finite in float32 either.
         """
         with self._turns:
-            filled, finite = _painted(self._exactly(), _stacked(staged, threshold, transfers))
+            filled, finite = painted(self._exactly(), _stacked(staged, threshold, transfers))
             return [
                 transfers.download(act(picture)) if ok else None
                 for act, picture, ok in zip(finish, filled, finite.tolist(), strict=True)
@@ -229,14 +183,14 @@ class Engine:
             self._note(int(broken.sum()), len(pixels))
         if bool(broken.any()) and not was_exact:
             which = broken.nonzero()[:, 0].to(pixels.device)
-            again, finite = _painted(self._exactly(), pixels[which].to(self._device))
+            again, finite = painted(self._exactly(), pixels[which].to(self._device))
             filled[which.to(self._device)] = again
             good[broken] = finite.cpu()
         return filled, good.tolist()
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The network's output before the sigmoid: B×H×W×4 on the device to B×H×W×3."""
-        with _exactness(self.network):
+        with exactness(self.network):
             return self.network.logits(pixels)
 
     def paint(self, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
@@ -246,10 +200,8 @@ class Engine:
         suffice, where that is recorded.
         """
         if pixels.shape[1] > MOST_ROWS and isinstance(self.network, FusedNetwork):
-            return _painted(self._without_kernels(), pixels.to(self._device))
-        if not self._paints[windows].has(tuple(pixels.shape)):
-            windows = 0
-        return self._paints[windows](pixels, self._device)  # type: ignore[return-value]
+            return painted(self._without_kernels(), pixels.to(self._device))
+        return self._painter(pixels, windows)
 
     def _without_kernels(self) -> Network:
         if self._plain is None:
@@ -293,10 +245,10 @@ class Engine:
             before,
             self._dtype,
         )
-        self._plain, self._paints = None, self._replayed()
-        sizes, self._recorded = list(self._recorded), {}
+        self._plain, sizes = None, list(self._painter.recorded)
+        self._painter = Painter(self.network, self._device, self._turns)
         for size in sizes:
-            self._prepare(*size)
+            self._painter.prepare_now(*size)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -332,19 +284,6 @@ def _stacked(staged: Sequence[Staged], threshold: int, transfers: Transfers) -> 
     pictures = torch.stack([picture.picture for picture in staged])
     masks = torch.stack([picture.mask for picture in staged])
     return masked(pictures, masks, threshold)
-
-
-def _painted(network: AnyNetwork, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
-    with _exactness(network):
-        if windows and isinstance(network, FusedNetwork):
-            return network.paint(pixels, windows)
-        return network.paint(pixels)
-
-
-def _exactness(network: AnyNetwork) -> contextlib.AbstractContextManager[None]:
-    """The context that keeps a GPU from computing float32 as TF32."""
-    exact = network.dtype == torch.float32 and network.device.type == "cuda"
-    return exact_float32() if exact else contextlib.nullcontext()
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lama.engine.folding import fold
 from lama.engine.frequent import OFTEN
 from lama.engine.fused import FusedNetwork
 from lama.engine.kernels import Kernels
+from lama.engine.painter import Painter
 from lama.inference import batch_inference, engine_of
 from lama.padding import without_padding
 from lama.regions import Padding, inpaint
@@ -45,7 +46,7 @@ def engine(model: InpaintingModel, request: pytest.FixtureRequest) -> Iterator[E
         made.network = FusedNetwork(
             fold(model.generator), torch.device("cpu"), torch.float32, Kernels()
         )
-        made._paints = made._replayed()
+        made._painter = Painter(made.network, torch.device("cpu"), made._turns)
     return made
 
 
@@ -161,9 +162,9 @@ def test_sizes_that_occur_often_are_recorded_meanwhile(model, engine: Engine) ->
     for number in range(OFTEN + 2):
         started = launch(inference, *batch, paddings, originals)
         if number == OFTEN - 1:
-            assert not engine._recorded
+            assert not engine._painter.recorded
             waiting.pop()()
-            assert list(engine._recorded) == [(2, 192, 128, 0)]
+            assert list(engine._painter.recorded) == [(2, 192, 128, 0)]
         assert np.array_equal(started[0].result(), first)
     assert not waiting
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lama.engine import engine as engine_module
-from lama.engine import gathered
+from lama.engine import gathered, painter
 from lama.engine.engine import Engine
 from lama.engine.folding import fold
 from lama.engine.frequent import OFTEN
 from lama.engine.fused import FusedNetwork
 from lama.engine.kernels import Kernels
+from lama.engine.painter import Painter
 from lama.inference import engine_of
 from lama.saicinpainting.training.trainers import InpaintingModel
 from lama.staged import StagedInference
@@ -34,12 +34,12 @@ def model() -> InpaintingModel:
 def engine(model: InpaintingModel, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The model's engine, made to do what a GPU does, and with fewer windows."""
     monkeypatch.setattr(gathered, "COUNTS", (2, 4, 8))
-    monkeypatch.setattr(engine_module, "COUNTS", (2, 4, 8))
+    monkeypatch.setattr(painter, "COUNTS", (2, 4, 8))
     made = engine_of(model, "cpu", torch.float32)
     made._by_windows = False
     made.network = FusedNetwork(fold(model.generator), CPU, torch.float32, Kernels())
-    made._paints = made._replayed()
-    made._seconds = FirstIsFaster()
+    made._painter = Painter(made.network, CPU, made._turns)
+    made._painter.seconds = FirstIsFaster()
     return made
 
 
@@ -89,7 +89,7 @@ def test_what_was_recorded_for_few_holes_fills_few_holes_only(
     many = [page(3, *((y, x) for y in range(0, 230, 40) for x in range(0, 170, 40)))] * 2
     wanted = [[one.result() for one in launch(inference, kind)] for kind in (few, many)]
     engine.prepare(2, *SIZE, 4)
-    assert list(engine._recorded) == [(2, *SIZE, 0), (2, *SIZE, 4)]
+    assert list(engine._painter.recorded) == [(2, *SIZE, 0), (2, *SIZE, 4)]
     asked = counts(engine, monkeypatch)
     started = [launch(inference, kind) for kind in (few, many, few)]
     assert asked == [4, 0, 4]
@@ -108,14 +108,17 @@ def test_batches_of_few_holes_that_occur_often_are_recorded(model, engine: Engin
         launch(inference, [many])
     (work,) = waiting
     work()
-    assert list(engine._recorded) == [(1, *SIZE, 0), (1, *SIZE, 2)]
+    assert list(engine._painter.recorded) == [(1, *SIZE, 0), (1, *SIZE, 2)]
 
 
 def test_what_is_not_faster_is_not_kept(model, engine: Engine, monkeypatch) -> None:
-    engine._seconds = measured = FirstIsFaster(False)
+    engine._painter.seconds = measured = FirstIsFaster(False)
     engine.prepare(2, *SIZE, 4)
-    assert [run.func for run in measured.runs] == [engine._paints[4], engine._paints[0]]
-    assert list(engine._recorded) == [(2, *SIZE, 0)]
+    assert [run.func for run in measured.runs] == [
+        engine._painter._paints[4],
+        engine._painter._paints[0],
+    ]
+    assert list(engine._painter.recorded) == [(2, *SIZE, 0)]
     asked = counts(engine, monkeypatch)
     inference = StagedInference(model, "cpu", False, 0, 2, SIZE[0] * SIZE[1], LateDevice())
     launch(inference, [page(1, (100, 70))] * 2)
@@ -130,10 +133,10 @@ def test_a_network_without_kernels_of_its_own_decodes_everything(model) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_a_gpu_decodes_windows_as_it_decodes_everything(dtype: torch.dtype, caplog) -> None:
     engine = engine_of(tiny.tiny_model(ngf=16).cuda(), "cuda", dtype)
-    engine._seconds = FirstIsFaster()
+    engine._painter.seconds = FirstIsFaster()
     engine.prepare(4, 512, 512, 64)
     assert "no CUDA graph" not in caplog.text
-    assert (4, 512, 512, 64) in engine._recorded
+    assert (4, 512, 512, 64) in engine._painter.recorded
     pixels = torch.randint(0, 256, (4, 512, 512, 4), dtype=torch.uint8, device="cuda")
     pixels[..., 3] = 0
     pixels[:, 100:130, 50:380, 3] = pixels[2, -5:, -5:, 3] = 255
