@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from lama.engine import Engine
+from lama.engine.frequent import Frequent, powers_of_two
 from lama.engine.precision import decide
 from lama.halving import is_out_of_memory
 from lama.inference import batch_inference, engine_of, load_lama_model, prepare
+from lama.padding import padded_side
 from lama.regions import Padding, Parts, Region
 from lama.staged import Arriving, Shown, StagedInference
 
@@ -67,6 +69,7 @@ class Inpainter:
         # The first picture shows whether the device works, and is the slowest.
         self.infer([np.zeros((64, 64, 3), np.uint8)], [np.full((64, 64), 255, np.uint8)])
         self._refiner = self._new_refiner() if refine else None
+        self._frequent: Frequent | None = None
 
     def _new_refiner(self) -> Refiner:
         # Imported only where it is used: it needs kornia, which takes a while to import.
@@ -86,11 +89,15 @@ class Inpainter:
         """On a GPU, gets ready for `batches` of whole pictures (count, height, width).
 
         That happens in a thread of its own while pictures are filled already, but in the calling
-        thread if large holes are refined.
+        thread if large holes are refined. Windows around holes are got ready for as they occur.
         """
-        if self.device == "cpu" or self.region == "mask":
+        if self.device == "cpu":
             return
-        if self._refiner is not None:
+        if self.region == "mask":
+            # Windows have any size and number.
+            if self._refiner is None:
+                self._frequent = Frequent(self.engine.prepare)
+        elif self._refiner is not None:
             # It uses the GPU without the engine, which no other thread may while graphs are
             # recorded.
             self.get_ready(batches)
@@ -138,7 +145,7 @@ class Inpainter:
         else:
             parts = Parts(images, masks, self.region, paddings, self._threshold)
             for part in parts:
-                part.paste(self.infer(part.images, part.masks))
+                part.paste(self._infer_part(part.images, part.masks))
             filled = parts.filled
         if self._refiner is None:
             return filled
@@ -156,6 +163,28 @@ class Inpainter:
             self._use_fp16,
             self._threshold,
         )
+
+    def _infer_part(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """`infer` for windows of one size, in numbers that are recorded, if they all are.
+
+        The number of windows differs from batch to batch, so powers of two are recorded.
+        """
+        if self._frequent is None:
+            return self.infer(images, masks)
+        unit = max(8, self.engine.network.unit)
+        height, width = (padded_side(side, unit) for side in masks[0].shape[:2])
+        counts = powers_of_two(len(images))
+        for count in counts:
+            self._frequent.note((count, height, width, 0))
+        if not all(self.engine.is_recorded(count, height, width) for count in counts):
+            return self.infer(images, masks)
+        results: list[np.ndarray] = []
+        for count in counts:
+            piece = slice(len(results), len(results) + count)
+            results += self.infer(images[piece], masks[piece])
+        return results
 
     def fill_staged(self, shown: Sequence[Shown]) -> list[Arriving]:
         """Pictures that `staging` has taken to the device, on their way back: finished, BGR."""

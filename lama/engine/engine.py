@@ -70,6 +70,10 @@ class Engine:
         if not self._by_windows:
             self._painter.prepare(batch, height, width, windows)
 
+    def is_recorded(self, batch: int, height: int, width: int) -> bool:
+        """Whether `prepare` has recorded batches of this size."""
+        return self._painter.has(batch, height, width)
+
     def windows(self, cells: int, batch: int, height: int, width: int) -> int:
         """The number of windows to decode for `cells` with holes; 0 for everything."""
         if not isinstance(self.network, FusedNetwork):

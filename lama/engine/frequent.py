@@ -25,6 +25,11 @@ MOST: Final = 24
 MOST_COUNTED: Final = 4096
 
 
+def powers_of_two(count: int) -> list[int]:
+    """The powers of two whose sum is `count`, the largest first."""
+    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
+
+
 def in_background(work: Callable[[], None]) -> None:
     """Runs `work` in a thread that no process waits for."""
     threading.Thread(target=work, name="prepare often", daemon=True).start()

@@ -49,6 +49,10 @@ class Painter:
             windows = 0
         return self._paints[windows](pixels, self._device)  # type: ignore[return-value]
 
+    def has(self, batch: int, height: int, width: int) -> bool:
+        """Whether batches of a size are recorded."""
+        return self._paints[0].has((batch, height, width, 4))
+
     @torch.no_grad()
     def prepare(self, batch: int, height: int, width: int, windows: int) -> None:
         """Records a size in several turns, so that batches that wait are filled in between."""

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from lama.engine.frequent import MOST, MOST_COUNTED, OFTEN, Frequent
+from lama.engine.frequent import MOST, MOST_COUNTED, OFTEN, Frequent, powers_of_two
 
 SIZE = 2, 64, 128, 0
 
@@ -40,6 +40,11 @@ def frequent(prepared: Prepared) -> Frequent:
 def often(frequent: Frequent, size: tuple[int, int, int, int]) -> None:
     for _ in range(OFTEN):
         frequent.note(size)
+
+
+def test_a_number_is_a_sum_of_powers_of_two() -> None:
+    assert powers_of_two(13) == [8, 4, 1]
+    assert all(sum(powers_of_two(count)) == count for count in range(100))
 
 
 def test_a_size_is_prepared_once_when_it_occurred_often(
