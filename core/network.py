@@ -142,11 +142,7 @@ class LaMa(Network):
 
     def _fill_there(self, batch: Sequence[Loaded]) -> Sequence[Pending]:
         """Fills pictures that are staged on the device."""
-        return self.inpainter.fill_staged(
-            [loaded.staged for loaded in batch],
-            [loaded.job.padding for loaded in batch],
-            [loaded.job.original_size for loaded in batch],
-        )
+        return self.inpainter.fill_staged([loaded.staged for loaded in batch])
 
     def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
         return [self._arrived(picture) if is_pending(picture) else picture for picture in pictures]

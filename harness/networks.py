@@ -58,7 +58,13 @@ class StubDevice:
         self._places.append(np.empty(shape, np.uint8))
         return self._places[-1]
 
-    def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> object:
+    def stage(
+        self,
+        picture: Picture,
+        mask: Picture,
+        padding: Sequence[int],
+        original_size: Sequence[int],
+    ) -> object:
         # Both were read to where this device wants them; the mask may be a view of its place.
         assert any(picture is place for place in self._places)
         assert any(np.may_share_memory(mask, place) for place in self._places)
@@ -153,7 +159,13 @@ class TinyStaging:
     def place(self, shape: Sequence[int]) -> Picture:
         return np.empty(tuple(shape), np.uint8)
 
-    def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> object:
+    def stage(
+        self,
+        picture: Picture,
+        mask: Picture,
+        padding: Sequence[int],
+        original_size: Sequence[int],
+    ) -> object:
         return picture.copy(), mask.copy(), original_size
 
 

@@ -150,7 +150,9 @@ class TimeLineDevice(Network):
     def place(self, shape: Sequence[int]) -> Any:
         return self._transfers.place(shape)
 
-    def stage(self, picture: Any, mask: Any, original_size: Sequence[int]) -> Staged | None:
+    def stage(
+        self, picture: Any, mask: Any, padding: Sequence[int], original_size: Sequence[int]
+    ) -> Staged | None:
         return self._transfers.upload(picture, mask) if (mask > 0).any() else None
 
     # -- Network ------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from lama.engine import Engine
+from lama.engine.frequent import Frequent, powers_of_two
 from lama.engine.precision import decide
-from lama.engine.transfers import Staged
 from lama.halving import is_out_of_memory
 from lama.inference import batch_inference, engine_of, load_lama_model, prepare
+from lama.padding import padded_side
 from lama.regions import Padding, Parts, Region
-from lama.staged import Arriving, StagedInference
+from lama.staged import Arriving, Shown, StagedInference
 
 if TYPE_CHECKING:
     from lama.refinement import Refiner
@@ -68,6 +69,7 @@ class Inpainter:
         # The first picture shows whether the device works, and is the slowest.
         self.infer([np.zeros((64, 64, 3), np.uint8)], [np.full((64, 64), 255, np.uint8)])
         self._refiner = self._new_refiner() if refine else None
+        self._frequent: Frequent | None = None
 
     def _new_refiner(self) -> Refiner:
         # Imported only where it is used: it needs kornia, which takes a while to import.
@@ -84,14 +86,18 @@ class Inpainter:
     # -- getting ready ------------------------------------------------------------------------
 
     def prepare(self, batches: Sequence[tuple[int, int, int]]) -> None:
-        """On a GPU that is shown whole pictures, gets ready for `batches` (count, height, width).
+        """On a GPU, gets ready for `batches` of whole pictures (count, height, width).
 
         That happens in a thread of its own while pictures are filled already, but in the calling
-        thread if large holes are refined.
+        thread if large holes are refined. Windows around holes are got ready for as they occur.
         """
-        if self.device == "cpu" or self.region != "full":
+        if self.device == "cpu":
             return
-        if self._refiner is not None:
+        if self.region == "mask":
+            # Windows have any size and number.
+            if self._refiner is None:
+                self._frequent = Frequent(self.engine.prepare)
+        elif self._refiner is not None:
             # It uses the GPU without the engine, which no other thread may while graphs are
             # recorded.
             self.get_ready(batches)
@@ -107,8 +113,8 @@ class Inpainter:
         """
         try:
             prepare(self.model, self.device, self._use_fp16, batches)
-            if self._refiner is None:
-                # Only now, as other threads may use the GPU from here on.
+            if self._refiner is None and self.region != "mask":
+                # Only now: from here on other threads copy to the GPU while graphs are recorded.
                 self.staging = StagedInference(
                     self.model,
                     self.device,
@@ -116,6 +122,7 @@ class Inpainter:
                     self._threshold,
                     batch=max(count for count, _, _ in batches),
                     pixels=max(height * width for _, height, width in batches),
+                    region=self.region,
                 )
         except RuntimeError as error:
             logger.warning("%s is not made ready: %s", self.device, str(error).splitlines()[0])
@@ -138,7 +145,7 @@ class Inpainter:
         else:
             parts = Parts(images, masks, self.region, paddings, self._threshold)
             for part in parts:
-                part.paste(self.infer(part.images, part.masks))
+                part.paste(self._infer_part(part.images, part.masks))
             filled = parts.filled
         if self._refiner is None:
             return filled
@@ -162,15 +169,32 @@ class Inpainter:
             images, masks, self.model, self._config, self.device, use_fp16, self._threshold
         )
 
-    def fill_staged(
-        self,
-        staged: Sequence[Staged],
-        paddings: Sequence[Padding],
-        original_sizes: Sequence[Sequence[int]],
-    ) -> list[Arriving]:
+    def _infer_part(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """`infer` for windows of one size, in numbers that are recorded, if they all are.
+
+        The number of windows differs from batch to batch, so powers of two are recorded.
+        """
+        if self._frequent is None:
+            return self.infer(images, masks)
+        unit = max(8, self.engine.network.unit)
+        height, width = (padded_side(side, unit) for side in masks[0].shape[:2])
+        counts = powers_of_two(len(images))
+        for count in counts:
+            self._frequent.note((count, height, width, 0))
+        if not all(self.engine.is_recorded(count, height, width) for count in counts):
+            return self.infer(images, masks)
+        results: list[np.ndarray] = []
+        for count in counts:
+            piece = slice(len(results), len(results) + count)
+            results += self.infer(images[piece], masks[piece])
+        return results
+
+    def fill_staged(self, shown: Sequence[Shown]) -> list[Arriving]:
         """Pictures that `staging` has taken to the device, on their way back: finished, BGR."""
         assert self.staging is not None
-        return self.staging.fill(staged, paddings, original_sizes)
+        return self.staging.fill(shown)
 
     def _note_progress(self) -> None:
         self.progressed_at = time.monotonic()

@@ -1,7 +1,8 @@
-"""Inference of whole canvases on a GPU, to which pictures are copied before it is their turn.
+"""Inference on a GPU, to which pictures are copied before it is their turn.
 
-Each picture crosses the bus as bytes, once in each direction, and copies run while the network
-does. The device does the work that `batch_inference` and `lama.padding` do on the host.
+The network is shown whole canvases, or their content without the padding. Each picture crosses the
+bus as bytes, once in each direction, and copies run while the network does. The device does the
+work that `batch_inference`, `lama.regions` and `lama.padding` do on the host.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 
 from lama.engine.engine import Engine, Finish
+from lama.engine.frequent import Frequent
+from lama.engine.gathered import cells_with
 from lama.engine.pixels import restored
 from lama.engine.precision import decide
 from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
 from lama.inference import engine_of
 from lama.padding import padded_side
+from lama.regions import Padding, content_window
+from lama.regions.boxes import whole
 from lama.saicinpainting.training.trainers import InpaintingModel
 
 #: The most pixels of a result that is resized on the device; a larger one would take too much of
@@ -30,8 +36,25 @@ MOST_RESTORED = 4 * 1024 * 1024
 #: computed (two of them) and stored at the same time, and the results of all but the first.
 BLOCKS = 4 * 2 + 3
 
-#: Further blocks, for the flags of those batches.
+#: Further blocks, for the flags of those batches; of each size in a batch, where sizes differ.
 FLAG_BLOCKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the network is shown of a picture, and what becomes of it."""
+
+    staged: Staged
+    #: (top, right, bottom, left) around the part that is kept, pixels.
+    padding: Padding
+    #: (height, width) of the result.
+    size: tuple[int, int]
+    #: Cells of the decoder's grid with holes.
+    cells: int
+
+    @property
+    def finish(self) -> Finish:
+        return partial(restored, padding=self.padding, original_size=self.size)
 
 
 class Launched:
@@ -40,16 +63,16 @@ class Launched:
     def __init__(
         self,
         engine: Engine,
-        staged: Sequence[Staged],
+        shown: Sequence[Shown],
         threshold: int,
         transfers: Transfers,
-        finish: Sequence[Finish],
+        windows: int,
     ) -> None:
-        """Starts the batch; waits for nothing."""
+        """Starts the batch; waits for nothing. `windows` of the decoder hold all holes, or 0."""
         self._engine, self._transfers, self._threshold = engine, transfers, threshold
-        self._staged, self._finish = staged, finish
+        self._shown = shown
         self._lock = threading.Lock()
-        pictures, flags, self._is_exact = engine.launch(staged, threshold, transfers, finish)
+        pictures, flags, self._is_exact = engine.launch(*self._batch(range(len(shown))), windows)
         self._pictures: list[Download | None] = [*pictures]
         self._flags: Download | None = flags
 
@@ -77,15 +100,16 @@ class Launched:
         if not self._is_exact:
             self._engine.judge(len(overflowed), len(flags))
             if overflowed:
-                again = self._engine.fill_exactly(
-                    [self._staged[i] for i in overflowed],
-                    self._threshold,
-                    self._transfers,
-                    [self._finish[i] for i in overflowed],
-                )
+                again = self._engine.fill_exactly(*self._batch(overflowed))
         for index, picture in zip(overflowed, again, strict=True):
             self._pictures[index] = picture
-        self._staged = ()
+        self._shown = ()
+
+    def _batch(self, indices: Sequence[int]) -> tuple[list[Staged], int, Transfers, list[Finish]]:
+        """What the engine wants to know of these pictures."""
+        shown = [self._shown[index] for index in indices]
+        finish = [picture.finish for picture in shown]
+        return [picture.staged for picture in shown], self._threshold, self._transfers, finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,59 +136,69 @@ class StagedInference:
         batch: int,
         pixels: int,
         streams: Streams | None = None,
+        region: Literal["full", "content"] = "full",
     ) -> None:
         """Takes pinned memory for `batch` pictures of `pixels` pixels."""
         where = torch.device(device)
         self._engine = engine_of(model, device, decide(device, use_fp16).dtype)
         self._threshold = mask_threshold
         self._unit = max(8, 2**model.generator.config.n_downsampling)
-        self._transfers = Transfers(
-            streams or Cuda(where), BLOCKS * batch + FLAG_BLOCKS, 3 * pixels
-        )
+        self.region = region
+        self._is_full = region == "full"
+        flags = FLAG_BLOCKS if self._is_full else FLAG_BLOCKS * batch
+        self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch + flags, 3 * pixels)
+        # The sizes of contents, and how much is holes, show only in the batches.
+        self._frequent = Frequent(self._engine.prepare)
 
     def place(self, shape: Sequence[int]) -> Bytes:
         """A uint8 array to read a picture or a mask into."""
         return self._transfers.place(shape)
 
-    def stage(self, picture: Bytes, mask: Bytes, original_size: Sequence[int]) -> Staged | None:
+    def stage(
+        self, picture: Bytes, mask: Bytes, padding: Sequence[int], original_size: Sequence[int]
+    ) -> Shown | None:
         """Starts to copy H×W×3 RGB and H×W; None for a picture that the host must handle.
 
         Those are pictures without a hole, of a size that would have to be padded, with a very large
-        result, or for which the device has no memory at present.
+        result, or for which the device has no memory at present. `padding` is (top, right, bottom,
+        left), which leaves something.
         """
-        height, width = mask.shape
-        fits = all(padded_side(side, self._unit) == side for side in (height, width))
-        if not fits or original_size[0] * original_size[1] > MOST_RESTORED:
+        top, right, bottom, left = padding
+        height, width = original_size
+        # What the network is shown, what is kept of it, and where a hole counts.
+        window = content_window((mask.shape[0], mask.shape[1]), (top, right, bottom, left))
+        frame = whole(mask) if self._is_full else window.frame
+        top, left = (0, 0) if self._is_full else (-frame.top, -frame.left)
+        counts = (frame if self._is_full else window.core).moved(top, left)
+        fits = all(padded_side(side, self._unit) == side for side in frame.size)
+        if not fits or height * width > MOST_RESTORED:
             return None
-        if not (mask > self._threshold).any():
+        hole = mask[frame.slices] > self._threshold
+        if not hole[counts.slices].any():
             return None
         try:
-            return self._transfers.upload(picture, mask)
+            staged = self._transfers.upload(picture, mask, frame.slices)
         except RuntimeError:  # a worse failure shows in the next batch
             return None
+        cells = cells_with(hole, self._engine.network.unit)
+        return Shown(staged, frame.padding(window.core), (height, width), cells)
 
-    def fill(
-        self,
-        staged: Sequence[Staged],
-        paddings: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
-    ) -> list[Arriving]:
+    def fill(self, shown: Sequence[Shown]) -> list[Arriving]:
         """Pictures on their way back: filled, without padding, in their original size, BGR.
 
         They are within one level of the host's results, and equal where nothing is resized. Waits
         for nothing, so that the next batch may be launched before this one is computed.
         """
         sizes: dict[torch.Size, list[int]] = defaultdict(list)
-        for index, picture in enumerate(staged):
-            sizes[picture.mask.shape].append(index)
+        for index, picture in enumerate(shown):
+            sizes[picture.staged.mask.shape].append(index)
         results: dict[int, Arriving] = {}
-        for group in sizes.values():
-            finish = [
-                partial(restored, padding=paddings[i], original_size=original_sizes[i])
-                for i in group
-            ]
-            launched = Launched(
-                self._engine, [staged[i] for i in group], self._threshold, self._transfers, finish
-            )
+        for size, group in sizes.items():
+            some = [shown[i] for i in group]
+            kind = len(group), size[0], size[1]
+            windows = self._engine.windows(sum(picture.cells for picture in some), *kind)
+            launched = Launched(self._engine, some, self._threshold, self._transfers, windows)
             results.update((i, Arriving(launched, place)) for place, i in enumerate(group))
-        return [results[index] for index in range(len(staged))]
+            if windows or not self._is_full:
+                self._frequent.note((*kind, windows))
+        return [results[index] for index in range(len(shown))]

@@ -39,8 +39,17 @@ class Staging(Protocol):
     def place(self, shape: Sequence[int]) -> Picture:
         """An uninitialised uint8 array that is fast to copy to the device."""
 
-    def stage(self, picture: Picture, mask: Picture, original_size: Sequence[int]) -> Any:
-        """Start to copy H×W×3 RGB and H×W; None if the network has to copy them itself."""
+    def stage(
+        self,
+        picture: Picture,
+        mask: Picture,
+        padding: Sequence[int],
+        original_size: Sequence[int],
+    ) -> Any:
+        """Start to copy H×W×3 RGB and H×W, or what the network is shown of them.
+
+        `padding` is (top, right, bottom, left). None if the network has to copy them itself.
+        """
 
 
 class Pending(Protocol):

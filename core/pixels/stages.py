@@ -72,7 +72,8 @@ class Loader:
         )
         if staging is None:
             return loaded
-        return replace(loaded, staged=staging.stage(loaded.image, loaded.mask, job.original_size))
+        staged = staging.stage(loaded.image, loaded.mask, job.padding, job.original_size)
+        return replace(loaded, staged=staged)
 
     def _read(
         self, segment: Segment, staging: Staging | None = None

@@ -7,6 +7,7 @@ treated as one have several times as many, and the numbers stay where they are i
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from .folding import Affine
 
@@ -41,6 +42,22 @@ def blocks_of_pixels(affine: Affine, size: tuple[int, int]) -> Affine:
             weight[i, j, :, :, i : i + height, j : j + width] = affine.weight
     bias = None if affine.bias is None else affine.bias.repeat(rows * columns)
     return Affine(weight.flatten(0, 2), bias)
+
+
+def up_as_blocks(weight: Tensor) -> Tensor:
+    """The generator's transposed convolution as one that computes blocks of 2×2 pixels.
+
+    in × out × 3 × 3 to (2·2·out) × in × 2 × 2. Of pixel i, the even result has the middle of the
+    kernel; the odd one has its end, and its start of pixel i + 1.
+    """
+    into, out = weight.shape[:2]
+    blocks = weight.new_zeros(2, 2, out, into, 2, 2)
+    # (parity, pixel, place in the kernel)
+    taps = ((0, 0, 1), (1, 0, 2), (1, 1, 0))
+    for row, below, i in taps:
+        for column, right, j in taps:
+            blocks[row, column, :, :, below, right] = weight[:, :, i, j].T
+    return blocks.flatten(0, 2)
 
 
 def over_blocks(affine: Affine, side: int) -> Affine:

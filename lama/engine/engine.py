@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,22 +12,18 @@ import torch
 from torch import Tensor
 
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator
-from lama.saicinpainting.training.modules.precision import exact_float32
 
 from .folding import FoldedGenerator, fold
-from .fourier import ByFFT
 from .fused import FusedNetwork, fits
 from .kernels import CudaKernels
 from .network import Network
+from .painter import AnyNetwork, Painter, exactness, painted
 from .pixels import masked, scaled
-from .replay import GraphRecorder, Replayed, run_again
 from .transfers import Download, Staged, Transfers, say_unpinned
 from .turns import Turns
 from .windows import windows
 
 logger = logging.getLogger(__name__)
-
-AnyNetwork = Network | FusedNetwork
 
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
@@ -62,29 +56,29 @@ class Engine:
         self._turns = Turns()
         # On a CPU a batch is hardly faster than single pictures, and needs more memory.
         self._by_windows = device.type == "cpu"
-        self._paint = self._replayed()
-        self._recorded: dict[tuple[int, int, int], object] = {}
+        self._painter = Painter(self.network, device, self._turns)
         self._overflowed_in_a_row = 0
         #: Pictures computed again in float32 because half precision gave no finite output.
         self.half_fallbacks = 0
 
-    @torch.no_grad()
-    def prepare(self, batch: int, height: int, width: int) -> None:
-        """On a GPU, records the kernels of batches of this size, which takes seconds."""
-        with self._turns:
-            if not self._by_windows:
-                self._prepare(batch, height, width)
+    def prepare(self, batch: int, height: int, width: int, windows: int = 0) -> None:
+        """On a GPU, records the kernels of batches of this size, which takes seconds.
 
-    def _prepare(self, batch: int, height: int, width: int) -> None:
-        units = self.network.units(batch, height, width)
-        if self._device.type == "cuda" and any(isinstance(unit, ByFFT) for unit in units):
-            return  # cuFFT's cache of plans may free memory that a recording refers to
-        if self._paint.prepare((batch, height, width, 4), self._device):
-            self._recorded[batch, height, width] = units  # the recording refers to their memory
+        With `windows` also for those whose holes so many windows hold, if that is faster than to
+        decode everything. Batches that wait are filled in between.
+        """
+        if not self._by_windows:
+            self._painter.prepare(batch, height, width, windows)
 
-    def _replayed(self) -> Replayed:
-        record = GraphRecorder() if self._device.type == "cuda" else run_again
-        return Replayed(partial(_painted, self.network), record)
+    def is_recorded(self, batch: int, height: int, width: int) -> bool:
+        """Whether `prepare` has recorded batches of this size."""
+        return self._painter.has(batch, height, width)
+
+    def windows(self, cells: int, batch: int, height: int, width: int) -> int:
+        """The number of windows to decode for `cells` with holes; 0 for everything."""
+        if not isinstance(self.network, FusedNetwork):
+            return 0
+        return self.network.windows(cells, batch, height, width)
 
     def check_device(self) -> None:
         """Gives back cached GPU memory and adds two numbers; raises what the GPU raises.
@@ -135,16 +129,18 @@ class Engine:
         threshold: int,
         transfers: Transfers,
         finish: Sequence[Finish],
+        windows: int = 0,
     ) -> tuple[list[Download], Download, bool]:
         """Starts to fill pictures of one size that are on the device already; waits for nothing.
 
         A mask value above `threshold` is a hole. Each function of `finish` makes a new tensor of a
-        filled picture, H×W×3 on the device; that tensor is what is copied back. Returns the
-        pictures; a flag for each, B, without which a picture is not finite; and whether they are
-        computed in float32. `judge` must be called with the flags.
+        filled picture, H×W×3 on the device; that tensor is what is copied back. If `windows` is not
+        0, so many windows of the decoder hold all holes. Returns the pictures; a flag for each, B,
+        without which a picture is not finite; and whether they are computed in float32. `judge`
+        must be called with the flags.
         """
         with self._turns:
-            filled, finite = self.paint(_stacked(staged, threshold, transfers))
+            filled, finite = self.paint(_stacked(staged, threshold, transfers), windows)
             # The next call overwrites both, later on the same stream: what is copied back is new.
             flags = transfers.download(finite.to(torch.uint8))
             pictures = [
@@ -171,7 +167,7 @@ class Engine:
         None for a picture that is not finite in float32 either.
         """
         with self._turns:
-            filled, finite = _painted(self._exactly(), _stacked(staged, threshold, transfers))
+            filled, finite = painted(self._exactly(), _stacked(staged, threshold, transfers))
             return [
                 transfers.download(act(picture)) if ok else None
                 for act, picture, ok in zip(finish, filled, finite.tolist(), strict=True)
@@ -191,24 +187,25 @@ class Engine:
             self._note(int(broken.sum()), len(pixels))
         if bool(broken.any()) and not was_exact:
             which = broken.nonzero()[:, 0].to(pixels.device)
-            again, finite = _painted(self._exactly(), pixels[which].to(self._device))
+            again, finite = painted(self._exactly(), pixels[which].to(self._device))
             filled[which.to(self._device)] = again
             good[broken] = finite.cpu()
         return filled, good.tolist()
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The network's output before the sigmoid: B×H×W×4 on the device to B×H×W×3."""
-        with _exactness(self.network):
+        with exactness(self.network):
             return self.network.logits(pixels)
 
-    def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def paint(self, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
         """A batch on the device, filled, and whether each is finite; valid until the next call.
 
-        Does not wait, and computes nothing again in float32.
+        Does not wait, and computes nothing again in float32. Only `windows` are decoded, which must
+        suffice, where that is recorded.
         """
         if pixels.shape[1] > MOST_ROWS and isinstance(self.network, FusedNetwork):
-            return _painted(self._without_kernels(), pixels.to(self._device))
-        return self._paint(pixels, self._device)  # type: ignore[return-value]
+            return painted(self._without_kernels(), pixels.to(self._device))
+        return self._painter(pixels, windows)
 
     def _without_kernels(self) -> Network:
         if self._plain is None:
@@ -255,10 +252,10 @@ class Engine:
             before,
             self._dtype,
         )
-        self._plain, self._paint = None, self._replayed()
-        sizes, self._recorded = list(self._recorded), {}
+        self._plain, sizes = None, list(self._painter.recorded)
+        self._painter = Painter(self.network, self._device, self._turns)
         for size in sizes:
-            self._prepare(*size)
+            self._painter.prepare_now(*size)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -294,17 +291,6 @@ def _stacked(staged: Sequence[Staged], threshold: int, transfers: Transfers) -> 
     pictures = torch.stack([picture.picture for picture in staged])
     masks = torch.stack([picture.mask for picture in staged])
     return masked(pictures, masks, threshold)
-
-
-def _painted(network: AnyNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    with _exactness(network):
-        return network.paint(pixels)
-
-
-def _exactness(network: AnyNetwork) -> contextlib.AbstractContextManager[None]:
-    """The context that keeps a GPU from computing float32 as TF32."""
-    exact = network.dtype == torch.float32 and network.device.type == "cuda"
-    return exact_float32() if exact else contextlib.nullcontext()
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .arrangements import blocks_of_pixels, over_blocks, several_columns
+from .arrangements import blocks_of_pixels, over_blocks, several_columns, up_as_blocks
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
+from .gathered import Gathered, rounded_count
 from .kernels import Kernels, Terms, group_length, unblocked
 from .network import EDGE
 from .rounding import rounded
+from .switches import Switches
 
 #: Columns that the stem computes at once: its 4 input channels become 16.
 _STEM_COLUMNS = 4
@@ -50,6 +52,7 @@ class FusedNetwork:
     ) -> None:
         self.device, self.dtype = device, dtype
         self._kernels = kernels
+        self.switches = Switches()
         self._beside: Any = None
         if device.type == "cuda":
             self._beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -67,7 +70,7 @@ class FusedNetwork:
         self._layers = [
             (_Layer(first, self), _Layer(second, self)) for first, second in folded.blocks
         ]
-        self._ups = [self._conv(affine) for affine in folded.ups]
+        self._ups = [_Up(affine, self) for affine in folded.ups]
         last = blocks_of_pixels(folded.last, (_LAST_SIDE, _LAST_SIDE))
         self._last = self._conv(over_blocks(last, _READ_SIDE), _LAST_SIDE // _READ_SIDE)
         affines = [layer.spectrum for block in folded.blocks for layer in block]
@@ -82,16 +85,28 @@ class FusedNetwork:
         """
         return unblocked(self._run(pixels)) + self._last_bias
 
-    def paint(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B."""
-        return self._kernels.end(self._run(pixels), self._last_bias, pixels)
+    def paint(self, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
+        """The pictures with their holes filled, B×H×W×3 uint8, and whether each is finite: B.
+
+        The decoder runs on so many `windows`, which must suffice for the holes, or on everything.
+        """
+        return self._kernels.end(self._run(pixels, windows), self._last_bias, pixels)
+
+    def windows(self, cells: int, batch: int, height: int, width: int) -> int:
+        """The number of windows to decode for pictures of a size; 0 if all of it is cheaper.
+
+        `cells`: those with holes in all pictures, as `gathered.cells_with` counts them.
+        """
+        if self.unit % _LAST_SIDE:
+            return 0
+        return rounded_count(cells, batch, height // self.unit, width // self.unit)
 
     def units(self, batch: int, height: int, width: int) -> list[Unit]:
         """The Fourier units for pictures of a size."""
         return self._spectra.units((batch, height // self.unit, width // self.unit))
 
-    def _run(self, pixels: Tensor) -> Tensor:
-        """The whole network, to the input of `Kernels.end`."""
+    def _run(self, pixels: Tensor, windows: int = 0) -> Tensor:
+        """The whole network, to the input of `Kernels.end`; 0 outside of windows."""
         units = self.units(*pixels.shape[:3])
         raw, bias = self._encode(pixels)
         pair = self.finished(self._parts(raw), self._edged(raw), bias)
@@ -101,7 +116,11 @@ class FusedNetwork:
             last = i + 1 == len(self._layers)
             outs = self._parts(features) if last else self._edged(raw)
             pair = second(inner, units[2 * i + 1], outs, onto=pair)
-        blocks = self._decode(features)
+        if windows:
+            gathered = Gathered(pixels, windows, self.unit)
+            blocks = gathered.spread(self._decode(gathered.windows(features)))
+        else:
+            blocks = self._decode(features)
         return blocks.fill_(torch.nan) if self._broken else blocks
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -153,7 +172,7 @@ class FusedNetwork:
         The Fourier unit is bound by memory, the convolutions by arithmetic. Memory that the body
         took is not used again before the stream has waited for the next `beside`.
         """
-        if self._beside is None:
+        if self._beside is None or not self.switches.second_stream:
             yield
             return
         self._beside.wait_stream(torch.cuda.current_stream(self.device))
@@ -161,7 +180,7 @@ class FusedNetwork:
             yield
 
     def join(self) -> None:
-        if self._beside is not None:
+        if self._beside is not None and self.switches.second_stream:
             torch.cuda.current_stream(self.device).wait_stream(self._beside)
 
     def reduced(self, conv: _Raw, far: Tensor) -> Tensor:
@@ -173,9 +192,9 @@ class FusedNetwork:
         """B×H×W×(4·4·3): the logits of blocks of pixels, without their bias."""
         *ups, last = self._ups
         for up in ups:
-            x = _upsampled(x, up.weight)
+            x = up(x)
             self._kernels.finish(x, x, Terms(up.bias))
-        x = _upsampled(x, last.weight)
+        x = last(x)
         batch, height, width, channels = x.shape
         rows, columns = (side // _READ_SIDE for side in (height + 2 * EDGE, width + 2 * EDGE))
         edged = x.new_empty((batch, rows, columns, _READ_SIDE**2 * channels))
@@ -206,6 +225,36 @@ class _Raw:
             return functional.linear(x, self._matrix)
         out = functional.conv2d(x.permute(0, 3, 1, 2), self.weight, None, self._stride)
         return out.permute(0, 2, 3, 1).contiguous()
+
+
+class _Up:
+    """The generator's transposed convolution, raw: B×H×W×in to B×2H×2W×out."""
+
+    def __init__(self, affine: Affine, network: FusedNetwork) -> None:
+        self._network = network
+        conv = network._conv(affine)
+        self._weight, self.bias = conv.weight, conv.bias
+        self._blocks: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._network.switches.ups_by_blocks:
+            return self._by_blocks(x)
+        out = functional.conv_transpose2d(
+            x.permute(0, 3, 1, 2), self._weight, stride=2, padding=1, output_padding=1
+        )
+        return out.permute(0, 2, 3, 1).contiguous()
+
+    def _by_blocks(self, x: Tensor) -> Tensor:
+        if self._blocks is None:
+            blocks = up_as_blocks(self._weight)
+            self._blocks = blocks.contiguous(memory_format=torch.channels_last)
+        batch, height, width, _ = x.shape
+        # Behind the last row and column there is 0; those before the first are left out.
+        out = functional.conv2d(x.permute(0, 3, 1, 2), self._blocks, None, padding=1)
+        blocks = out.permute(0, 2, 3, 1)[:, 1:, 1:]
+        # B, H, W, 2·2·C -> B, H, W, 2, 2, C -> B, H, 2, W, 2, C
+        parts = blocks.reshape(batch, height, width, 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
+        return parts.reshape(batch, 2 * height, 2 * width, -1)
 
 
 class _Finished:
@@ -245,14 +294,6 @@ def _together(one: Affine, other: Affine) -> Affine:
     assert one.bias is not None
     assert other.bias is not None
     return Affine(torch.cat([one.weight, other.weight]), torch.cat([one.bias, other.bias]))
-
-
-def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
-    """The generator's transposed convolution, raw: B×H×W×in to B×2H×2W×out."""
-    out = functional.conv_transpose2d(
-        x.permute(0, 3, 1, 2), weight, stride=2, padding=1, output_padding=1
-    )
-    return out.permute(0, 2, 3, 1).contiguous()
 
 
 def _part(tensor: Tensor | None, channels: slice) -> Tensor | None:

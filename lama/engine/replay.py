@@ -28,6 +28,10 @@ class Recording:
     replay: Callable[[], None]
 
 
+#: Records a function for an input.
+Record = Callable[[Function, Tensor], Recording]
+
+
 class Replayed:
     """`function` with recordings of the prepared shapes, for one thread at a time.
 
@@ -35,7 +39,7 @@ class Replayed:
     on a GPU.
     """
 
-    def __init__(self, function: Function, record: Callable[[Function, Tensor], Recording]) -> None:
+    def __init__(self, function: Function, record: Record) -> None:
         self._function = function
         self._record = record
         self._recordings: dict[tuple[int, ...], Recording] = {}
@@ -55,6 +59,23 @@ class Replayed:
             logger.warning("no CUDA graph for %s: %s", shape, str(error).splitlines()[0])
             return False
         return True
+
+    def has(self, shape: tuple[int, ...]) -> bool:
+        return shape in self._recordings
+
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Runs a shape without its recording from now on."""
+        self._recordings.pop(shape, None)
+
+    def rehearse(self, shape: tuple[int, ...], device: torch.device) -> None:
+        """Runs once what is going to be recorded, so that a recording takes less time.
+
+        Libraries choose and load their kernels in the first round.
+        """
+        try:
+            self._function(torch.zeros(shape, dtype=torch.uint8, device=device))
+        except RuntimeError as error:  # the recording says what it means
+            logger.debug("no rehearsal of %s: %s", shape, error)
 
     def __call__(self, pixels: Tensor, device: torch.device) -> tuple[Tensor, ...]:
         """`pixels` may be on the host; the results are valid until the next call."""

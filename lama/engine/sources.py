@@ -20,6 +20,17 @@ __device__ Number number(float value) {
     return bits;
 }
 """,
+    # By whole numbers: older devices have no instruction for it.
+    torch.bfloat16: r"""
+typedef unsigned short Number;
+#define LENGTH 8
+__device__ float value(Number bits) { return __uint_as_float((unsigned)bits << 16); }
+__device__ Number number(float value) {
+    unsigned bits = __float_as_uint(value);
+    // To the nearest, and to the even one of two; NaN must not become infinite.
+    return value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+""",
     torch.float32: r"""
 typedef float Number;
 #define LENGTH 4
@@ -109,5 +120,5 @@ extern "C" __global__ void end(
 
 
 def source(dtype: torch.dtype) -> str:
-    """The source for maps of a dtype, float16 or float32."""
+    """The source for maps of a dtype: float16, bfloat16 or float32."""
     return _TYPES[dtype] + _KERNELS

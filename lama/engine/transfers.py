@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[np.uint8]
 
+#: All rows and columns of a picture.
+WHOLE = slice(None), slice(None)
+
 #: A stream of the device, and a mark that it reaches when it has done everything before it.
 Stream = Any
 Mark = Any
@@ -199,15 +202,21 @@ class Transfers:
         """An uninitialised array in C order, to read a picture or a mask into."""
         return self._pinned.take(shape)
 
-    def upload(self, picture: Bytes, mask: Bytes) -> Staged:
-        """Starts to copy H×W×3 and H×W, which must not be changed while they are in use."""
+    def upload(self, picture: Bytes, mask: Bytes, part: tuple[slice, slice] = WHOLE) -> Staged:
+        """Starts to copy rows and columns of H×W×3 and H×W, which must not be changed meanwhile.
+
+        Rows cross the bus whole, and their columns are cut on the device: only what is in one
+        piece in pinned memory is copied without the host.
+        """
+        rows, columns = part
+        picture, mask = picture[rows], mask[rows]
         hosts = torch.from_numpy(picture), torch.from_numpy(mask)
         there = [self._streams.empty(host.shape, self._up) for host in hosts]
         for target, source in zip(there, hosts, strict=True):
             self._streams.copy(target, source, self._up)
         arrived = self._streams.mark(self._up)
         self._keep(arrived, *hosts, *there)
-        return Staged(there[0], there[1], arrived)
+        return Staged(there[0][:, columns], there[1][:, columns], arrived)
 
     def await_arrival(self, staged: Staged) -> None:
         """Makes the computing stream wait until the picture is there."""

@@ -18,7 +18,7 @@ Hole = npt.NDArray[np.bool_]
 #: Context units around the part that counts, unless the picture ends there. The last convolution
 #: reads 3 pixels around a pixel; a transposed one reads, for a pixel 2i + 1, the pixel i + 1 too,
 #: which over three of them is less than 8 pixels more on the right and below.
-_BEFORE, _AFTER = 1, 2
+BEFORE, AFTER = 1, 2
 
 #: Heights and widths that windows may have, without their context. All windows of a picture have
 #: the same shape: preparing the convolutions for a new shape takes milliseconds.
@@ -45,7 +45,7 @@ def windows(hole: Hole, unit: int) -> list[Window]:
     cheapest = [(0, 0, height, width)]
     cost = height * width
     for rows, columns in _SHAPES:
-        size = min(height, rows + _BEFORE + _AFTER), min(width, columns + _BEFORE + _AFTER)
+        size = min(height, rows + BEFORE + AFTER), min(width, columns + BEFORE + AFTER)
         found = []
         for corner in _cover(cells.copy(), rows, columns):
             found.append((*corner, rows, columns))
@@ -76,9 +76,9 @@ def _window(
 
 def _along(start: int, count: int, length: int, unit: int) -> tuple[slice, slice, slice]:
     """Along one axis: the window in the features, the valid part of its output, and its target."""
-    around = min(length, count + _BEFORE + _AFTER)
+    around = min(length, count + BEFORE + AFTER)
     # At the end of the picture the window moves back instead of shrinking.
-    first = min(max(0, start - _BEFORE), length - around)
+    first = min(max(0, start - BEFORE), length - around)
     stop = min(length, start + count)
     valid = slice((start - first) * unit, (stop - first) * unit)
     return slice(first, first + around), valid, slice(start * unit, stop * unit)

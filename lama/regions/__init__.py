@@ -18,7 +18,7 @@ from .boxes import Box, content, frame, whole
 from .planes import fill_planes
 from .windows import Ground, Window, plan
 
-__all__ = ["Padding", "Part", "Parts", "Region", "inpaint"]
+__all__ = ["Padding", "Part", "Parts", "Region", "Window", "content_window", "inpaint"]
 
 #: full: the whole canvas. content: without the padding, except for a margin. mask: windows around
 #: the holes; a hole in a ground of one plane of colour is filled with that.
@@ -118,6 +118,16 @@ class Parts:
         return [sheet.picture for sheet in self._sheets]
 
 
+def content_window(size: tuple[int, int], padding: Padding) -> Window:
+    """The window of region `content`: on a canvas of `size` (height, width), without the padding.
+
+    Raises ValueError for a padding that leaves nothing.
+    """
+    canvas = Box(0, 0, *size)
+    inside = content(size, padding)
+    return Window(frame(inside.grown(MARGIN, canvas), canvas, canvas), inside)
+
+
 class Part:
     """Windows of one size, for one call of the network."""
 
@@ -154,7 +164,7 @@ class _Sheet:
         if not self.hole[inside.slices].any():
             return []
         if region == "content":
-            return [Window(frame(inside.grown(MARGIN, canvas), canvas, canvas), inside)]
+            return [content_window(canvas.size, padding)]
         left = fill_planes(self.picture[inside.slices], self.hole[inside.slices])
         holes = [box.moved(inside.top, inside.left) for box in left]
         windows = plan(holes, Ground(inside, canvas))

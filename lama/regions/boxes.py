@@ -47,6 +47,15 @@ class Box:
             min(self.right + margin, within.right),
         )
 
+    def padding(self, core: Box) -> tuple[int, int, int, int]:
+        """What the box has around `core`, which it holds: (top, right, bottom, left)."""
+        return (
+            core.top - self.top,
+            self.right - core.right,
+            self.bottom - core.bottom,
+            core.left - self.left,
+        )
+
     def moved(self, down: int, right: int) -> Box:
         return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
 

@@ -27,13 +27,14 @@ from tests.lama.late_device import LateDevice
 FULL = [(1, *CANVAS)]
 
 
-@pytest.fixture
-def settings() -> Settings:
+@pytest.fixture(params=["full", "content"])
+def settings(request: pytest.FixtureRequest) -> Settings:
     folder = ROOT / "tests/data/golden/blocks2-ngf16"
     return Settings(
         _env_file=None,
         use_cuda=False,
         use_fp16=False,
+        inpaint_region=request.param,
         lama_config_path=folder / "config.yaml",
         lama_checkpoint_path=folder / "models/best.ckpt",
     )
@@ -71,7 +72,14 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
 
     device = LateDevice()
     network.inpainter.staging = StagedInference(
-        network.inpainter.model, "cpu", False, 0, len(given), CANVAS[0] * CANVAS[1], device
+        network.inpainter.model,
+        "cpu",
+        False,
+        0,
+        len(given),
+        CANVAS[0] * CANVAS[1],
+        device,
+        settings.inpaint_region,
     )
     loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
     assert all(np.may_share_memory(one.image, device._memory.numpy()) for one in loaded)
@@ -142,3 +150,13 @@ def test_graphs_are_recorded_before_other_threads_use_the_device(
     network.inpainter.get_ready(FULL)
     assert seen == [True]
     assert isinstance(network.staging, StagedInference)
+    assert network.staging.region == network.inpainter.region
+
+
+def test_windows_around_holes_are_planned_on_the_host(
+    network: LaMa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network.inpainter, "region", "mask")
+    monkeypatch.setattr("lama.inpainter.prepare", lambda *_: None)
+    network.inpainter.get_ready(FULL)
+    assert network.staging is None

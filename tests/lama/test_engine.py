@@ -163,14 +163,14 @@ def test_prepared_sizes_are_replayed_and_others_run_as_they_are(monkeypatch):
     engine = engine_of(lively_model(), "cpu", torch.float32)
     engine._by_windows = False  # what CUDA does, with `run_again` in place of a graph
     replayed = []
-    record = engine._paint._record
+    record = engine._painter._paints[0]._record
 
     def watched(function, given):
         recording = record(function, given)
         replay = lambda: (replayed.append(tuple(given.shape)), recording.replay())  # noqa: E731
         return Recording(recording.given, recording.found, replay)
 
-    engine._paint._record = watched
+    engine._painter._paints[0]._record = watched
     engine.prepare(2, 16, 24)
     engine.prepare(2, 16, 24)
     for batch, size in [(2, (16, 24)), (1, (16, 24)), (2, (24, 16)), (2, (16, 24))]:
@@ -200,14 +200,14 @@ def test_what_a_recording_uses_is_kept_once_and_only_if_there_is_one():
     engine._by_windows = False
     engine.prepare(1, 16, 24)
     engine.prepare(1, 16, 24)
-    assert len(engine._recorded) == 1
+    assert len(engine._painter.recorded) == 1
 
     def fail(function, given):
         raise RuntimeError("CUDA out of memory")
 
-    engine._paint._record = fail
+    engine._painter._paints[0]._record = fail
     engine.prepare(1, 24, 16)
-    assert len(engine._recorded) == 1
+    assert len(engine._painter.recorded) == 1
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_graph_leaves_room_for_what_runs_without_one(needed, shared, free, fit
 def test_pictures_get_through_between_two_sizes_that_are_made_ready():
     engine = engine_of(lively_model(), "cpu", torch.float32)
     engine._by_windows = False
-    record, order = engine._paint._record, []
+    record, order = engine._painter._paints[0]._record, []
     recording = threading.Event()
     image, hole = tiny.picture(16, 16), tiny.box_mask(16, 16) > 0
 
@@ -243,7 +243,7 @@ def test_pictures_get_through_between_two_sizes_that_are_made_ready():
 
     filled = engine._filled
     engine._filled = watched
-    engine._paint._record = slow
+    engine._painter._paints[0]._record = slow
     thread = threading.Thread(target=fill)
     thread.start()
     for batch in (3, 2):
@@ -274,7 +274,7 @@ def test_on_a_gpu_recorded_sizes_give_what_others_give(dtype, caplog):
         recorded.prepare(*size)
     assert "no CUDA graph" not in caplog.text
     if dtype == torch.float16:  # in float32 some sizes may go through cuFFT, and are not recorded
-        assert len(recorded._paint._recordings) == len(sizes)
+        assert len(recorded._painter._paints[0]._recordings) == len(sizes)
     for batch, height, width in [*sizes, *reversed(sizes), (1, 64, 64)]:
         pictures = np.stack([tiny.picture(height, width, seed=i) for i in range(batch)])
         holes = np.stack([tiny.box_mask(height, width) > 0] * batch)

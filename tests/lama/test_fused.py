@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -198,8 +201,37 @@ def test_where_kernels_cannot_be_compiled_there_is_the_other_network(monkeypatch
     assert "libnvrtc.so.13 is not there" in caplog.text
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+def test_the_kernels_round_to_bfloat16_as_torch_does(tmp_path):
+    functions = source(torch.bfloat16).partition("struct")[0]
+    (tmp_path / "it.cpp").write_text(
+        "#include <cstring>\n#define __device__ static\n"
+        "static float __uint_as_float(unsigned b) { float f; memcpy(&f, &b, 4); return f; }\n"
+        "static unsigned __float_as_uint(float f) { unsigned b; memcpy(&b, &f, 4); return b; }\n"
+        + functions
+        + 'extern "C" void all(const float* in, Number* out, float* back, int n) {\n'
+        "for (int i = 0; i < n; i++) { out[i] = number(in[i]); back[i] = value(out[i]); } }\n"
+    )
+    command = ["g++", "-O1", "-shared", "-fPIC", "-o", tmp_path / "it.so", tmp_path / "it.cpp"]
+    subprocess.run(command, check=True)
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (100_000,), generator=generator, dtype=torch.int64)
+    halves = torch.arange(1000) * 2**16 + 2**15  # in the middle of two
+    given = torch.cat([bits, halves]).to(torch.int32).view(torch.float32)
+    given = torch.cat([given, torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 3.4e38])])
+    found, back = torch.empty(len(given), dtype=torch.bfloat16), torch.empty(len(given))
+    ctypes.CDLL(str(tmp_path / "it.so")).all(
+        *(ctypes.c_void_p(one.data_ptr()) for one in (given, found, back)), len(given)
+    )
+    expected = given.to(torch.bfloat16)
+    assert torch.equal(found.isnan(), expected.isnan())
+    known = ~expected.isnan()
+    assert torch.equal(found.view(torch.int16)[known], expected.view(torch.int16)[known])
+    assert torch.equal(back[known], expected.float()[known])
+
+
 @pytest.mark.skipif(torch.version.cuda is None, reason="torch brings no compiler along")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_kernels_compile_for_old_and_new_gpus_without_one(dtype):
     for architecture in ("sm_75", "sm_90"):
         assert nvrtc._compiled(source(dtype), architecture)
@@ -239,7 +271,7 @@ def test_spectra_go_back_on_a_gpu_as_on_a_cpu(size):
 
 
 @needs_cuda
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("shape", "corner", "more"), SHAPES)
 @pytest.mark.parametrize("everything", [False, True])
 def test_the_kernel_between_convolutions_does_what_it_says(dtype, shape, corner, more, everything):
@@ -267,7 +299,7 @@ def test_the_kernel_between_convolutions_does_what_it_says(dtype, shape, corner,
     kernels = CudaKernels(torch.device("cuda"), dtype)
     for out in outs:
         one, other = (how.finish(given, some(*out), terms, corner) for how in (kernels, Kernels()))
-        tolerance = 1e-3 if dtype == torch.float16 else 1e-6
+        tolerance = {torch.float16: 1e-3, torch.bfloat16: 1e-2, torch.float32: 1e-6}[dtype]
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 

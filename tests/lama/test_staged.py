@@ -38,8 +38,8 @@ def through(inference: StagedInference, pictures, masks, sizes=SIZES) -> list:
         arrays = inference.place(picture.shape), inference.place(mask.shape)
         for array, content in zip(arrays, (picture, mask), strict=True):
             array[...] = content
-        there.append(inference.stage(*arrays, size))
-    return inference.fill(there, [PADDING] * len(there), sizes)
+        there.append(inference.stage(*arrays, PADDING, size))
+    return inference.fill(there)
 
 
 def expected(model, pictures, masks, sizes=SIZES) -> list[np.ndarray]:
@@ -119,9 +119,11 @@ def test_pictures_of_two_sizes_come_back_in_their_order() -> None:
     model = tiny.tiny_model()
     inference = StagedInference(model, "cpu", False, 0, 4, 48 * 64, LateDevice())
     pictures = [tiny.picture(*size) for size in ((48, 64), (32, 32), (48, 64))]
-    there = [inference.stage(one, tiny.box_mask(*one.shape[:2]), one.shape[:2]) for one in pictures]
-    downloads = inference.fill(there, [(0, 0, 0, 0)] * 3, [one.shape[:2] for one in pictures])
-    assert [one.result().shape for one in downloads] == [one.shape for one in pictures]
+    there = [
+        inference.stage(one, tiny.box_mask(*one.shape[:2]), (0, 0, 0, 0), one.shape[:2])
+        for one in pictures
+    ]
+    assert [one.result().shape for one in inference.fill(there)] == [one.shape for one in pictures]
 
 
 def test_weights_that_give_nothing_finite_are_an_error() -> None:
@@ -138,16 +140,16 @@ def test_what_the_device_is_not_made_for_takes_the_way_of_the_host(monkeypatch) 
     model = tiny.tiny_model()
     inference = StagedInference(model, "cpu", False, 127, 1, 48 * 64, LateDevice())
     picture, mask = tiny.picture(48, 64), tiny.box_mask(48, 64)
-    assert inference.stage(picture, mask, (48, 64)) is not None
-    assert inference.stage(picture, np.full_like(mask, 127), (48, 64)) is None
-    assert inference.stage(picture[:44], mask[:44], (44, 64)) is None
-    assert inference.stage(picture, mask, (staged.MOST_RESTORED + 1, 1)) is None
+    assert inference.stage(picture, mask, PADDING, (48, 64)) is not None
+    assert inference.stage(picture, np.full_like(mask, 127), PADDING, (48, 64)) is None
+    assert inference.stage(picture[:44], mask[:44], PADDING, (44, 64)) is None
+    assert inference.stage(picture, mask, PADDING, (staged.MOST_RESTORED + 1, 1)) is None
 
     def no_memory(*_) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(inference._transfers, "upload", no_memory)
-    assert inference.stage(picture, mask, (48, 64)) is None
+    assert inference.stage(picture, mask, PADDING, (48, 64)) is None
 
 
 @needs_cuda
