@@ -8,7 +8,6 @@ comes back. Nothing that it started is left running, also after an error.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 import uuid
@@ -23,6 +22,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from core.broker.connection import sync_client
 from core.commands.common import signals_as_interrupts
 from core.config import Settings, load_settings
+from core.environment import set_variables
 from core.errors import WorkerError
 from core.keys import Kind
 from core.redis_url import without_password
@@ -123,7 +123,7 @@ def _redis(console: Console) -> Iterator[Settings]:
     """Settings with the Redis to use, and with names of the demo's own."""
     tag = uuid.uuid4().hex[:8]
     settings = load_settings().model_copy(update={"shm_name_prefix": f"img_shm_demo_{tag}_"})
-    if not os.environ.get("REDIS_URL"):
+    if "REDIS_URL" not in set_variables():
         with RedisServer() as server:
             console.print(f"a Redis of the demo's own runs at {server.url}")
             yield settings.model_copy(update={"redis_url": server.url})

@@ -205,7 +205,8 @@ class Link:
         if not passes(error):
             raise RedisRefusal(
                 f"redis at {self._url} refuses what the worker needs: {error} "
-                "(is a key of another program, or a missing right, in the way?)"
+                "(is a key of another program, a missing right or a missing command in the way? "
+                "`doctor` tries them)"
             ) from error
         watch.redis_failed()
         if not self._failing:

@@ -41,10 +41,11 @@ def without_client() -> Iterator[RedisServer]:
         yield running
 
 
+@pytest.mark.parametrize("delivery", Delivery)
 def test_a_server_without_client_is_worked_with(
-    without_client: RedisServer, start_worker: StartWorker, shm_baseline: None
+    without_client: RedisServer, start_worker: StartWorker, shm_baseline: None, delivery: Delivery
 ) -> None:
-    worker = start_worker(REDIS_URL=without_client.url)
+    worker = start_worker(REDIS_URL=without_client.url, DELIVERY=delivery)
     worker.wait_for_line("claims are slower when idle, since redis refuses CLIENT ID or CLIENT")
     with OwnPipeline(without_client.url) as pipeline:
         for kind in ("long", "short", "long"):
@@ -80,6 +81,16 @@ def test_a_command_that_the_worker_needs_is_a_problem_of_that_name(
         assert "rename-command" in finding["remedy"]
         with redis.Redis(port=server.port, protocol=2) as client:
             assert client.dbsize() == 0, "the doctor leaves nothing behind"
+
+
+def test_a_worker_without_a_command_that_it_needs_ends_with_its_name(
+    start_worker: StartWorker,
+) -> None:
+    for name, end in (("BLMOVE", ""), ("SELECT", "/1"), ("CLIENT", "?client_name=me")):
+        with RedisServer(options={"rename-command": f"{name} gone"}) as server:
+            worker = start_worker(REDIS_URL=f"{server.url}{end}", ready=False)
+            worker.wait_for_line(f"refuses what the worker needs: unknown command '{name}'")
+            assert worker.wait() == 1
 
 
 def test_blpop_is_needed_for_the_other_delivery_only() -> None:

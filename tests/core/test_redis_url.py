@@ -8,6 +8,12 @@ from urllib.parse import quote
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from core.config import load_settings
 from core.errors import SettingsError
@@ -175,6 +181,22 @@ def test_an_unknown_or_impossible_option_is_refused_by_name(url: str, complaint:
     with pytest.raises(ValueError, match=r".") as caught:
         check_redis_url(url)
     assert complaint in str(caught.value)
+
+
+def test_a_key_without_its_password_is_refused_and_never_asked_for(tmp_path: Path) -> None:
+    mine = trustme.CA().issue_cert("me")
+    key = load_pem_private_key(mine.private_key_pem.bytes(), None)
+    locked = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"sec&ret")
+    )
+    (tmp_path / "key.pem").write_bytes(locked)
+    mine.cert_chain_pems[0].write_to_path(str(tmp_path / "me.pem"))
+    url = f"rediss://h?ssl_certfile={tmp_path}/me.pem&ssl_keyfile={tmp_path}/key.pem"
+    check_redis_url(f"{url}&ssl_password=sec%26ret")
+    for end in ("", "&ssl_password=other"):
+        with pytest.raises(ValueError, match=r"^ssl_certfile, ssl_keyfile.* cannot be used") as it:
+            check_redis_url(f"{url}{end}")
+        assert "other" not in str(it.value)
 
 
 def test_options_of_tls_are_read(tmp_path: Path) -> None:
