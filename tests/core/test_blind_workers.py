@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from core import keys
 from harness.admin import PORT, Admin
-from harness.jobs import dead_entries, send
+from harness.jobs import dead_entries, make_message, send
 from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Pipeline
@@ -111,3 +113,52 @@ def test_a_worker_alone_gives_jobs_back_after_three_misses_until_it_finds_a_segm
         assert pipeline.result(request)["status"] == "failed"
     assert {entry["reason"] for entry in dead_entries(client)} == {"segment_missing"}
     pipeline.close()
+
+
+#: Starts a worker as root without the capabilities to read the files of others.
+WITHOUT_CAPABILITY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+needs_setpriv = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root has capabilities"
+)
+
+
+def shut(message: Any, uid: int = 12345) -> None:
+    """Give a message's segments to a user whose files only root can read."""
+    for part in ("img", "mask"):
+        name = message[f"preprocessed_{part}_shm_info"]["shm_name"]
+        os.chown(f"/dev/shm/{name}", uid, -1)
+
+
+@needs_setpriv
+def test_a_segment_that_cannot_be_opened_is_read_by_a_later_try(
+    start_worker: StartWorker, pipeline: Pipeline
+) -> None:
+    worker = start_worker(behind=WITHOUT_CAPABILITY, SHM_ALLOWED_UIDS=12345, RETRY_DELAY_S=0.2)
+    message = make_message(pipeline)
+    shut(message)
+    pipeline.push(message, "long")
+    worker.wait_for_line("is tried again in 0.2 s (try 1 of 3): segment")
+    assert "root without the capability CAP_DAC_OVERRIDE" in worker.output
+    shut(message, os.geteuid())
+    assert pipeline.fetch(message["request_id"]).shape == (60, 90, 3)
+
+
+@needs_setpriv
+def test_a_worker_that_can_open_no_segment_gives_its_jobs_back_and_says_why(
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
+) -> None:
+    worker = start_worker(behind=WITHOUT_CAPABILITY, SHM_ALLOWED_UIDS=12345, ADMIN_PORT=PORT)
+    messages = [make_message(pipeline, seed=seed) for seed in range(8)]
+    for message in messages:
+        shut(message)
+        pipeline.push(message, "long")
+    worker.wait_for_line("jobs in a row can be opened: the worker gives jobs back")
+    assert "CAP_DAC_OVERRIDE" in Admin(worker).wait_for("/readyz", 503).text
+    assert not client.exists(keys.DEAD)
+    for message in messages:
+        shut(message, os.geteuid())
+    for message in messages:
+        assert pipeline.fetch(message["request_id"]).shape == (60, 90, 3)
+    assert not client.exists(keys.DEAD)
+    assert Admin(worker).wait_for("/readyz", 200)
