@@ -79,7 +79,7 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
         len(given),
         CANVAS[0] * CANVAS[1],
         device,
-        settings.inpaint_region,
+        "content" if settings.inpaint_region == "content" else "full",
     )
     loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
     assert all(np.may_share_memory(one.image, device._memory.numpy()) for one in loaded)
