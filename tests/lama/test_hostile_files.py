@@ -254,7 +254,7 @@ def test_an_archive_that_is_no_checkpoint_says_so(tmp_path):
         ({"epoch": 3, "lr": 0.1}, "its keys: epoch, lr"),
         ({}, "its keys: none"),
         ({"unknown.model.1.ffc.convl2l.weight": torch.zeros(1)}, "holds no generator"),
-        ({"model.1.ffc.convl2l.weight": torch.zeros(1), "epoch": 3}, "epoch is a int"),
+        ({"model.1.ffc.convl2l.weight": torch.zeros(1), "model.1": 3}, "model.1 is a int"),
     ],
 )
 def test_a_checkpoint_of_something_else_says_what_it_holds(tmp_path, content, said):

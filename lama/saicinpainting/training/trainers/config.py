@@ -44,9 +44,9 @@ def load_train_config(path: str | os.PathLike[str]) -> DictConfig:
     Raises ConfigError, one line, if the file can't be read or asks for another network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; the training config (config.yaml) is needed")
     try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; name the training config (config.yaml)")
         if path.stat().st_size > _LARGEST_CONFIG:
             raise ConfigError(f"{path}: {path.stat().st_size} bytes are no training config")
         loaded = OmegaConf.load(path)

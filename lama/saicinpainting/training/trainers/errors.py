@@ -6,11 +6,11 @@ class CheckpointError(Exception):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """The file asks for more than tensors. Nothing in it was run."""
+    """The file names something that could run. Nothing in it was run."""
 
 
 class MismatchError(CheckpointError):
-    """The file holds a generator, but not the one that the config describes."""
+    """The file holds a generator, but none that is supported, or not the one of the config."""
 
 
 class ConfigError(CheckpointError):
