@@ -7,7 +7,7 @@ import mmap
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from .errors import CheckpointError, UnsafeCheckpointError
 from .pickles import PickleReader
@@ -51,7 +51,8 @@ def read_legacy(path: Path) -> tuple[Any, Numbers]:
     """A file of torch before 1.6: magic number, version, system, object, storage keys, data."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    reader = PickleReader(mapped)
+    # Unlike a file, it gives no more bytes than it has, however many are asked for.
+    reader = PickleReader(cast(IO[bytes], mapped))
     if reader.read() != _MAGIC:
         raise CheckpointError(
             "a pickle that torch.save has not written; save the weights with torch.save"
