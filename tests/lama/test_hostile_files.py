@@ -243,6 +243,28 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     assert "Permission denied" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a\nb": 1},
+        {"state_dict": {"x\ny": torch.zeros(1)}},
+        {"gen\n1": tiny.tiny_state(n_blocks=1), "gen\n2": tiny.tiny_state(n_blocks=1)},
+        {"model.1.ffc.convl2l.weight": torch.zeros(1), "model.\n": 3},
+    ],
+)
+def test_names_with_line_breaks_stay_in_one_line(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    refusal(tmp_path / "x.pth")
+
+
+def test_a_foreign_class_in_place_of_weights_is_named_in_one_line(tmp_path):
+    path = tmp_path / "x.pth"
+    name = b"X\x04\x00\x00\x00mi\nnX\x04\x00\x00\x00N\net\x93)\x81"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + name + b".")
+    assert "holds a mi n.N et, not a state dict" in refusal(path)
+
+
 def test_an_archive_that_is_no_checkpoint_says_so(tmp_path):
     path = tmp_path / "photos.zip"
     with zipfile.ZipFile(path, "w") as archive:

@@ -19,7 +19,7 @@ from ..modules.ffc import FFCResNetGenerator, GeneratorConfig
 from ..modules.precision import exact_float32
 from .checkpoints import read_generator_state
 from .config import generator_config, load_train_config
-from .errors import CheckpointError, ConfigError, MismatchError, UnsafeCheckpointError
+from .errors import CheckpointError, ConfigError, MismatchError, UnsafeCheckpointError, one_line
 from .layout import as_train_config, differences, disagreement, layout_of
 
 __all__ = [
@@ -82,7 +82,7 @@ def load_checkpoint(
     try:
         generator = _fitting(state, said, strict)
     except MismatchError as error:
-        raise MismatchError(f"{os.fspath(path)}: {error}") from error
+        raise MismatchError(f"{os.fspath(path)}: {one_line(error)}") from error
     expected = generator.state_dict()
     generator.load_state_dict({key: state[key] for key in expected}, assign=True)
     model = InpaintingModel(generator).eval().requires_grad_(False)

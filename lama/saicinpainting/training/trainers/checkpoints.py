@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, UnsafeCheckpointError
+from .errors import CheckpointError, UnsafeCheckpointError, one_line
 from .files import read_archive, read_legacy
 from .layout import STEM, first_few
 from .pickles import StandIn, StoredTensor
@@ -97,7 +97,7 @@ def read_generator_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             for key, tensor in tensors.items()
         }
     except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {one_line(error)}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
 
@@ -278,5 +278,5 @@ def _a(value: object) -> str:
 
 
 def _damaged(error: BaseException) -> CheckpointError:
-    reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    reason = one_line(error)[:200]
     return CheckpointError(f"damaged, incomplete or not a checkpoint ({reason}); download it again")

@@ -15,3 +15,8 @@ class MismatchError(CheckpointError):
 
 class ConfigError(CheckpointError):
     """The training config cannot be read, or needs something that this generator does not have."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks, which names in a file may have."""
+    return " ".join(str(error).split()) or type(error).__name__

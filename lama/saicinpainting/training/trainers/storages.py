@@ -45,7 +45,7 @@ class Numbers:
         self._places = places
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """The tensor, in memory of its own but for elements that it has several times."""
+        """The tensor, which may lie in the mapped file."""
         dtype = dtype_of(stored.storage)
         place = self._places.get(stored.storage.key)
         if place is None:
@@ -61,11 +61,12 @@ class Numbers:
         available = min(place.size, len(self._mapped) - place.start)
         if stored.offset + reach > stored.storage.count or first + size > available:
             raise ValueError("a tensor reaches past its bytes")
-        raw = torch.frombuffer(
-            self._mapped, dtype=torch.uint8, count=size, offset=place.start + first
-        )
-        # Copied before it is read as numbers: in the file they need not be aligned.
-        return raw.clone().view(dtype).as_strided(stored.shape, stored.strides)
+        start = place.start + first
+        raw = torch.frombuffer(self._mapped, dtype=torch.uint8, count=size, offset=start)
+        if start % dtype.itemsize:
+            # Numbers must be aligned in memory, which in old files they are not.
+            raw = raw.clone()
+        return raw.view(dtype).as_strided(stored.shape, stored.strides)
 
 
 def dtype_of(storage: Storage) -> torch.dtype:
