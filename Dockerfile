@@ -24,8 +24,7 @@ RUN sh /opt/inpainting-worker/install-dependencies.sh /opt/inpainting-worker/bas
 
 # To use your own weights, mount a folder over /model. Deployments use either of the two paths of the
 # checkpoint.
-ENV LAMA_CONFIG_PATH=/model/config.yaml \
-    LAMA_CHECKPOINT_PATH=/model/best.ckpt
+ENV LAMA_CHECKPOINT_PATH=/model/best.ckpt
 COPY lama-fourier/config.yaml lama-fourier/models/best.ckpt /model/
 RUN mkdir /model/models && ln -s ../best.ckpt /model/models/best.ckpt
 

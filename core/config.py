@@ -191,9 +191,9 @@ class Settings(BaseSettings):
     )
 
     # The network.
-    lama_config_path: Path = Field(
-        PROJECT_ROOT / "lama-fourier/config.yaml",
-        description="training config that was published with the checkpoint",
+    lama_config_path: Path | None = Field(
+        None,
+        description="training config that the checkpoint must agree with; none is needed",
     )
     lama_checkpoint_path: Path = Field(
         PROJECT_ROOT / "lama-fourier/models/best.ckpt",

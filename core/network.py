@@ -61,8 +61,8 @@ def load_inpainter(settings: Settings, region: Region | None = None) -> Inpainte
     bound_threads(cpu_limit())
     try:
         return Inpainter(
-            str(settings.lama_config_path),
-            str(settings.lama_checkpoint_path),
+            settings.lama_config_path,
+            settings.lama_checkpoint_path,
             use_cuda=bool(settings.use_cuda),
             use_fp16=settings.use_fp16,
             region=region or settings.inpaint_region,
@@ -71,8 +71,8 @@ def load_inpainter(settings: Settings, region: Region | None = None) -> Inpainte
         )
     except Exception as error:
         raise ModelUnavailable(
-            f"the model cannot be loaded: {error} (LAMA_CONFIG_PATH and LAMA_CHECKPOINT_PATH "
-            "name its files)"
+            f"the model cannot be loaded: {error} (LAMA_CHECKPOINT_PATH and, if it is set, "
+            "LAMA_CONFIG_PATH name its files)"
         ) from error
 
 

@@ -13,6 +13,8 @@ def shown(name: str, value: Any) -> str:
     """A setting's value as text; `name` is its field in Settings. Passwords are left out."""
     if name == "admin_token":
         return "(set)" if value else "none"
+    if value is None:
+        return "none"
     if name == "shm_file_mode":
         return f"{value:04o}"
     if isinstance(value, bool):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -14,32 +15,50 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lama.engine import Engine
 from lama.engine.precision import decide
 from lama.padding import pad, padded_side
 from lama.saicinpainting.training.trainers import (
     InpaintingModel,
+    as_train_config,
     load_checkpoint,
     load_train_config,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def load_lama_model(
-    config_path: str | os.PathLike[str],
+    config_path: str | os.PathLike[str] | None,
     checkpoint_path: str | os.PathLike[str],
     device: str | torch.device,
 ) -> tuple[InpaintingModel, DictConfig]:
     """Loads the network in eval mode on `device`; returns it and its training config.
 
+    The layout is read off the weights. A config only has to agree with them: without one, or if
+    that file is not there, which is logged, the config returned has the section `generator` alone.
     Raises CheckpointError (see lama/saicinpainting/training/trainers/errors.py) if a file is
     unsuitable, ValueError if there
     is no such device.
     """
     device = usable_device(device)
-    train_config = load_train_config(config_path)
-    return load_checkpoint(train_config, checkpoint_path, map_location=device), train_config
+    given = load_train_config(config_path) if config_path and _is_there(config_path) else None
+    model = load_checkpoint(given, checkpoint_path, map_location=device)
+    if given is None:
+        given = OmegaConf.create(as_train_config(model.generator.config))
+    return model, given
+
+
+def _is_there(config_path: str | os.PathLike[str]) -> bool:
+    # Docker makes a folder where the file to mount is missing.
+    if os.path.isfile(config_path):
+        return True
+    logger.warning(
+        "there is no config file %s: the network's layout is read off its weights", config_path
+    )
+    return False
 
 
 def usable_device(device: str | torch.device) -> torch.device:

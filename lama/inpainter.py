@@ -46,7 +46,7 @@ class Inpainter:
 
     def __init__(
         self,
-        config_path: str | os.PathLike[str],
+        config_path: str | os.PathLike[str] | None,
         checkpoint_path: str | os.PathLike[str],
         *,
         use_cuda: bool = False,
@@ -55,7 +55,7 @@ class Inpainter:
         refine: bool = False,
         mask_threshold: int = 0,
     ) -> None:
-        """Loads the weights and fills a first picture.
+        """Loads the weights, which a config must agree with, and fills a first picture.
 
         `use_cuda` and `use_fp16` allow a GPU and half precision where they are available. Raises
         what `load_lama_model` and the device raise.

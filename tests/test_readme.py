@@ -71,7 +71,9 @@ def test_every_default_is_the_one_listed() -> None:
         elif isinstance(default, float):
             default = f"{default:g}" if default < 1e6 else int(default)
         else:
-            default = (str(default) or "none").removeprefix(f"{ROOT}/")
+            default = ("none" if default is None else str(default) or "none").removeprefix(
+                f"{ROOT}/"
+            )
         assert listed == str(default), name
 
 

@@ -56,8 +56,6 @@ def checkpoint_method(path: Path, config: Path | None, device: str, half: bool) 
         ),
         None,
     )
-    if found is None:
-        raise ValueError(f"{path}: no config.yaml beside it; name one with --config")
     model, train_config = load_lama_model(found, path, device)
 
     def fill(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:

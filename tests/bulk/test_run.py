@@ -47,6 +47,18 @@ def test_every_picture_is_what_batch_inference_makes_of_its_windows(catalogue: C
         catalogue.check(name)
 
 
+@pytest.mark.parametrize("is_set", [True, False])
+def test_no_config_is_needed(
+    catalogue: Catalogue, caplog: pytest.LogCaptureFixture, is_set: bool
+) -> None:
+    catalogue.add("a.png", (90, 120), 1)
+    config = catalogue.clean.parent / "absent.yaml" if is_set else None
+    counts = catalogue.run({"lama_config_path": config})
+    assert (counts.done, counts.failed) == (1, 0)
+    catalogue.check("a.png")
+    assert (f"there is no config file {config}" in caplog.text) == is_set
+
+
 def test_whole_pictures_are_shown_where_the_region_says_so(catalogue: Catalogue) -> None:
     for number in range(3):
         catalogue.add(f"{number}.png", (64, 90 + number), number)

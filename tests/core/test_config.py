@@ -37,7 +37,7 @@ def test_defaults_are_those_of_the_pipelines_deployments() -> None:
     assert settings.max_image_pixels == 16_777_216
     assert (settings.max_attempts, settings.retry_delay_s) == (3, 1)
     assert settings.lama_checkpoint_path.is_file()
-    assert settings.lama_config_path.is_file()
+    assert settings.lama_config_path is None
 
 
 @pytest.mark.parametrize(

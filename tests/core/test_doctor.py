@@ -100,6 +100,40 @@ def test_missing_or_damaged_weights_are_a_problem(tmp_path: Path) -> None:
     assert "the model cannot be loaded" in only(found, "problem")["message"]
 
 
+@pytest.mark.parametrize("config", ["", "unset"])
+def test_no_config_is_needed(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
+    monkeypatch.delenv("LAMA_CONFIG_PATH", raising=False)
+    weights = {"LAMA_CHECKPOINT_PATH": MODEL["LAMA_CHECKPOINT_PATH"]}
+    given = {} if config == "unset" else {"LAMA_CONFIG_PATH": config}
+    status, found = findings("model", **weights, **given)
+    assert status == 0
+    # A machine with a GPU warns that it is left unused.
+    assert "LAMA_CONFIG_PATH" not in str(found)
+    assert "LaMa with 2 blocks, ngf 16, " in str(found)
+    assert "a picture of 128×128 was filled" in str(found)
+
+
+@pytest.mark.parametrize("missing", ["absent.yaml", "."])
+def test_a_configured_config_that_is_not_there_is_a_warning(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / missing
+    status, found = findings("model", **{**MODEL, "LAMA_CONFIG_PATH": path})
+    assert status == 0
+    warned = [f for f in found if f["level"] == "warning" and "LAMA_CONFIG_PATH" in str(f)]
+    assert len(warned) == 1
+    assert f"there is no file {path} (LAMA_CONFIG_PATH)" in warned[0]["message"]
+    assert "unset LAMA_CONFIG_PATH" in warned[0]["remedy"]
+    assert "LaMa with 2 blocks, ngf 16, " in str(found)
+
+
+def test_a_config_that_disagrees_is_a_problem_that_says_what_differs() -> None:
+    other = ROOT / "lama-fourier" / "config.yaml"
+    status, found = findings("model", **{**MODEL, "LAMA_CONFIG_PATH": other})
+    assert status == 1
+    message = only(found, "problem")["message"]
+    assert "the file has n_blocks = 2, the config says 9" in message
+    assert "the file has ngf = 16, the config says 32" in message
+
+
 def test_a_wrong_setting_is_a_problem_and_a_misspelt_one_a_warning() -> None:
     status, found = findings("settings", INPAINTING_BATCH_SIZE_LONG="many")
     assert status == 1

@@ -48,6 +48,28 @@ def test_the_result_is_the_networks_own(start_worker: StartWorker, pipeline: Pip
         assert np.array_equal(pipeline.fetch(request), expected)
 
 
+@pytest.mark.parametrize("config", ["", "/nowhere/config.yaml"])
+def test_a_worker_needs_no_config(
+    start_worker: StartWorker, pipeline: Pipeline, config: str
+) -> None:
+    weights = MODEL["LAMA_CHECKPOINT_PATH"]
+    worker = start_worker(
+        ROOT / "worker.py",
+        USE_FP16=0,
+        USE_CUDA=0,
+        LAMA_CONFIG_PATH=config,
+        LAMA_CHECKPOINT_PATH=weights,
+    )
+    model, train_config = load_lama_model(None, weights, "cpu")
+    image, mask = page(100, 140, 1)
+    rgb, grey, padding, size = pipeline.prepare(image, mask, "short", canvas=(112, 160))
+    (filled,) = batch_inference([rgb], [grey], model, train_config, "cpu", use_fp16=False)
+    request = pipeline.submit(image, mask, "short", canvas=(112, 160))
+    expected = pipeline.expected_restore(filled, padding, size)[..., ::-1]
+    assert np.array_equal(pipeline.fetch(request), expected)
+    assert (f"there is no config file {config}" in worker.output) == bool(config)
+
+
 @pytest.mark.parametrize("region", ["content", "mask"])
 def test_the_network_is_shown_the_region_that_is_set(
     start_worker: StartWorker, pipeline: Pipeline, region: regions.Region

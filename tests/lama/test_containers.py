@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict, defaultdict
 
 import pytest
@@ -9,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lama.saicinpainting.training.trainers import load_checkpoint
+from lama.saicinpainting.training.trainers import CheckpointError, load_checkpoint
 from lama.saicinpainting.training.trainers.checkpoints import read_generator_state
 from tests.lama import tiny
 
@@ -59,13 +60,139 @@ def test_the_two_golden_containers_hold_the_same_weights():
     assert_same(read_generator_state(models / "gen_state_dict.ckpt"), lightning)
 
 
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "netG.", "generator.", "module.netG.", "module.generator."]
-)
+PREFIXES = [
+    "", "module.", "netG.", "net_g.", "generator.", "model.", "module.netG.", "module.generator.",
+    "model.generator.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.",
+    "generator._orig_mod.", "_orig_mod.generator.", "_forward_module._orig_mod.generator.",
+    "_fsdp_wrapped_module.generator.", "ema_model.", "ema_model.module.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_bare_state_dict_may_have_prefixes(tmp_path, prefix):
     state = tiny.tiny_state()
     torch.save(OrderedDict((prefix + k, v) for k, v in state.items()), tmp_path / "bare.pth")
     assert_same(read_generator_state(tmp_path / "bare.pth"), state)
+    safetensors.torch.save_file({prefix + k: v for k, v in state.items()}, tmp_path / "bare.pth")
+    assert_same(read_generator_state(tmp_path / "bare.pth"), state)
+
+
+@pytest.mark.parametrize("name", ["blocks2-ngf16", "blocks9-ngf8"])
+def test_the_golden_weights_load_as_torch_compile_saves_them(tmp_path, golden_models, name):
+    generator = golden_models[name].generator
+    # What wraps only a part stands in the middle of its keys.
+    compiled = {
+        key.replace("model.", "model._orig_mod.", 1): tensor
+        for key, tensor in generator.state_dict().items()
+    }
+    whole = torch.compile(nn.DataParallel(generator), backend="eager").state_dict()
+    assert all(key.startswith("_orig_mod.module.model.") for key in whole)
+    for state in (compiled, whole, {f"generator.{key}": value for key, value in whole.items()}):
+        torch.save({"state_dict": state}, tmp_path / "best.ckpt")
+        found = read_generator_state(tmp_path / "best.ckpt")
+        assert_same(found, dict(generator.state_dict()))
+
+
+def test_a_weight_under_two_names_is_refused(tmp_path):
+    state = tiny.tiny_state()
+    twice = {f"_orig_mod.{key}": tensor + 1 for key, tensor in state.items()}
+    torch.save({**state, **twice}, tmp_path / "twice.pth")
+    with pytest.raises(CheckpointError, match="under two names"):
+        read_generator_state(tmp_path / "twice.pth")
+
+
+CONTAINERS = [
+    "params", "params_ema", "ema", "model_ema", "ema_state_dict", "state_dict", "gen_state_dict",
+    "model", "netG", "model_state_dict", "weights", "ema.shadow", "models.generator",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "generator."])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_state_dict_may_be_under_a_key(tmp_path, container, prefix):
+    state = tiny.tiny_state(n_blocks=1)
+    content = {prefix + key: tensor for key, tensor in state.items()}
+    for key in reversed(container.split(".")):
+        content = {key: content, "epoch": 3}
+    torch.save(
+        {**content, "optimizer": {"state": {0: {"exp_avg": torch.zeros(1)}}}}, tmp_path / "x"
+    )
+    assert_same(read_generator_state(tmp_path / "x"), state)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "other"),
+    [("params_ema", "params"), ("ema", "state_dict"), ("ema", "model"), ("params", "old")],
+)
+def test_averaged_weights_come_before_others(tmp_path, chosen, other):
+    state = tiny.tiny_state(n_blocks=1)
+    rest = {key: tensor + 1 for key, tensor in state.items()}
+    for content in ({chosen: state, other: rest}, {other: rest, chosen: state}):
+        torch.save(content, tmp_path / "x.pth")
+        assert_same(read_generator_state(tmp_path / "x.pth"), state)
+
+
+def test_two_generators_that_nothing_tells_apart_are_refused(tmp_path):
+    state = tiny.tiny_state(n_blocks=1)
+    torch.save({"first": state, "second": state}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="several generators: first, second; save one alone"):
+        read_generator_state(tmp_path / "x.pth")
+
+
+class Wrapped(nn.Module):
+    """A whole network, as people pickle it together with its class."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+
+@pytest.mark.parametrize("key", ["", "model"])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickled_network_loads_without_its_class(tmp_path, monkeypatch, key, is_zip):
+    generator = tiny.tiny_generator(n_blocks=1)
+    whole = nn.DataParallel(Wrapped(generator))
+    content = {key: whole, "epoch": 3} if key else whole
+    with warnings.catch_warnings():
+        # The older format looks for the source of each class.
+        warnings.simplefilter("ignore")
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
+    monkeypatch.delattr(f"{__name__}.Wrapped")
+    assert_same(read_generator_state(tmp_path / "x.pth"), dict(generator.state_dict()))
+
+
+def test_tensors_that_share_numbers_load_each_with_its_own(tmp_path):
+    state = tiny.tiny_state(n_blocks=1)
+    numbers = torch.cat([tensor.flatten().float() for tensor in state.values()])
+    shared, start = {}, 0
+    for key, tensor in state.items():
+        shared[key] = numbers[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+    key = "model.1.ffc.convl2l.weight"
+    shared[key] = state[key].transpose(2, 3).contiguous().transpose(2, 3)
+    assert not shared[key].is_contiguous()
+    for is_zip in (True, False):
+        torch.save(shared, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
+        found = read_generator_state(tmp_path / "x.pth")
+        assert_same(found, state)
+        assert all(tensor.is_contiguous() for tensor in found.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_other_precisions_load(tmp_path, dtype, is_zip):
+    state = tiny.tiny_state(n_blocks=1)
+    saved = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    torch.save(saved, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
+    expected = {k: v.float() if v.is_floating_point() else v for k, v in saved.items()}
+    assert_same(read_generator_state(tmp_path / "x.pth"), expected)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_pickle_protocol_loads(tmp_path, protocol):
+    state = tiny.tiny_state(n_blocks=1)
+    torch.save({"state_dict": state}, tmp_path / "x.pth", pickle_protocol=protocol)
+    assert_same(read_generator_state(tmp_path / "x.pth"), state)
 
 
 def test_a_state_dict_of_parameters_loads(tmp_path):

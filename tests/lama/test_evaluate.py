@@ -14,6 +14,7 @@ from lama.bin import evaluate as program
 from lama.evaluation import methods, metrics
 from lama.evaluation.report import Score, markdown, rows
 from lama.evaluation.samples import KINDS, make_hole, samples
+from lama.saicinpainting.training.trainers import CheckpointError
 from tests.lama import tiny
 
 
@@ -127,7 +128,12 @@ def test_the_program_compares_methods_on_flat_pictures(folder, tmp_path, capsys)
     assert sheet.shape[1] == 5 * 256
 
 
-def test_a_checkpoint_without_a_config_beside_it_is_named(folder, tmp_path, capsys):
-    torch_file = tmp_path / "far" / "away" / "x.ckpt"
-    assert program.main([str(folder), "--checkpoint", str(torch_file)]) == 1
-    assert "no config.yaml beside it" in capsys.readouterr().err
+def test_a_checkpoint_needs_no_config_beside_it(tmp_path):
+    path = tmp_path / "far" / "away" / "x.ckpt"
+    with pytest.raises(CheckpointError, match="no such file; the weights"):
+        methods.checkpoint_method(path, None, "cpu", False)
+    path.parent.mkdir(parents=True)
+    torch.save({"params_ema": tiny.tiny_state(n_blocks=1)}, path)
+    fill = methods.checkpoint_method(path, None, "cpu", False)
+    picture, mask = tiny.picture(32, 40), tiny.box_mask(32, 40)
+    assert (fill(picture, mask > 0)[mask > 0] != picture[mask > 0]).any()

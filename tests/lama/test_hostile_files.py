@@ -196,7 +196,12 @@ def test_integer_weights_are_refused(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>Not found</html>", "a web page"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "not a checkpoint"),
+        (b"\x1f\x8b\x08" + bytes(64), "a gzip archive: unpack it"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(64), "a 7z archive: unpack it"),
+        (b"Rar!\x1a\x07" + bytes(64), "a RAR archive: unpack it"),
         (b"\x80\x02", "damaged"),
+        (pickle.dumps({"state_dict": {}}, 2), "torch.save has not written"),
+        (pickle.dumps({"state_dict": {}}, 5), "torch.save has not written"),
         (b"PK\x03\x04" + bytes(64), "damaged"),
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{'not json'     ", "damaged"),
         (bytes(1000), "not a checkpoint"),
@@ -238,11 +243,82 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     assert "Permission denied" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a\nb": 1},
+        {"state_dict": {"x\ny": torch.zeros(1)}},
+        {"gen\n1": tiny.tiny_state(n_blocks=1), "gen\n2": tiny.tiny_state(n_blocks=1)},
+        {"model.1.ffc.convl2l.weight": torch.zeros(1), "model.\n": 3},
+    ],
+)
+def test_names_with_line_breaks_stay_in_one_line(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    refusal(tmp_path / "x.pth")
+
+
+def test_a_foreign_class_in_place_of_weights_is_named_in_one_line(tmp_path):
+    path = tmp_path / "x.pth"
+    name = b"X\x04\x00\x00\x00mi\nnX\x04\x00\x00\x00N\net\x93)\x81"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + name + b".")
+    assert "holds a mi n.N et, not a state dict" in refusal(path)
+
+
 def test_an_archive_that_is_no_checkpoint_says_so(tmp_path):
     path = tmp_path / "photos.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("photos/one.txt", "hello")
     assert "without data.pkl" in refusal(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_of_files_is_told_to_be_unzipped(tmp_path, compression):
+    path = tmp_path / "big-lama.zip"
+    models = tiny.GOLDEN / "blocks9-ngf8"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("__MACOSX/big-lama/models/._best.ckpt", "")
+        archive.mkdir("big-lama")
+        archive.write(models / "config.yaml", "big-lama/config.yaml")
+        archive.write(models / "models" / "best.ckpt", "big-lama/models/best.ckpt")
+    assert "unzip it, and name big-lama/models/best.ckpt" in refusal(path)
+
+
+def test_a_few_bytes_that_name_the_same_dict_over_and_over_take_no_time(tmp_path):
+    inner = {str(number): {"x": 1} for number in range(2000)}
+    content = {str(number): inner for number in range(20_000)}
+    torch.save(content, tmp_path / "x.pth")
+    assert "holds no generator" in refusal(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"}h\x00.",  # a memo that was never written
+        b"(((.",
+        b"0.",
+        b"N\x81.",
+        b"]K\x01K\x02\x86R.",
+        b"NQ.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
+        b"ctorch._utils\n_rebuild_tensor_v2\nNR.",
+        b"ctorch._tensor\n_rebuild_from_type_v2\n)R.",
+        b"ccollections\nOrderedDict\n](K\x01ea\x85R.",
+        b"}" + b"(" * 5000 + b"t" * 5000 + b"K\x01s.",  # a key that is too deep to hash
+        b"\x8e" + b"\xff" * 8 + b".",
+        b"\x8a\xff" + b"\xff" * 255 + b".",
+        b"L" + b"9" * 10_000 + b"L\n.",
+    ],
+)
+@pytest.mark.parametrize("container", ["zip", "old"])
+def test_a_pickle_that_makes_no_sense_is_refused(tmp_path, container, program):
+    path = tmp_path / "best.ckpt"
+    if container == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + program)
+    else:
+        path.write_bytes(b"\x80\x02" + program)
+    refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +330,7 @@ def test_an_archive_that_is_no_checkpoint_says_so(tmp_path):
         ({"epoch": 3, "lr": 0.1}, "its keys: epoch, lr"),
         ({}, "its keys: none"),
         ({"unknown.model.1.ffc.convl2l.weight": torch.zeros(1)}, "holds no generator"),
-        ({"model.1.ffc.convl2l.weight": torch.zeros(1), "epoch": 3}, "epoch is a int"),
+        ({"model.1.ffc.convl2l.weight": torch.zeros(1), "model.1": 3}, "model.1 is a int"),
     ],
 )
 def test_a_checkpoint_of_something_else_says_what_it_holds(tmp_path, content, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -65,11 +66,32 @@ def test_the_shipped_weights_load():
     assert python(code, ROOT) == "32 521"
 
 
-def test_inference_imports_nothing_that_only_training_needs():
-    code = (
-        "import sys\n"
-        "import lama.bin.inference\n"
-        "names = ('kornia', 'skimage', 'scipy', 'lama.evaluation', 'lama.training')\n"
-        "print([name for name in names if name in sys.modules])\n"
-    )
+#: What only training and evaluation need; these names must be those of the present places.
+TRAINING = ("kornia", "skimage", "scipy", "lama.evaluation", "lama.training")
+
+
+@pytest.mark.parametrize("module", ["lama.bin.inference", "lama.inpainter"])
+def test_inference_imports_nothing_that_only_training_needs(module):
+    code = f"import sys, {module}\nprint([name for name in {TRAINING} if name in sys.modules])\n"
     assert python(code, ROOT) == "[]"
+
+
+def test_what_only_training_needs_is_where_the_test_above_looks_for_it():
+    assert [name for name in TRAINING if importlib.util.find_spec(name) is None] == []
+    code = (
+        "import sys, lama.bin.train, lama.bin.evaluate\n"
+        "print([name for name in ('lama.evaluation', 'lama.training') if name in sys.modules])\n"
+    )
+    assert python(code, ROOT) == "['lama.evaluation', 'lama.training']"
+
+
+LOAD_WITHOUT_CONFIG = f"""
+path = {str(tiny.GOLDEN / "blocks9-ngf8" / "models" / "best.ckpt")!r}
+print(len(load_checkpoint(None, path).generator.state_dict()))
+"""
+
+
+@pytest.mark.parametrize("package", ["saicinpainting", "lama.saicinpainting"])
+def test_no_config_is_needed_under_either_path(package):
+    code = f"from {package}.training.trainers import load_checkpoint\n" + LOAD_WITHOUT_CONFIG
+    assert python(code, ROOT, ROOT / "lama") == "521"

@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 CHUNK: Final = 1 << 20
 
 FILES: Final = (
-    "set LAMA_CHECKPOINT_PATH and LAMA_CONFIG_PATH to the weights and the config that was "
-    "published with them"
+    "set LAMA_CHECKPOINT_PATH to the weights; LAMA_CONFIG_PATH may be unset, or is the config "
+    "that was published with them"
 )
 
 
 def check(settings: Settings) -> Iterator[Finding]:
     """Hash, load and run the configured network, as a worker does."""
-    for name, path in (
-        ("LAMA_CONFIG_PATH", settings.lama_config_path),
-        ("LAMA_CHECKPOINT_PATH", settings.lama_checkpoint_path),
-    ):
-        if path.is_file():
-            yield ok("model", f"{path}: {size(path.stat().st_size)}, sha256 {_sha256(path)}")
-        else:
-            yield problem("model", f"there is no file {path} ({name})", FILES)
-            return
+    if settings.lama_config_path is not None:
+        yield _config(settings.lama_config_path)
+    if not settings.lama_checkpoint_path.is_file():
+        yield problem(
+            "model",
+            f"there is no file {settings.lama_checkpoint_path} (LAMA_CHECKPOINT_PATH)",
+            FILES,
+        )
+        return
+    yield _file(settings.lama_checkpoint_path)
     try:
         from core.network import installed_torch, load_inpainter
 
@@ -58,6 +59,21 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield ok("model", f"{inpainter.layout()}; {inpainter.describe()}")
     yield _picture(inpainter)
     yield check_half_precision(inpainter)
+
+
+def _config(path: Path) -> Finding:
+    """The config's file, which may be missing: the weights tell the layout too."""
+    if path.is_file():
+        return _file(path)
+    return warning(
+        "model",
+        f"there is no file {path} (LAMA_CONFIG_PATH); the layout is read off the weights",
+        "unset LAMA_CONFIG_PATH, or set it to the config that was published with the weights",
+    )
+
+
+def _file(path: Path) -> Finding:
+    return ok("model", f"{path}: {size(path.stat().st_size)}, sha256 {_sha256(path)}")
 
 
 def _device(settings: Settings, torch: Torch) -> Finding:

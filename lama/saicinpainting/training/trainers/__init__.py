@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ..modules.ffc import FFCResNetGenerator
+from ..modules.ffc import FFCResNetGenerator, GeneratorConfig
 from ..modules.precision import exact_float32
-from .checkpoints import STEM, first_few, read_generator_state
+from .checkpoints import read_generator_state
 from .config import generator_config, load_train_config
-from .errors import CheckpointError, ConfigError, MismatchError, UnsafeCheckpointError
+from .errors import CheckpointError, ConfigError, MismatchError, UnsafeCheckpointError, one_line
+from .layout import as_train_config, differences, disagreement, layout_of
 
 __all__ = [
     "CheckpointError",
@@ -27,6 +28,7 @@ __all__ = [
     "InpaintingModel",
     "MismatchError",
     "UnsafeCheckpointError",
+    "as_train_config",
     "load_checkpoint",
     "load_train_config",
 ]
@@ -64,52 +66,44 @@ class InpaintingModel(nn.Module):
 
 
 def load_checkpoint(
-    train_config: DictConfig | Mapping[str, Any],
+    train_config: DictConfig | Mapping[str, Any] | None,
     path: str | os.PathLike[str],
     map_location: str | torch.device = "cpu",
     strict: bool = True,
 ) -> InpaintingModel:
-    """The network that `train_config` describes, with the weights of `path`, in eval mode.
+    """The network of `path`, in eval mode; with a `train_config`, only if it describes that.
 
     `strict=False` ignores surplus keys; missing ones are an error either way. Raises
-    CheckpointError: ConfigError for the config, MismatchError where the two files disagree.
+    CheckpointError: ConfigError for the config, MismatchError where the two files disagree or
+    where no such network can be made.
     """
-    # Without storage: the file's tensors become the parameters, so nothing is initialised.
-    with torch.device("meta"):
-        generator = FFCResNetGenerator(generator_config(train_config))
+    said = None if train_config is None else generator_config(train_config)
     state = read_generator_state(path)
-    problem = _disagreement(generator, state, strict)
-    if problem:
-        raise MismatchError(f"{os.fspath(path)}: {problem}")
+    try:
+        generator = _fitting(state, said, strict)
+    except MismatchError as error:
+        raise MismatchError(f"{os.fspath(path)}: {one_line(error)}") from error
     expected = generator.state_dict()
     generator.load_state_dict({key: state[key] for key in expected}, assign=True)
     model = InpaintingModel(generator).eval().requires_grad_(False)
     return model.to(map_location)
 
 
-def _disagreement(generator: FFCResNetGenerator, state: Mapping[str, Tensor], strict: bool) -> str:
-    """The differences between config and file, in one line; empty if there are none."""
-    config = generator.config
-    blocks = sum(key.endswith(".conv1.ffc.convl2l.weight") for key in state)
-    ngf = len(state[STEM]) if state[STEM].ndim else 0
-    differences = [
-        f"the file has {name} = {found}, the config says {said}"
-        for name, found, said in (("n_blocks", blocks, config.n_blocks), ("ngf", ngf, config.ngf))
-        if found != said
-    ]
-    if differences:
-        return f"{'; '.join(differences)}: set generator.n_blocks and generator.ngf to the file's"
-    expected = generator.state_dict()
-    missing = [key for key in expected if key not in state]
-    surplus = [key for key in state if key not in expected] if strict else []
-    shapes = [
-        f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    differences = [
-        f"{len(found)} {what}: {first_few(found)}"
-        for what, found in (("missing", missing), ("surplus", surplus), ("of wrong shape", shapes))
-        if found
-    ]
-    return f"keys {'; '.join(differences)}: take the file's own config" if differences else ""
+def _fitting(
+    state: Mapping[str, Tensor], said: GeneratorConfig | None, strict: bool
+) -> FFCResNetGenerator:
+    """A network without weights that these fit; raises MismatchError."""
+    found = layout_of(state)
+    if said is not None and (text := differences(found, said)):
+        raise MismatchError(text)
+    # Without storage: the file's tensors become the parameters, so nothing is initialised.
+    with torch.device("meta"):
+        generator = FFCResNetGenerator(said or found)
+    if text := disagreement(generator, state, strict):
+        raise MismatchError(f"{text}: {_NOT_FITTING if said is None else _NOT_AGREEING}")
+    return generator
+
+
+_NOT_AGREEING = "take the file's own config, or none"
+
+_NOT_FITTING = "the file is incomplete, or of another kind of network"

@@ -1,301 +1,260 @@
 """Reads a generator's weights from every container that they are published in.
 
-A checkpoint is untrusted input. Each pickle is read twice: first its opcodes only, for the names
-it would import, then by torch's restricted unpickler, in which every name outside torch is replaced
-by a class of this file that does nothing. TorchScript's code is never loaded.
+A checkpoint is untrusted input. Its pickle is read as data (`pickles.py`): nothing that it names is
+imported or called. TorchScript's code is never loaded.
 """
 
 from __future__ import annotations
 
-import io
+import math
 import os
-import pickletools
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, UnsafeCheckpointError
+from .errors import CheckpointError, UnsafeCheckpointError, one_line
+from .files import read_archive, read_legacy
+from .layout import STEM, first_few
+from .pickles import StandIn, StoredTensor
+from .storages import Numbers
 
-#: The first weight of every generator; the text in front of it is the container's prefix.
-STEM = "model.1.ffc.convl2l.weight"
+#: Modules around a generator, in any combination: GAN code, trainers, exporters.
+_PREFIX = re.compile(r"(?:(?:model|net|netG|net_g|generator|gen|ema|ema_model)\.)*")
 
-#: Wrappers around a generator, in any combination: DataParallel, GAN code, trainers, exporters.
-_PREFIX = re.compile(r"(?:(?:model|module|netG|generator)\.)*")
+#: Modules that stand anywhere around others: torch.compile, DataParallel, FSDP, Fabric.
+_WRAPPERS = {
+    "_orig_mod",
+    "module",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}
+
+#: Containers by their keys, the first that is there counts: averaged weights before others.
+_CONTAINERS = (
+    "",
+    "gen_state_dict",
+    "params_ema",
+    "ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "g_ema",
+    "params",
+    "state_dict",
+)
 
 _WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 #: A TorchScript file has some thousand attributes; a hostile one can nest without end.
 _MOST_ATTRIBUTES = 100_000
 
-_TENSOR_GLOBALS = {
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "torch.FloatStorage",
-    "torch.HalfStorage",
-    "torch.BFloat16Storage",
-    "torch.DoubleStorage",
-    "torch.LongStorage",
-    "torch.IntStorage",
-    "torch.ShortStorage",
-    "torch.CharStorage",
-    "torch.ByteStorage",
-    "torch.BoolStorage",
-}
+#: Dicts in a file that are searched for a generator; a training's have a few dozen.
+_MOST_PLACES = 1000
+
+#: Files that people take for a checkpoint, by their first bytes.
+_OTHER_FILES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights; run `git lfs pull`"),
+    (b"\x1f\x8b", "a gzip archive: unpack it, and name the checkpoint in it"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it, and name the checkpoint in it"),
+    (b"Rar!", "a RAR archive: unpack it, and name the checkpoint in it"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it, and name the checkpoint in it"),
+    (b"\xfd7zXZ", "an xz archive: unpack it, and name the checkpoint in it"),
+    (b"\x89HDF", "an HDF5 file of Keras or MATLAB; weights of PyTorch are needed"),
+)
 
 
-class StandIn:
-    """The stand-in for any foreign class: it keeps the state that the pickle gives it."""
+class _Content(NamedTuple):
+    """What a file holds, with the numbers of the tensors that are only described in it."""
 
-    def __init__(self, *args: object) -> None:
-        self.state: object = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-def _empty_dict(*args: object) -> dict[Any, Any]:
-    """A plain dict for any defaultdict, as the restricted unpickler fills nothing else."""
-    return {}
-
-
-def _first_argument(value: object, *others: object) -> object:
-    """The stand-in for TorchScript's functions that wrap a list to remember its items' type."""
-    return value
-
-
-#: Names in Lightning and TorchScript files, and their stand-ins.
-_STAND_INS: dict[str, Any] = {
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": StandIn,
-    "omegaconf.base.Metadata": StandIn,
-    "omegaconf.base.ContainerMetadata": StandIn,
-    "omegaconf.nodes.AnyNode": StandIn,
-    "omegaconf.dictconfig.DictConfig": StandIn,
-    "omegaconf.listconfig.ListConfig": StandIn,
-    "typing.Any": StandIn,
-    "collections.defaultdict": _empty_dict,
-    "builtins.dict": dict,
-    "builtins.list": list,
-    "builtins.int": int,
-    "torch.jit._pickle.build_intlist": _first_argument,
-    "torch.jit._pickle.build_doublelist": _first_argument,
-    "torch.jit._pickle.build_boollist": _first_argument,
-    "torch.jit._pickle.build_tensorlist": _first_argument,
-    "torch.jit._pickle.restore_type_tag": _first_argument,
-}
+    loaded: Any
+    numbers: Numbers | None = None
 
 
 def read_generator_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The generator's state dict under canonical keys (`model.1.ffc.convl2l.weight`, …), on CPU.
 
-    Weights become float32, `num_batches_tracked` int64. Lightning and TorchScript files hold more
-    than a generator, and the rest is left out; of the other containers every key is returned.
-    Raises CheckpointError, one line, where the file is damaged, foreign or holds no generator, and
-    UnsafeCheckpointError where it names an import that weights do not need.
+    Weights become float32, `num_batches_tracked` int64. What lies beside the generator, other
+    networks and objects that are no tensors, is left out. Raises CheckpointError, one line, where
+    the file is damaged, foreign or holds no generator, and UnsafeCheckpointError where it names
+    something that could run.
     """
     path = Path(path)
     try:
-        tensors = _canonical(_read_container(path))
-        if sum(tensor.numel() for tensor in tensors.values()) > path.stat().st_size:
+        content = _read_file(path)
+        tensors = _canonical(_generator_in(content.loaded))
+        if sum(math.prod(tensor.shape) for tensor in tensors.values()) > path.stat().st_size:
             # A stride of 0 makes any number of elements out of one.
             raise UnsafeCheckpointError("its tensors claim more elements than the file has bytes")
-        return {key: _normalised(key, tensor) for key, tensor in tensors.items()}
+        return {
+            key: _normalised(key, _tensor(tensor, content.numbers))
+            for key, tensor in tensors.items()
+        }
     except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {one_line(error)}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
 
 
-def _read_container(path: Path) -> tuple[Mapping[Any, Any], bool]:
-    """All named tensors of the file, and whether everything in it must belong to the generator."""
+def _read_file(path: Path) -> _Content:
     if not path.exists():
         raise CheckpointError("no such file; the weights (best.ckpt) are needed")
     if not path.is_file():
         raise CheckpointError("not a file; name the checkpoint itself, not its folder")
     with path.open("rb") as file:
         head = file.read(64)
-        if not head:
-            raise CheckpointError("empty file; download it again")
-        if head.startswith(b"version https://git-lfs"):
-            raise CheckpointError("a Git LFS pointer, not the weights; run `git lfs pull`")
-        if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-            raise CheckpointError("a web page, not the weights; download it again")
+    if not head:
+        raise CheckpointError("empty file; download it again")
+    for start, what in _OTHER_FILES:
+        if head.startswith(start):
+            raise CheckpointError(what)
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise CheckpointError("a web page, not the weights; download it again")
+    try:
         if head.startswith(b"PK\x03\x04"):
-            return _read_archive(path)
+            return _Content(*read_archive(path))
         # Before the pickle's mark: a safetensors header may well be 128 bytes longer than 256·n.
         if head[8:9] == b"{":
-            return _read_safetensors(path)
+            return _Content(safetensors.torch.load_file(path))
         if head.startswith(b"\x80"):
-            return _read_legacy(file)
-    raise CheckpointError(f"not a checkpoint: it begins with {head[:8]!r}")
-
-
-def _read_safetensors(path: Path) -> tuple[Mapping[Any, Any], bool]:
-    try:
-        return safetensors.torch.load_file(path), True
-    except OSError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _read_legacy(file: IO[bytes]) -> tuple[Mapping[Any, Any], bool]:
-    """A file of torch before 1.6: magic number, version, system, object, storage keys, data."""
-    file.seek(0)
-    names: set[str] = set()
-    for _ in range(5):
-        names |= _checked_names(file)
-    file.seek(0)
-    return _from_object(_unpickle(file, names))
-
-
-def _read_archive(path: Path) -> tuple[Mapping[Any, Any], bool]:
-    """What torch.save and torch.jit.save write: a zip of data.pkl and one file per tensor."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            root = entries[0].filename.partition("/")[0] if entries else ""
-            script = any(entry.filename == f"{root}/constants.pkl" for entry in entries)
-            if script:
-                # The code, which torch.jit.save compresses, is not looked at.
-                pattern = re.compile(re.escape(root) + "/(data.pkl|data/[0-9]+|version|byteorder)")
-                entries = [entry for entry in entries if pattern.fullmatch(entry.filename)]
-            _check_entries(entries, path.stat().st_size)
-            if f"{root}/data.pkl" not in archive.NameToInfo:
-                raise CheckpointError("a zip archive without data.pkl: not a checkpoint")
-            names = _checked_names(io.BytesIO(archive.read(f"{root}/data.pkl")))
-            if not script:
-                # Given a path, torch goes by this suffix and not by the content.
-                misnamed = path.suffix == ".safetensors"
-                source = io.BytesIO(path.read_bytes()) if misnamed else path
-                return _from_object(_unpickle(source, names))
-            repacked = io.BytesIO()
-            with zipfile.ZipFile(repacked, "w") as copy:
-                for entry in entries:
-                    copy.writestr(entry.filename, archive.read(entry))
+            return _Content(*read_legacy(path))
     except (CheckpointError, OSError):
         raise
     except Exception as error:
+        # A damaged file can fail in any way; a traceback would not help the user.
         raise _damaged(error) from error
-    repacked.seek(0)
-    return _attributes(_unpickle(repacked, names)), False
+    raise CheckpointError(f"not a checkpoint: it begins with {head[:8]!r}")
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], file_size: int) -> None:
-    """Refuses a zip that unpacks to more than the file holds, or that can be read in two ways."""
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UnsafeCheckpointError(
-                f"its entry {entry.filename} is compressed; torch writes none that way"
-            )
-    total = sum(entry.file_size for entry in entries)
-    if total > file_size:
-        raise UnsafeCheckpointError(f"its entries claim {total} bytes, the file has {file_size}")
-    if len({entry.filename for entry in entries}) < len(entries):
-        raise UnsafeCheckpointError("two of its entries have the same name")
+# -- finding the generator --------------------------------------------------------------------
 
 
-def _checked_names(stream: IO[bytes]) -> set[str]:
-    """Reads one pickle's opcodes, running none: the names it would import, if all are allowed."""
-    names: set[str] = set()
-    try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name == "GLOBAL":
-                dotted = str(argument).replace(" ", ".", 1)
-                # Pickle protocol 2 still writes Python 2's names.
-                dotted = re.sub(r"^__builtin__\.", "builtins.", dotted)
-                dotted = dotted.replace("builtins.long", "builtins.int")
-                if not _is_allowed(dotted):
-                    raise UnsafeCheckpointError(f"it wants to import {dotted}: refused, not run")
-                names.add(dotted)
-            elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                what = f" {argument.replace(' ', '.')}" if isinstance(argument, str) else ""
-                raise UnsafeCheckpointError(
-                    f"it wants to import{what} by opcode {opcode.name}: refused, not run"
-                )
-            elif opcode.name == "PROTO" and argument != 2:
-                raise UnsafeCheckpointError(f"pickle protocol {argument}; torch.save writes 2")
-    except (ValueError, UnicodeError) as error:
-        raise _damaged(error) from error
-    return names
-
-
-def _is_allowed(name: str) -> bool:
-    return name in _TENSOR_GLOBALS or name in _STAND_INS or name.startswith("__torch__.")
-
-
-def _unpickle(source: Path | IO[bytes], names: Iterable[str]) -> object:
-    """torch.load in its restricted mode, with stand-ins for the foreign ones of `names`."""
-    # A path is mapped, so that optimizer and discriminator are never read from disk.
-    mmap = isinstance(source, Path)
-    replaced: list[Any] = [
-        (_STAND_INS.get(name, StandIn), name) for name in names if name not in _TENSOR_GLOBALS
-    ]
-    try:
-        with torch.serialization.safe_globals(replaced):
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:
-        # A damaged pickle can fail in any way; a traceback would not help the user.
-        raise _damaged(error) from error
-
-
-def _from_object(loaded: object) -> tuple[Mapping[Any, Any], bool]:
-    """The tensors in a container of torch.save, which its keys identify."""
-    if not isinstance(loaded, Mapping):
+def _generator_in(loaded: object) -> Mapping[Any, object]:
+    """The state dict in the file that has a generator."""
+    mapping = _mapping(loaded)
+    if mapping is None:
         raise CheckpointError(f"holds {_a(loaded)}, not a state dict")
-    if "str_state_dict" in loaded:
+    if "str_state_dict" in mapping:
         raise CheckpointError(
             "has a str_state_dict beside its generator: a structure-guided network, which this "
             "isn't; take a checkpoint without one"
         )
-    for key, whole in (("gen_state_dict", True), ("state_dict", False)):
-        if key in loaded:
-            if not isinstance(loaded[key], Mapping):
-                raise CheckpointError(f"its {key} is {_a(loaded[key])}, not a state dict")
-            return loaded[key], whole
-    return loaded, True
+    for key in ("gen_state_dict", "state_dict"):
+        if key in mapping and _mapping(mapping[key]) is None:
+            raise CheckpointError(f"its {key} is {_a(mapping[key])}, not a state dict")
+    found = {
+        place: values
+        for place, values in islice(_places(mapping), _MOST_PLACES)
+        if _prefix(map(_unwrapped, values)) is not None
+    }
+    chosen = [place for place in _CONTAINERS if place in found] or list(found)
+    if not chosen:
+        keys = [str(key)[:80] for key in mapping if isinstance(key, str)]
+        raise CheckpointError(f"holds no generator ({STEM}); its keys: {first_few(keys)}")
+    if chosen[0] not in _CONTAINERS and len(chosen) > 1:
+        raise CheckpointError(f"holds several generators: {first_few(chosen)}; save one alone")
+    return found[chosen[0]]
 
 
-def _attributes(root: object) -> Mapping[str, Tensor]:
-    """The tensors in a tree of TorchScript modules, by dotted name."""
-    tensors: dict[str, Tensor] = {}
-    open_modules = [("", root)]
+def _places(mapping: Mapping[Any, object]) -> Iterator[tuple[str, Mapping[Any, object]]]:
+    """The mapping itself, and those below its keys and theirs, by dotted key."""
+    yield "", mapping
+    for key, value in mapping.items():
+        inner = _mapping(value)
+        if inner is None or not isinstance(key, str):
+            continue
+        yield key, inner
+        for name, nested in inner.items():
+            if isinstance(name, str) and (innermost := _mapping(nested)) is not None:
+                yield f"{key}.{name}", innermost
+
+
+def _mapping(value: object) -> Mapping[Any, object] | None:
+    """A dict, or what has the form of one: a foreign dict, or a pickled module's tensors."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, StandIn):
+        if value.items:
+            return value.items
+        if value.name.startswith("__torch__.") or _is_module(value):
+            return _attributes(value)
+    return None
+
+
+def _is_module(value: StandIn) -> bool:
+    return isinstance(value.state, dict) and "_modules" in value.state
+
+
+def _attributes(root: StandIn) -> dict[str, object]:
+    """The tensors in a tree of modules, of TorchScript or pickled, by dotted name."""
+    tensors: dict[str, object] = {}
+    open_modules: list[tuple[str, object]] = [("", root.state)]
     seen = 0
     while open_modules:
-        prefix, module = open_modules.pop()
-        state = module.state if isinstance(module, StandIn) else None
+        prefix, state = open_modules.pop()
         for name, value in (state if isinstance(state, dict) else {}).items():
             seen += 1
             if seen > _MOST_ATTRIBUTES:
                 raise UnsafeCheckpointError(f"has more than {_MOST_ATTRIBUTES} attributes")
-            if isinstance(value, Tensor):
+            if name in ("_parameters", "_buffers", "_modules"):
+                open_modules.append((prefix, value))
+            elif isinstance(value, StoredTensor):
                 tensors[f"{prefix}{name}"] = value
             elif isinstance(value, StandIn):
-                open_modules.append((f"{prefix}{name}.", value))
+                open_modules.append((f"{prefix}{name}.", value.state))
     return tensors
 
 
-def _canonical(container: tuple[Mapping[Any, Any], bool]) -> dict[str, Tensor]:
-    """The generator's tensors without the prefix; a `whole` container keeps its other keys."""
-    tensors, whole = container
-    keys = [str(key) for key in tensors]
+def _unwrapped(key: object) -> str:
+    """A key without the names of wrappers in it; empty if it is no name."""
+    if not isinstance(key, str):
+        return ""
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def _prefix(keys: Iterable[str]) -> str | None:
+    """What stands before the generator's keys; None if there is no generator."""
     prefixes = [key.removesuffix(STEM) for key in keys if key.endswith(STEM)]
-    prefix = min(filter(_PREFIX.fullmatch, prefixes), key=len, default=None)
-    if prefix is None:
-        raise CheckpointError(f"holds no generator ({STEM}); its keys: {first_few(keys)}")
-    named: dict[str, Tensor] = {}
-    for key, value in zip(keys, tensors.values(), strict=True):
-        if key.startswith(prefix) or whole:
-            if not isinstance(value, Tensor):
-                raise CheckpointError(f"{key} is {_a(value)}, not a tensor")
-            named[key.removeprefix(prefix)] = value
+    return min(filter(_PREFIX.fullmatch, prefixes), key=len, default=None)
+
+
+def _canonical(state: Mapping[Any, object]) -> dict[str, Tensor | StoredTensor]:
+    """The generator's tensors under their own names."""
+    prefix = _prefix(map(_unwrapped, state)) or ""
+    named: dict[str, Tensor | StoredTensor] = {}
+    for key, value in state.items():
+        unwrapped = _unwrapped(key)
+        name = unwrapped.removeprefix(prefix)
+        if not unwrapped.startswith(prefix):
+            continue
+        if name in named:
+            raise CheckpointError(f"has {name} under two names, one of them {key}; save one alone")
+        if isinstance(value, (Tensor, StoredTensor)):
+            named[name] = value
+        elif name.startswith("model."):
+            raise CheckpointError(f"{key} is {_a(value)}, not a tensor")
     return named
+
+
+# -- tensors ----------------------------------------------------------------------------------
+
+
+def _tensor(value: Tensor | StoredTensor, numbers: Numbers | None) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    assert numbers is not None
+    try:
+        return numbers.tensor(value)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
 
 
 def _normalised(key: str, tensor: Tensor) -> Tensor:
@@ -311,17 +270,13 @@ def _normalised(key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def first_few(names: Iterable[str], most: int = 3) -> str:
-    """`a, b, c, … (7 in all)`: names for a message of one line."""
-    listed = list(names)
-    text = ", ".join(name[:80] for name in listed[:most]) or "none"
-    return text if len(listed) <= most else f"{text}, … ({len(listed)} in all)"
-
-
 def _a(value: object) -> str:
-    return f"a {type(value).__name__}"
+    """What a value is, by the class that it had where it was saved."""
+    if isinstance(value, StandIn):
+        return f"a {value.name[:80]}"
+    return "a Tensor" if isinstance(value, StoredTensor) else f"a {type(value).__name__}"
 
 
 def _damaged(error: BaseException) -> CheckpointError:
-    reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    reason = one_line(error)[:200]
     return CheckpointError(f"damaged, incomplete or not a checkpoint ({reason}); download it again")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..modules.ffc import GeneratorConfig
-from .errors import ConfigError
+from .errors import ConfigError, one_line
 
 #: The most bytes of a training config, which has a few thousand.
 _LARGEST_CONFIG = 1 << 20
@@ -44,16 +44,16 @@ def load_train_config(path: str | os.PathLike[str]) -> DictConfig:
     Raises ConfigError, one line, if the file can't be read or asks for another network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; the training config (config.yaml) is needed")
     try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; name the training config (config.yaml)")
         if path.stat().st_size > _LARGEST_CONFIG:
             raise ConfigError(f"{path}: {path.stat().st_size} bytes are no training config")
         loaded = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {_line(error)}") from error
+        raise ConfigError(f"{path}: can't be read: {one_line(error)}") from error
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{path}: no valid YAML: {_line(error)}") from error
+        raise ConfigError(f"{path}: no valid YAML: {one_line(error)}") from error
     try:
         if not isinstance(loaded, DictConfig):
             raise ConfigError("the top level is not a mapping; is this the training config?")
@@ -113,7 +113,7 @@ def _resolved_generator(train_config: DictConfig) -> dict[str, Any]:
             )
         resolved = OmegaConf.to_container(section, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"generator can't be resolved: {_line(error)}") from error
+        raise ConfigError(f"generator can't be resolved: {one_line(error)}") from error
     assert isinstance(resolved, dict)
     return {str(name): value for name, value in resolved.items()}
 
@@ -143,8 +143,3 @@ def _ratios(settings: Mapping[str, Any], group: str) -> dict[str, float]:
             raise ConfigError(f"generator.{group}.{name} = {value!r}: a share, 0 to 1, is needed")
         ratios[name] = value
     return ratios
-
-
-def _line(error: BaseException) -> str:
-    """An error's text as one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -6,12 +6,17 @@ class CheckpointError(Exception):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """The file asks for more than tensors. Nothing in it was run."""
+    """The file names something that could run. Nothing in it was run."""
 
 
 class MismatchError(CheckpointError):
-    """The file holds a generator, but not the one that the config describes."""
+    """The file holds a generator, but none that is supported, or not the one of the config."""
 
 
 class ConfigError(CheckpointError):
     """The training config cannot be read, or needs something that this generator does not have."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks, which names in a file may have."""
+    return " ".join(str(error).split()) or type(error).__name__
