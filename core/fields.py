@@ -41,8 +41,11 @@ _SPELLINGS: Final[Mapping[str, np.dtype[np.generic]]] = {
 
 _FLAGS: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
 
-#: Reads numbers as the text that the message has, and NaN and infinity as None.
-_LENIENT: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
+#: Reads numbers as the text that the message has, NaN and infinity as None, and texts with control
+#: characters.
+_LENIENT: Final = json.JSONDecoder(
+    parse_int=str, parse_float=str, parse_constant=lambda _: None, strict=False
+)
 
 _OPENING = re.compile(r"[ \t\r\n]*\{[ \t\r\n]*")
 _COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")

@@ -151,6 +151,8 @@ def numeric_request(case: Case) -> Fate:
 @of_message
 def mask_of_three_channels(case: Case) -> Fate:
     path, info = case.path(MASK), case.message[MASK]
+    if "mask_of_three_channels" in case.done or path.is_symlink() or not path.is_file():
+        return case.fate  # an earlier mutation has put something else there
     grey = np.fromfile(path, np.uint8, CANVAS[0] * CANVAS[1]).reshape(CANVAS)
     channels = np.repeat(grey[..., None], 3, axis=2)
     path.write_bytes(channels.tobytes())

@@ -307,6 +307,7 @@ def test_the_request_of_a_bad_message_is_known_where_it_has_one() -> None:
     [
         (b'{"request_id": "r", ', ("r", "")),
         (b'{"request_id": "r", "image_id": 1', ("r", "")),  # perhaps 12
+        (b'{"request_id": "r\x07", "image_id": "a\nb"}', ("r\x07", "a\nb")),
         (b'{"request_id": 12', None),
         (b'{"request_id": 12}', ("12", "")),
         (b'{"request_id": "r', None),
