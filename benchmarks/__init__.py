@@ -2,6 +2,7 @@
 
     python -m benchmarks.model          the engine against the network as it was published
     python -m benchmarks.startup        seconds from exec to the first claim
+    python -m benchmarks.gpu            everything that needs a GPU, in eight minutes
     (each takes --help; benchmarks/README.md has the figures and the commands behind them)
 
 A benchmark is made of three parts:

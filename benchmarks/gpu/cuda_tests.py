@@ -23,11 +23,12 @@ def run(_: Scale) -> Iterator[Row]:
     command = [sys.executable, "-m", "pytest", "-p", __name__, "-q", "--tb=line", FOLDER]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = ""
-        for line in process.stdout:
+        last = ""
+        for line in map(str.strip, process.stdout):
             if line.startswith(("FAILED", "ERROR", "SKIPPED", "E ", "/")):
-                yield {"text": line.strip()}
-    yield {"summary": line.strip(), "status": process.returncode}
+                yield {"text": line}
+            last = line or last
+    yield {"summary": last, "status": process.returncode}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -42,4 +43,4 @@ def needs_cuda(item: pytest.Item) -> bool:
     reasons = [mark.kwargs.get("reason") for mark in item.iter_markers("skipif")]
     arguments = getattr(item, "callspec", None)
     values = [] if arguments is None else list(arguments.params.values())
-    return REASON in reasons or "cuda" in values
+    return REASON in reasons or any(isinstance(one, str) and one == "cuda" for one in values)

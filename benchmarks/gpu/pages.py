@@ -2,41 +2,87 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks import bulk as folders
 from benchmarks import refine, subjects
+from benchmarks.bulk import Folders
 from benchmarks.gpu.scale import Row, Scale, wait
-from benchmarks.region import Filler, compare
-from core.config import load_settings
+from benchmarks.layouts import Layout, layouts
+from benchmarks.region import REGIONS
+from benchmarks.timing import alternate
+from core.config import PROJECT_ROOT, load_settings
 from core.keys import Kind
+from core.network import full_batches
 from lama.inpainter import Inpainter
+from lama.regions import Region
 
-#: The columns that a machine's price does not change.
-_COLUMNS: Final = ("canvas", "region", "shown", "sizes", "s a picture", "times full", "PSNR dB")
+#: Each page of `bulk` is there so many times, as drawing one takes longer than filling it.
+COPIES: Final = 25
 
 
 def regions(scale: Scale) -> Iterator[Row]:
-    """INPAINT_REGION: each region on the same pages."""
-    for kind in Kind if scale.device == "cuda" else (Kind.SHORT,):
-        for row in compare(Filler(), kind, scale.pages, scale.rounds, cents=4.0):
-            yield {name: row[name] for name in _COLUMNS}
+    """INPAINT_REGION: each region on the same pages, from arrays to arrays."""
+    on_gpu = scale.device == "cuda"
+    chosen: tuple[Region, ...] = REGIONS if on_gpu else ("mask",)
+    inpainters = {region: _inpainter(region=region) for region in chosen}
+    for kind in Kind if on_gpu else (Kind.SHORT,):
+        pages = layouts(kind, scale.pages)
+        acts: dict[str, Callable[[], None]] = {
+            region: _filling(one, pages) for region, one in inpainters.items()
+        }
+        ends = time.perf_counter() + scale.ready_s / 2
+        while time.perf_counter() < ends:
+            for act in acts.values():
+                act()
+        timings = alternate(acts, scale.rounds, warm_up=int(on_gpu))
+        for region in chosen:
+            yield {
+                "canvas": "×".join(map(str, pages[0].prepared.mask.shape)),
+                "region": region,
+                "ms a picture": timings.median(region) / len(pages) * 1000,
+                "times full": timings.ratio(region, chosen[0]),
+            }
 
 
-def refinement(scale: Scale) -> Iterator[Row]:
-    """One picture with a large hole, filled in the normal way and refined."""
+def _inpainter(*, region: Region = "full", refined: bool = False) -> Inpainter:
     settings = load_settings()
     inpainter = Inpainter(
         settings.lama_config_path,
         settings.lama_checkpoint_path,
         use_cuda=bool(settings.use_cuda),
         use_fp16=settings.use_fp16,
-        refine=True,
+        region=region,
+        refine=refined,
     )
+    inpainter.prepare(full_batches(settings))
+    return inpainter
+
+
+def _filling(inpainter: Inpainter, pages: list[Layout]) -> Callable[[], None]:
+    """Fills the pages in batches of four, as the worker does."""
+
+    def fill() -> None:
+        for first in range(0, len(pages), 4):
+            sent = [page.prepared for page in pages[first : first + 4]]
+            inpainter.fill(
+                [one.image for one in sent],
+                [one.mask for one in sent],
+                [one.padding for one in sent],
+            )
+
+    return fill
+
+
+def refinement(scale: Scale) -> Iterator[Row]:
+    """One picture with a large hole, filled in the normal way and refined."""
+    inpainter = _inpainter(refined=True)
     side = max(scale.side, 256)
     (image,) = subjects.pictures(1, side, side)
     mask = refine.square(image, side * 2 // 5, seed=0)
@@ -50,7 +96,25 @@ def refinement(scale: Scale) -> Iterator[Row]:
 
 
 def bulk(scale: Scale) -> Iterator[Row]:
-    """A folder of pages, against the same pages through the network alone."""
+    """A folder of pages through the command, with the start of its process."""
+    copies = COPIES if scale.device == "cuda" else 1
     with tempfile.TemporaryDirectory() as root:
-        count = max(3, 5 * scale.pages)
-        yield from folders.throughput(folders.Folders(Path(root)), count, 1, ())
+        folders = Folders(Path(root))
+        for number, page in enumerate(layouts(Kind.SHORT, scale.pages)):
+            for copy in range(copies):
+                sent = page.prepared
+                folders.add(copies * number + copy, sent.image, sent.mask)
+        request = folders.request()
+        began = time.perf_counter()
+        places = [request.source, request.output, "--masks", str(request.masks)]
+        done = subprocess.run(
+            [sys.executable, "worker.py", "bulk", *places, "--json"],
+            cwd=PROJECT_ROOT,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        taken = time.perf_counter() - began
+    pages = copies * scale.pages
+    yield {"pictures": pages, "s with its start": taken, "pictures/s": pages / taken}
+    said = json.loads(done.stdout)
+    yield {name: said[name] for name in ("done", "failed")}

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.gpu import program
+from benchmarks.gpu.cuda_tests import FOLDER, REASON, needs_cuda
 from benchmarks.gpu.program import Lines, Part
-from benchmarks.gpu.watched import middle, stillness
+from benchmarks.gpu.watched import Watch, middle, read, stillness
 from harness import ROOT
 from harness.waiting import wait_until
 
@@ -109,12 +111,49 @@ def test_every_part_that_is_listed_can_be_run() -> None:
 
 
 def test_the_tests_that_need_a_gpu_are_found_by_how_they_are_skipped() -> None:
-    from benchmarks.gpu.cuda_tests import FOLDER, REASON
-
     sources = [path.read_text() for path in (ROOT / FOLDER).glob("test_*.py")]
     marks = [text for text in sources if "skipif(not torch.cuda.is_available()" in text]
     assert marks
     assert all(f'reason="{REASON}"' in text for text in marks)
+
+
+@pytest.mark.skipif(False, reason="there is no CUDA device")
+def test_a_test_that_is_skipped_without_a_gpu_is_chosen(request: pytest.FixtureRequest) -> None:
+    assert needs_cuda(request.node)
+
+
+@pytest.mark.parametrize("value", ["cpu", np.zeros(2), "cuda"])
+def test_of_the_others_only_those_about_cuda_are(
+    value: object, request: pytest.FixtureRequest
+) -> None:
+    assert needs_cuda(request.node) == (isinstance(value, str) and value == "cuda")
+
+
+class Event:
+    """Of a device's time line in ms: reached at a time, once the clock is there."""
+
+    clock, now = iter(range(0, 1000, 10)), 0
+
+    def record(self) -> None:
+        self.at = next(self.clock)
+
+    def query(self) -> bool:
+        return self.at <= Event.now
+
+    def elapsed_time(self, later: Event) -> float:
+        return later.at - self.at
+
+
+def test_a_worker_notes_batches_and_gaps_once_they_are_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.watched._event", Event)
+    paint = Watch(tmp_path / "notes").around(lambda pixels: pixels + 1)
+    assert [paint(number) for number in range(3)] == [1, 2, 3]
+    assert read(tmp_path) == []
+    Event.now = 30  # the first two batches are done, at 0 to 10 and 20 to 30
+    paint(0)
+    assert read(tmp_path) == ["10 10"]
 
 
 def test_gaps_are_read_from_what_a_worker_notes() -> None:
