@@ -1,4 +1,4 @@
-"""Redis servers of both supported ages and Valkey, for tests of scripts without a worker."""
+"""Redis servers of both supported ages, for tests of scripts without a worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from harness.redis_server import RedisClient, RedisServer
 from harness.workers import OWN
 
 
-@pytest.fixture(params=["server", "oldest_server", "valkey_server"])
+@pytest.fixture(params=["server", "oldest_server"])
 def settings(request: pytest.FixtureRequest) -> Settings:
-    """Settings for the newest server, the oldest and Valkey in turn."""
+    """Settings for the newest server and the oldest in turn."""
     server: RedisServer = request.getfixturevalue(request.param)
     return Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")
 

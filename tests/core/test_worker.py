@@ -170,8 +170,8 @@ def test_submit_returns_the_picture_with_its_own_pixels_outside_the_hole(
     ("picture", "mask", "complaint"),
     [
         ("missing.png", "mask.png", "missing.png is not a file"),
-        ("page.png", "page.txt", "page.txt is not a picture"),
-        ("page.png", "small.png", "must have the same size"),
+        ("page.png", "page.txt", "page.txt: its mask: it is not a picture"),
+        ("page.png", "small.png", "its mask is 5×4, the picture 50×40"),
         ("page.png", "mask.png", "is a worker running"),
     ],
 )
@@ -184,7 +184,7 @@ def test_submit_says_what_is_wrong_and_leaves_nothing_behind(
     complaint: str,
 ) -> None:
     cv2.imwrite(str(tmp_path / "page.png"), np.zeros((40, 50, 3), np.uint8))
-    cv2.imwrite(str(tmp_path / "mask.png"), np.zeros((40, 50), np.uint8))
+    cv2.imwrite(str(tmp_path / "mask.png"), np.eye(40, 50, dtype=np.uint8) * 255)
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((4, 5), np.uint8))
     (tmp_path / "page.txt").write_text("no picture")
     done = run(

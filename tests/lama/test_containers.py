@@ -122,9 +122,11 @@ def test_a_state_dict_may_be_under_a_key(tmp_path, container, prefix):
 
 @pytest.mark.parametrize(
     ("chosen", "other"),
-    [("params_ema", "params"), ("ema", "state_dict"), ("ema", "model"), ("params", "old")],
+    [("params_ema", "params"), ("state_dict", "ema"), ("ema", "model"), ("params", "old")],
 )
-def test_averaged_weights_come_before_others(tmp_path, chosen, other):
+def test_the_published_layout_comes_first_and_averaged_weights_before_others(
+    tmp_path, chosen, other
+):
     state = tiny.tiny_state(n_blocks=1)
     rest = {key: tensor + 1 for key, tensor in state.items()}
     for content in ({chosen: state, other: rest}, {other: rest, chosen: state}):

@@ -36,10 +36,12 @@ _WRAPPERS = {
     "_checkpoint_wrapped_module",
 }
 
-#: Containers by their keys, the first that is there counts: averaged weights before others.
+#: Containers by their keys; the first that is there counts. The published ones come first, then
+#: averaged weights, then others.
 _CONTAINERS = (
     "",
     "gen_state_dict",
+    "state_dict",
     "params_ema",
     "ema",
     "ema_state_dict",
@@ -47,7 +49,6 @@ _CONTAINERS = (
     "model_ema",
     "g_ema",
     "params",
-    "state_dict",
 )
 
 _WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
