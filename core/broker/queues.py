@@ -134,17 +134,24 @@ class Queues(Finishing):
         jobs of both kinds arrive at the same moment, both are returned.
         """
         waits = {kind: asyncio.ensure_future(self._wait(kind)) for kind in (first, first.other)}
-        await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
-        while not all(wait.done() for wait in waits.values()):
-            await self.unblock()
-            await asyncio.wait(waits.values(), timeout=0.005)
         claims: list[Claim] = []
         failure: BaseException | None = None
-        for kind, wait in waits.items():
-            if (error := wait.exception()) is not None:
-                failure = error
-            elif (payload := wait.result()) is not None:
-                claims += self._hold(kind, [payload])
+        await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+        while True:
+            for kind in [kind for kind, wait in waits.items() if wait.done()]:
+                wait = waits.pop(kind)
+                if (error := wait.exception()) is not None:
+                    failure = error
+                elif (payload := wait.result()) is not None:
+                    claims += self._hold(kind, [payload])
+            # At once: submissions of a request are ordered by when they are recorded, and another
+            # worker may claim the next one. If this fails, the caller does it again.
+            with contextlib.suppress(*REDIS_ERRORS):
+                await self.enter(claims)
+            if not waits:
+                break
+            await self.unblock()
+            await asyncio.wait(waits.values(), timeout=0.005)
         if failure is not None and not claims:
             raise failure
         return claims
