@@ -1,6 +1,6 @@
 """Connections to Redis, and the retries while it is away.
 
-redis-py's own retries are switched off, because a repeated BLMOVE would move a second job. All
+redis-py's own retries are switched off, because a repeated claim would take further jobs. All
 other operations are retried here until Redis answers, unless the error is permanent.
 """
 

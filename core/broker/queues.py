@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -127,34 +127,25 @@ class Queues(Finishing):
         return []
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
-        """Wait for a job of either kind; returns none after a while or `unblock()`.
+        """Wait for a job of either kind and claim it; returns none after a while or `unblock()`.
 
-        Waits for both queues at once, each on its own connection. A claim in flight is never
-        abandoned: once one queue has delivered, the server is asked to unblock the other wait. If
-        jobs of both kinds arrive at the same moment, both are returned.
+        Waits for both queues at once, each on its own connection, by a command that puts the job at
+        the head of a queue back to that head. So a job is only claimed by the script that records
+        it: submissions of a request are ordered by their records. Several idle workers may be woken
+        by one job, and all but one claim nothing.
         """
         waits = {kind: asyncio.ensure_future(self._wait(kind)) for kind in (first, first.other)}
-        claims: list[Claim] = []
-        failure: BaseException | None = None
         await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
-        while True:
-            for kind in [kind for kind, wait in waits.items() if wait.done()]:
-                wait = waits.pop(kind)
-                if (error := wait.exception()) is not None:
-                    failure = error
-                elif (payload := wait.result()) is not None:
-                    claims += self._hold(kind, [payload])
-            # At once: submissions of a request are ordered by when they are recorded, and another
-            # worker may claim the next one. If this fails, the caller does it again.
-            with contextlib.suppress(*REDIS_ERRORS):
-                await self.enter(claims)
-            if not waits:
-                break
+        while not all(wait.done() for wait in waits.values()):
             await self.unblock()
             await asyncio.wait(waits.values(), timeout=0.005)
-        if failure is not None and not claims:
-            raise failure
-        return claims
+        failures = [error for wait in waits.values() if (error := wait.exception()) is not None]
+        for kind, wait in waits.items():
+            if wait.exception() is None and wait.result():
+                return await self.take_either(kind, dict.fromkeys(Kind, 1))
+        if failures:
+            raise failures[0]
+        return []
 
     async def unblock(self) -> None:
         """Make the server end the blocking waits, as if they had timed out."""
@@ -300,7 +291,7 @@ class Queues(Finishing):
             self._note(claims, epoch, attempts, superseded)
             return claims
 
-    async def _wait(self, kind: Kind) -> bytes | None:
+    async def _wait(self, kind: Kind) -> bool | None:
         block = self._block(kind, self._waiters[kind].longest_s)
         return await self._unless_no_list(kind, block, NO_LIST_PAUSE_S)
 
@@ -336,16 +327,11 @@ class Queues(Finishing):
         await asyncio.sleep(pause_s)
         return None
 
-    async def _block(self, kind: Kind, timeout_s: float) -> bytes | None:
-        processing = keys.processing(self.identity.worker, kind)
+    async def _block(self, kind: Kind, timeout_s: float) -> bool:
+        """Wait until there is a job; whether there is one."""
         queue = self.settings.queue(kind)
-        reply = await self._waiters[kind].wait(
-            "BLMOVE", queue, processing, "LEFT", "RIGHT", timeout_s
-        )
-        if isinstance(reply, Oversized):
-            await self._refuse(kind, processing, reply)
-            return None
-        return cast("bytes | None", reply)
+        waiter = self._waiters[kind]
+        return await waiter.wait("BLMOVE", queue, queue, "LEFT", "LEFT", timeout_s) is not None
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
         """Replace a message that is too large by an entry of the dead list."""

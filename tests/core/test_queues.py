@@ -123,6 +123,21 @@ def test_waiting_ends_as_soon_as_a_job_arrives_on_either_queue(raw: RedisClient)
     run(raw, scenario)
 
 
+def test_a_job_that_was_waited_for_is_recorded_in_the_step_that_claims_it(raw: RedisClient) -> None:
+    async def scenario(queues: Queues) -> None:
+        waiting = asyncio.create_task(queues.wait_for_either(Kind.LONG))
+        while raw.info("clients")["blocked_clients"] < 2:
+            await asyncio.sleep(0.005)
+        raw.rpush(LONG, b"a", b"b")
+        claims = await waiting
+        assert [(claim.kind, claim.payload) for claim in claims] == [(Kind.LONG, b"a")]
+        assert raw.hgetall(keys.claims(ME.worker)).keys() == {b"1", b"1:work"}
+        assert raw.lrange(PROCESSING, 0, -1) == [b"a"]
+        assert raw.lrange(LONG, 0, -1) == [b"b"]
+
+    run(raw, scenario)
+
+
 def test_a_wait_can_be_ended_without_losing_a_job(raw: RedisClient) -> None:
     async def scenario(queues: Queues) -> None:
         for number in range(100):

@@ -1,4 +1,4 @@
--- Record claims that their worker made without a script (BLMOVE, BLPOP).
+-- Record claims that their worker made without a script (BLPOP), or whose reply was lost.
 -- KEYS[1]  workers of the namespace: a reaper finds the claims of the workers in this set
 -- KEYS[2]  claims of the worker
 -- KEYS[3]  attempts
