@@ -15,8 +15,10 @@ from harness.redis_server import RedisClient, RedisServer
 from harness.wire import Pipeline
 from harness.workers import OWN, STUB_WORKER, OwnPipeline, StartWorker, Worker, segments
 
-# A shell that starts the tests in the background has them ignore SIGINT, and so what they start.
+# A shell that starts the tests in the background, or nohup, has them ignore these signals, and so
+# what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before torch is loaded, here or in a worker: threads that wait for each other by spinning starve
 # each other tenfold where something else runs on the machine.
