@@ -146,8 +146,8 @@ class BatchSource:
         self._claimed += await self._queues.take_either(self._turn, sizes)
         if not self._claimed:
             self._claimed += await self._queues.wait_for_either(self._turn)
-            # At once: submissions of a request are ordered by when they are recorded, and another
-            # one may be claimed next, here or by another worker.
+            # What BLPOP has claimed is not recorded yet. Submissions of a request are ordered by
+            # their records, and another one may be claimed next, here or by another worker.
             await self._queues.enter(self._claimed)
         if not self._claimed:
             return

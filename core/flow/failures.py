@@ -45,7 +45,7 @@ class Failures:
 
     async def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
         """Put a job behind the others of its queue, without an attempt."""
-        delay_s = self._delay_s(0)
+        delay_s = self.delay_s(0)
         transitions.postponed(claim, error, delay_s)
         await self._queues.retry(claim, counted=False, delay_s=delay_s)
 
@@ -56,10 +56,15 @@ class Failures:
         await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
         await self._queues.drop_cleanup_entry(claim)
 
+    def delay_s(self, attempts: int) -> float:
+        """Seconds until the next try of a job that has failed `attempts` times before this one."""
+        doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
+        return min(doubled, float(self._settings.retry_delay_max_s))
+
     async def _try_again(
         self, claim: Claim, error: TransientFailure, attempts: int, tried: int
     ) -> None:
-        delay_s = self._delay_s(attempts)
+        delay_s = self.delay_s(attempts)
         transitions.failed(claim, error, tried, self._settings.max_attempts, delay_s)
         fault_point(Fault.DELAYED)
         is_excused = self._hold.is_active and may_be_the_devices(error)
@@ -78,10 +83,5 @@ class Failures:
         elif outcome is Outcome.HELD:
             self._hold.begin(error)
             transitions.given_back(claim, error)
-            await self._queues.retry(claim, counted=False, delay_s=self._delay_s(0))
+            await self._queues.retry(claim, counted=False, delay_s=self.delay_s(0))
         fault_point(Fault.FAILED)
-
-    def _delay_s(self, attempts: int) -> float:
-        """Seconds until the next try of a job that has failed `attempts` times before this one."""
-        doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
-        return min(doubled, float(self._settings.retry_delay_max_s))

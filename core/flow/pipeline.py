@@ -125,8 +125,9 @@ class BatchPipeline:
         if self._computed:
             await asyncio.wait(self._computed, timeout=DELIVERING_S)
         for claim in self.device.failed_at:
-            delay_s = min(self._settings.retry_delay_s, self._settings.retry_delay_max_s)
-            await self._queues.retry(claim, counted=self.device.has_hung, delay_s=delay_s)
+            await self._queues.retry(
+                claim, counted=self.device.has_hung, delay_s=self._failures.delay_s(0)
+            )
         if not self._queues.fenced:
             await self._queues.release(self._queues.held())
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Loader:
-    """The first stage: from a payload to pixels."""
+    """The load stage: from a payload to pixels."""
 
     def __init__(
         self, settings: Settings, staging: Callable[[], Staging | None] = lambda: None
@@ -125,7 +125,7 @@ class Loader:
 
 
 class Finisher:
-    """The third stage: from the network's picture to the one that the consumer gets."""
+    """The store stage: from the network's picture to the one that is delivered."""
 
     def __init__(self, settings: Settings) -> None:
         self._threshold = settings.mask_threshold
