@@ -48,6 +48,17 @@ class StubPending:
         return self._picture
 
 
+def pending(loaded: Loaded, filled: Picture) -> StubPending:
+    """A filled picture, H×W×3 RGB, on its way: without padding, BGR."""
+    content = without_padding(filled, loaded.job.padding, loaded.job.original_size)
+    return StubPending(np.ascontiguousarray(content[..., ::-1]))
+
+
+def arrived(pictures: Sequence[Filled]) -> list[Filled]:
+    """The pictures, those that were on their way included."""
+    return [Restored(picture.result()) if is_pending(picture) else picture for picture in pictures]
+
+
 class StubDevice:
     """The stub's device: it has copies of what is loaded, and finishes what is painted."""
 
@@ -77,8 +88,8 @@ class StubDevice:
         picture, mask, size = loaded.staged
         assert np.array_equal(picture, loaded.image)
         assert np.array_equal(mask, loaded.mask)
-        content = without_padding(painted, loaded.job.padding, size)
-        return StubPending(np.ascontiguousarray(content[..., ::-1]))
+        assert tuple(size) == tuple(loaded.job.original_size)
+        return pending(loaded, painted)
 
 
 class StubNetwork(Network):
@@ -128,9 +139,7 @@ class StubNetwork(Network):
     def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
         self._wait()
         self._check_device()
-        return [
-            Restored(picture.result()) if is_pending(picture) else picture for picture in pictures
-        ]
+        return arrived(pictures)
 
     def _wait(self) -> None:
         while self._hold.exists():
@@ -199,9 +208,7 @@ class TinyNetwork(Network):
     def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
         self._take_time()
         self._use([])
-        return [
-            Restored(picture.result()) if is_pending(picture) else picture for picture in pictures
-        ]
+        return arrived(pictures)
 
     def _use(self, image_ids: Sequence[str]) -> None:
         if self._device is not None:
@@ -256,9 +263,7 @@ def _tiny_fill(loaded: Loaded) -> Filled:
     filled = fill_mean(loaded.image, loaded.mask)
     if loaded.staged is None or not isinstance(filled, np.ndarray):
         return filled
-    height, width = loaded.job.original_size
-    content = without_padding(filled, loaded.job.padding, (height, width))
-    return StubPending(np.ascontiguousarray(content[..., ::-1]))
+    return pending(loaded, filled)
 
 
 def _die_of_poison(batch: Sequence[Loaded]) -> None:

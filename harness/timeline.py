@@ -22,7 +22,8 @@ import torch
 
 from core.config import Settings
 from core.contract import CANVAS
-from core.pixels.handover import Filled, Loaded, Network, Restored, is_pending
+from core.pixels.handover import Filled, Loaded, Network
+from harness.networks import arrived
 from lama.engine.transfers import Staged, Transfers
 from lama.staged import BLOCKS
 
@@ -178,9 +179,7 @@ class TimeLineDevice(Network):
         return pictures
 
     def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
-        return [
-            Restored(picture.result()) if is_pending(picture) else picture for picture in pictures
-        ]
+        return arrived(pictures)
 
     def _reserve(self, began: float, seconds: float) -> float:
         """When a batch begins on a device that other processes use too."""
