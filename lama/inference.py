@@ -92,7 +92,7 @@ def batch_inference(
     """
     holes = _checked_holes(images_np, masks_np, mask_threshold)
     results = [np.array(image, order="C") for image in images_np]
-    unit = max(8, 2**model.generator.config.n_downsampling)
+    unit = model.generator.config.unit
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, hole in enumerate(holes):
         if hole.any():

@@ -178,7 +178,7 @@ class Inpainter:
         """
         if self._frequent is None:
             return self.infer(images, masks)
-        unit = max(8, self.engine.network.unit)
+        unit = self.model.generator.config.unit
         height, width = (padded_side(side, unit) for side in masks[0].shape[:2])
         counts = powers_of_two(len(images))
         for count in counts:

@@ -42,7 +42,7 @@ FLAG_BLOCKS = 3
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the network is shown of a picture, and what becomes of it."""
+    """What the network is shown of a picture, and what is made of the result."""
 
     staged: Staged
     #: (top, right, bottom, left) around the part that is kept, pixels.
@@ -142,10 +142,9 @@ class StagedInference:
         where = torch.device(device)
         self._engine = engine_of(model, device, decide(device, use_fp16).dtype)
         self._threshold = mask_threshold
-        self._unit = max(8, 2**model.generator.config.n_downsampling)
+        self._unit = model.generator.config.unit
         self.region = region
-        self._is_full = region == "full"
-        flags = FLAG_BLOCKS if self._is_full else FLAG_BLOCKS * batch
+        flags = FLAG_BLOCKS if region == "full" else FLAG_BLOCKS * batch
         self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch + flags, 3 * pixels)
         # The sizes of contents, and how much is holes, show only in the batches.
         self._frequent = Frequent(self._engine.prepare)
@@ -167,9 +166,11 @@ class StagedInference:
         height, width = original_size
         # What the network is shown, what is kept of it, and where a hole counts.
         window = content_window((mask.shape[0], mask.shape[1]), (top, right, bottom, left))
-        frame = whole(mask) if self._is_full else window.frame
-        top, left = (0, 0) if self._is_full else (-frame.top, -frame.left)
-        counts = (frame if self._is_full else window.core).moved(top, left)
+        if self.region == "full":
+            frame = counts = whole(mask)
+        else:
+            frame = window.frame
+            counts = window.core.moved(-frame.top, -frame.left)
         fits = all(padded_side(side, self._unit) == side for side in frame.size)
         if not fits or height * width > MOST_RESTORED:
             return None
@@ -199,6 +200,6 @@ class StagedInference:
             windows = self._engine.windows(sum(picture.cells for picture in some), *kind)
             launched = Launched(self._engine, some, self._threshold, self._transfers, windows)
             results.update((i, Arriving(launched, place)) for place, i in enumerate(group))
-            if windows or not self._is_full:
+            if windows or self.region != "full":
                 self._frequent.note((*kind, windows))
         return [results[index] for index in range(len(shown))]

@@ -110,9 +110,8 @@ class Engine:
         pixels = as_pixels(picture[None], hole[None])
         fill = _decoded(self.network, pixels, hole)
         if self._dtype != torch.float32:
-            exact = fill is None
-            self._note(int(exact), 1)
-            if exact:
+            self._note(int(fill is None), 1)
+            if fill is None:
                 fill = _decoded(self._exactly(), pixels, hole)
         return None if fill is None else np.where(hole[..., None], fill, picture)
 
@@ -181,15 +180,14 @@ class Engine:
         filled, finite = self.paint(pixels)
         _wait_for(self._device)
         good = finite.cpu()
-        broken = ~good
-        was_exact = self._dtype == torch.float32
-        if not was_exact:
+        if self._dtype != torch.float32:
+            broken = ~good
             self._note(int(broken.sum()), len(pixels))
-        if bool(broken.any()) and not was_exact:
-            which = broken.nonzero()[:, 0].to(pixels.device)
-            again, finite = painted(self._exactly(), pixels[which].to(self._device))
-            filled[which.to(self._device)] = again
-            good[broken] = finite.cpu()
+            if bool(broken.any()):
+                which = broken.nonzero()[:, 0].to(pixels.device)
+                again, finite = painted(self._exactly(), pixels[which].to(self._device))
+                filled[which.to(self._device)] = again
+                good[broken] = finite.cpu()
         return filled, good.tolist()
 
     def logits(self, pixels: Tensor) -> Tensor:

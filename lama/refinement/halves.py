@@ -31,7 +31,7 @@ class Halves:
         #: Pixels of the picture per pixel of the features, along a side.
         self.stride: int = 2**generator.config.n_downsampling
         #: The number that sides of pictures are multiples of.
-        self.unit = max(8, self.stride)
+        self.unit = generator.config.unit
 
     @torch.no_grad()
     def front(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:

@@ -217,6 +217,15 @@ class GeneratorConfig:
     #: The most channels of a layer.
     max_features: int = 1024
 
+    @property
+    def unit(self) -> int:
+        """The number that sides of pictures are padded to multiples of: the stride, or 8."""
+        return max(8, 1 << self.n_downsampling)
+
+    def width(self, halvings: int) -> int:
+        """The channels after so many downsamplings."""
+        return min(self.max_features, self.ngf << halvings)
+
 
 class FFCResNetGenerator(nn.Module):
     """Stem, downsamplings, residual FFC blocks, upsamplings (LaMa section 2.1 and appendix).
@@ -228,10 +237,7 @@ class FFCResNetGenerator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-
-        def width(halvings: int) -> int:
-            return min(config.max_features, config.ngf << halvings)
-
+        width = config.width
         layers: list[nn.Module] = [
             nn.ReflectionPad2d(3),
             FFC_BN_ACT(config.input_nc, config.ngf, 7, 0, 0),

@@ -93,7 +93,7 @@ def generator_config(train_config: DictConfig | Mapping[str, Any]) -> GeneratorC
             "below 1 (published networks have 0.75)"
         )
     config = GeneratorConfig(ratio=ratio, **whole)
-    channels = min(config.max_features, config.ngf * 2**config.n_downsampling)
+    channels = config.width(config.n_downsampling)
     if not 2 <= int(channels * ratio) < channels:
         raise ConfigError(
             f"generator.ngf = {config.ngf} gives {channels} channels in the residual blocks, too "

@@ -94,7 +94,7 @@ def differences(found: GeneratorConfig, said: GeneratorConfig) -> str:
         (name, getattr(found, name), getattr(said, name))
         for name in ("n_blocks", "ngf", "n_downsampling")
     ]
-    channels = min(found.max_features, found.ngf << found.n_downsampling)
+    channels = found.width(found.n_downsampling)
     if int(channels * said.ratio) != int(channels * found.ratio):
         settings.append(("ratio", found.ratio, said.ratio))
     different = [setting for setting in settings if setting[1] != setting[2]]
