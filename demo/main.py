@@ -22,10 +22,10 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from core.broker.connection import sync_client
 from core.commands.common import signals_as_interrupts
 from core.config import Settings, load_settings
-from core.environment import set_variables
+from core.config.environment import set_variables
+from core.config.redis_url import without_password
 from core.errors import WorkerError
 from core.keys import Kind
-from core.redis_url import without_password
 from demo.jobs import Jobs, Outcome, Stalled
 from demo.metrics import measure
 from demo.report import Result, table, write_pictures, write_results, write_sheet

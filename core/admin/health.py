@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.admin.sampler import Sampler
-from core.redis_url import without_password
+from core.config.redis_url import without_password
 from core.telemetry import Watch
 from core.telemetry.record import Phase
 

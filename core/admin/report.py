@@ -19,10 +19,10 @@ from core.broker.dead_job import DeadJob
 from core.broker.dead_list import DeadList
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
+from core.config.redis_url import without_password
+from core.config.shown import shown
 from core.network import device_memory
 from core.recovery.overview import shm_use
-from core.redis_url import without_password
-from core.shown import shown
 from core.telemetry import Watch
 
 #: Number of entries of the dead list on the page; the command line shows all.

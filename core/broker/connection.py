@@ -40,8 +40,8 @@ from core.broker.redis_connections import leaves_replicas, leaves_replicas_block
 from core.broker.redis_errors import REDIS_ERRORS, passes
 from core.broker.sentinel import AsyncSentinels, Sentinels
 from core.config import Settings
+from core.config.redis_url import RedisAddress, parse_redis_url, without_password
 from core.errors import RedisRefusal
-from core.redis_url import RedisAddress, parse_redis_url, without_password
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)

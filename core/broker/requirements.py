@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from core import keys
 from core.broker.redis_errors import passes
 from core.config import Delivery, Settings
+from core.config.redis_url import parse_redis_url
 from core.errors import RedisUnsuitable
-from core.redis_url import parse_redis_url
 
 log = logging.getLogger(__name__)
 

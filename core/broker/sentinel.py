@@ -14,7 +14,7 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from core.redis_url import Login, RedisAddress
+from core.config.redis_url import Login, RedisAddress
 
 #: What a sentinel raises if it refuses a login, or wants one.
 _REFUSALS: Final = (AuthenticationError, ResponseError)

@@ -16,8 +16,8 @@ import redis
 from core.broker.connection import sync_client
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
+from core.config.redis_url import without_password
 from core.errors import WorkerError
-from core.redis_url import without_password
 from core.telemetry.logs import printable
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from core.commands.common import add_command, print_json, table
 from core.config import Settings, load_settings
-from core.environment import DOTENV, set_variables
-from core.shown import shown
+from core.config.environment import DOTENV, set_variables
+from core.config.shown import shown
 
 #: The groups of the page: its first setting, its heading, and what stands below the heading. A
 #: group has all settings up to the first one of the next group, in the order of `Settings`.
@@ -70,7 +70,7 @@ value is wrong, the worker does not start: it prints one line with the variable'
 and the allowed values.
 
 `python worker.py settings` prints the values that apply here, and where each comes from. This page
-is its output with `--markdown`; the descriptions are in `core/config.py`.
+is its output with `--markdown`; the descriptions are in `core/config/settings.py`.
 """
 
 _OTHERS: Final = """

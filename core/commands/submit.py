@@ -53,8 +53,8 @@ def add(commands: Any) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Send the picture and wait for its result."""
+    from core.client.files import submit_file
     from core.keys import Kind
-    from core.submitting import submit_file
 
     kind_option = None if options.kind == "auto" else Kind(options.kind)
     with signals_as_interrupts():

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from core.config import load_settings
+from core.config.redis_options import OWN
+from core.config.redis_url import Login, check_redis_url, parse_redis_url, without_password
 from core.errors import SettingsError
-from core.redis_options import OWN
-from core.redis_url import Login, check_redis_url, parse_redis_url, without_password
 
 
 def test_a_url_of_a_server_is_taken_apart() -> None:

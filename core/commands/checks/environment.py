@@ -9,7 +9,7 @@ from typing import Final
 
 from core.commands.checks.finding import Finding, ok, warning
 from core.config import Delivery, Settings
-from core.environment import set_variables
+from core.config.environment import set_variables
 
 #: Similarity, from 0 to 1, from which a variable's name counts as a misspelt setting.
 CLOSE: Final = 0.85

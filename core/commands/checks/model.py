@@ -13,8 +13,8 @@ import numpy as np
 from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
 from core.commands.checks.half_precision import check_half_precision
 from core.config import REQUIRE, Settings
+from core.config.shown import shown
 from core.errors import ModelUnavailable, NoGpu
-from core.shown import shown
 
 if TYPE_CHECKING:
     from core.network import Inpainter, Torch

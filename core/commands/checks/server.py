@@ -24,9 +24,9 @@ from core.broker.requirements import (
 from core.commands.checks import redis_commands
 from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
 from core.config import Settings
+from core.config.redis_url import parse_redis_url, without_password
 from core.keys import Kind
 from core.recovery.overview import read_overview
-from core.redis_url import parse_redis_url, without_password
 
 PINGS: Final = 25
 

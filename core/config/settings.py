@@ -8,44 +8,34 @@ dropped. An empty value counts as unset.
 from __future__ import annotations
 
 import os
-import re
-import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AllowInfNan,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
-from core.environment import DOTENV, check_dotenv, not_utf8, trimmed_variables
-from core.errors import SettingsError
+from core.config.environment import DOTENV, trimmed_variables
+from core.config.values import (
+    FileMode,
+    LogFormat,
+    LogLevel,
+    NamePrefix,
+    NamePrefixes,
+    Number,
+    QueueName,
+    RedisUrl,
+    Uids,
+    UseCuda,
+)
 from core.keys import Kind
-from core.redis_url import check_redis_url, without_password
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-
-#: Pattern of a segment's name; with a prefix, a longer one would not fit into a file name.
-SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
-
-
-#: Value of USE_CUDA with which the worker does not start without a GPU.
-REQUIRE: Final = "require"
-
-_BOOLEAN: Final = TypeAdapter(bool)
+PROJECT_ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 #: Longest time to live, in seconds: Redis refuses a PEXPIRE that overflows 64 bits.
 YEAR_S = 366 * 86_400
@@ -58,79 +48,6 @@ LONGEST_MESSAGE = 64 << 20
 class Delivery(StrEnum):
     AT_LEAST_ONCE = "at_least_once"
     AT_MOST_ONCE = "at_most_once"
-
-
-def _redis_url(value: str) -> str:
-    try:
-        check_redis_url(value)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; it must be a URL like redis://host:6379, rediss://…, unix:///path or "
-            "redis+sentinel://host:26379,host:26379/service"
-        ) from None
-    return value
-
-
-def _name_prefix(value: str) -> str:
-    if not SEGMENT_NAME.fullmatch(value) or len(value) > 40:
-        raise ValueError(
-            "it must be 1 to 40 letters, digits, '_', '.' or '-', and begin with a letter or digit"
-        )
-    return value
-
-
-def _cuda(value: Any) -> Any:
-    if isinstance(value, str) and value.lower() != REQUIRE:
-        try:
-            return _BOOLEAN.validate_python(value)
-        except ValidationError:
-            raise ValueError("it must be 1 or 0, or require") from None
-    return value.lower() if isinstance(value, str) else value
-
-
-def _commas(value: Any) -> Any:
-    return (
-        [part.strip() for part in value.split(",") if part.strip()]
-        if isinstance(value, str)
-        else value
-    )
-
-
-def _octal(value: Any) -> Any:
-    if isinstance(value, str):
-        if not re.fullmatch(r"(0o)?[0-7]{3,4}", value):
-            raise ValueError("it must be an octal file mode such as 0600")
-        return int(value, 8)
-    return value
-
-
-def _level(value: str) -> str:
-    levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-    if value.upper() not in levels:
-        raise ValueError(f"it must be one of {', '.join(levels)}")
-    return value.upper()
-
-
-def _log_format(value: str) -> str:
-    if value.lower() not in ("text", "json"):
-        raise ValueError("it must be text or json")
-    return value.lower()
-
-
-def _with_host(value: str) -> str:
-    return value.replace("{host}", socket.gethostname())
-
-
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
-NamePrefix = Annotated[str, AfterValidator(_name_prefix)]
-NamePrefixes = Annotated[tuple[NamePrefix, ...], NoDecode, BeforeValidator(_commas)]
-Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_commas)]
-FileMode = Annotated[int, BeforeValidator(_octal)]
-LogLevel = Annotated[str, AfterValidator(_level)]
-LogFormat = Annotated[str, AfterValidator(_log_format)]
-QueueName = Annotated[str, Field(min_length=1), AfterValidator(_with_host)]
-UseCuda = Annotated[bool | Literal["require"], BeforeValidator(_cuda)]
-Number = Annotated[float, AllowInfNan(False)]
 
 
 class Settings(BaseSettings):
@@ -366,46 +283,3 @@ class Settings(BaseSettings):
         if kind is Kind.LONG:
             return self.inpainting_batch_size_long
         return self.inpainting_batch_size_short
-
-
-#: What a value must be, where pydantic's own text says what it tried instead.
-_MUST_BE = {"bool_parsing": "1 or 0", "int_parsing": "a whole number", "float_parsing": "a number"}
-
-
-def load_settings() -> Settings:
-    """Settings from the environment and `.env`.
-
-    Raises SettingsError. Its text names each invalid variable, its value and what is allowed, or
-    says why `.env` cannot be read.
-    """
-    try:
-        check_dotenv()
-        return Settings()
-    except UnicodeDecodeError as error:
-        raise not_utf8(error) from None
-    except OSError as error:
-        raise SettingsError(
-            f"{DOTENV.absolute()} cannot be read ({error.strerror}): let this user read it, or "
-            "start the worker in another folder"
-        ) from None
-    except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
-
-
-def _sentence(problem: Any) -> str:
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not problem["loc"]:
-        return message
-    if match := re.match(r"Input should be (.*)", message):
-        message = f"it must be {_MUST_BE.get(problem['type'], match[1])}"
-    field = str(problem["loc"][0])
-    value = _shown_input(field, problem["input"])
-    meaning = Settings.model_fields[field].description
-    return f"{field.upper()}={value}: {message} ({field.upper()} is: {meaning})"
-
-
-def _shown_input(field: str, value: Any) -> str:
-    """A wrong value as it may be printed."""
-    if field != "redis_url" or "://" in str(value):
-        return repr(without_password(value) if isinstance(value, str) else value)
-    return repr(re.sub(r".*@", "***@", str(value), flags=re.S))  # a URL without its scheme

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core.config import PROJECT_ROOT
-from core.redis_url import without_password
+from core.config.redis_url import without_password
+from core.config.settings import PROJECT_ROOT
 
 
 def shown(name: str, value: Any) -> str:

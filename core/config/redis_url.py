@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-from core.redis_options import KNOWN, SHOWN, check_tls, read_options
+from core.config.redis_options import KNOWN, SHOWN, check_tls, read_options
 
 SENTINEL_PORT: Final = 26379
 PORT: Final = 6379

@@ -1,0 +1,15 @@
+"""The settings: what they are, where they come from, how they are read and shown."""
+
+from core.config.loading import load_settings
+from core.config.settings import LONGEST_MESSAGE, PROJECT_ROOT, Delivery, Settings
+from core.config.values import REQUIRE, SEGMENT_NAME
+
+__all__ = [
+    "LONGEST_MESSAGE",
+    "PROJECT_ROOT",
+    "REQUIRE",
+    "SEGMENT_NAME",
+    "Delivery",
+    "Settings",
+    "load_settings",
+]

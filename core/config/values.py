@@ -1,0 +1,100 @@
+"""The types of settings: how a variable's text is read, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_settings import NoDecode
+
+from core.config.redis_url import check_redis_url
+
+#: Pattern of a segment's name; with a prefix, a longer one would not fit into a file name.
+SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
+
+#: Value of USE_CUDA with which the worker does not start without a GPU.
+REQUIRE: Final = "require"
+
+_BOOLEAN: Final = TypeAdapter(bool)
+
+
+def _redis_url(value: str) -> str:
+    try:
+        check_redis_url(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; it must be a URL like redis://host:6379, rediss://…, unix:///path or "
+            "redis+sentinel://host:26379,host:26379/service"
+        ) from None
+    return value
+
+
+def _name_prefix(value: str) -> str:
+    if not SEGMENT_NAME.fullmatch(value) or len(value) > 40:
+        raise ValueError(
+            "it must be 1 to 40 letters, digits, '_', '.' or '-', and begin with a letter or digit"
+        )
+    return value
+
+
+def _cuda(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() != REQUIRE:
+        try:
+            return _BOOLEAN.validate_python(value)
+        except ValidationError:
+            raise ValueError("it must be 1 or 0, or require") from None
+    return value.lower() if isinstance(value, str) else value
+
+
+def _commas(value: Any) -> Any:
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _octal(value: Any) -> Any:
+    if isinstance(value, str):
+        if not re.fullmatch(r"(0o)?[0-7]{3,4}", value):
+            raise ValueError("it must be an octal file mode such as 0600")
+        return int(value, 8)
+    return value
+
+
+def _level(value: str) -> str:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    if value.upper() not in levels:
+        raise ValueError(f"it must be one of {', '.join(levels)}")
+    return value.upper()
+
+
+def _log_format(value: str) -> str:
+    if value.lower() not in ("text", "json"):
+        raise ValueError("it must be text or json")
+    return value.lower()
+
+
+def _with_host(value: str) -> str:
+    return value.replace("{host}", socket.gethostname())
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+NamePrefix = Annotated[str, AfterValidator(_name_prefix)]
+NamePrefixes = Annotated[tuple[NamePrefix, ...], NoDecode, BeforeValidator(_commas)]
+Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_commas)]
+FileMode = Annotated[int, BeforeValidator(_octal)]
+LogLevel = Annotated[str, AfterValidator(_level)]
+LogFormat = Annotated[str, AfterValidator(_log_format)]
+QueueName = Annotated[str, Field(min_length=1), AfterValidator(_with_host)]
+UseCuda = Annotated[bool | Literal["require"], BeforeValidator(_cuda)]
+Number = Annotated[float, AllowInfNan(False)]
