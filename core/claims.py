@@ -21,6 +21,7 @@ class Outcome(StrEnum):
     WAITS = "waits"
     RELEASED = "released"
     LANDED = "landed"  # an earlier call did it, and its reply was lost
+    EXPIRED = "expired"
     SUPERSEDED = "superseded"  # its request has a newer result
     HELD = "held"  # not ended: the device is at fault
     LOST = "lost"  # it was no longer this worker's

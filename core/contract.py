@@ -16,7 +16,7 @@ import numpy as np
 
 from core import fields
 from core.config import SEGMENT_NAME, Settings
-from core.errors import BadMessage
+from core.errors import BadMessage, Expired
 from core.fields import MAX_ID_LENGTH as MAX_ID_LENGTH  # part of the contract
 from core.fields import shown
 from core.keys import Kind, sha1
@@ -60,7 +60,7 @@ class Job:
     """A validated message, in pixels: sizes (height, width), paddings (top, right, bottom, left).
 
     `original` is None if the message names no original. It is a BadMessage if the one it names
-    cannot be used; the job is then done without it.
+    cannot be used; the job is then done without it. `expires_at` is in unix seconds.
     """
 
     request_id: str
@@ -71,6 +71,7 @@ class Job:
     mask: Segment
     original: Segment | BadMessage | None
     is_long: bool
+    expires_at: float | None = None
 
 
 def too_long(length: int, settings: Settings) -> BadMessage:
@@ -129,6 +130,17 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
         mask=mask,
         original=_original(message, (height, width), settings),
         is_long=fields.flag(message, "is_long"),
+        expires_at=fields.optional_time(message, "expires_at"),
+    )
+
+
+def expiry(job: Job, now: float) -> Expired | None:
+    """The error of a job that has expired at `now`, in unix seconds; None if it has not."""
+    if job.expires_at is None or job.expires_at > now:
+        return None
+    return Expired(
+        "expired",
+        f"the job was not begun before its expires_at, {now - job.expires_at:.1f} s ago",
     )
 
 

@@ -58,6 +58,10 @@ class JobError(WorkerError):
         self.reason = reason
 
 
+class Expired(JobError):
+    """The job was not begun before its `expires_at`."""
+
+
 class BadMessage(JobError):
     """The message or its segments are invalid: no try can succeed."""
 

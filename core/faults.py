@@ -31,6 +31,7 @@ class Fault(StrEnum):
     UNLINKED = "unlinked"  # a segment was unlinked; of inputs, the picture comes first
     INPUTS_UNLINKED = "inputs-unlinked"  # both are unlinked, not yet recorded
     CLEANED = "cleaned"  # done
+    LAPSED = "lapsed"  # an expired job is published, its inputs are to be unlinked
     FAILING = "failing"  # about to be given up, not on the dead list yet
     FAILED = "failed"  # on the dead list, or given back for a device fault
     DELAYED = "delayed"  # about to be put into the delayed set, still claimed

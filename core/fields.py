@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
@@ -18,6 +19,9 @@ import numpy as np
 from core.errors import BadMessage
 
 MAX_ID_LENGTH: Final = 1024
+
+#: The latest time that is accepted, in unix seconds: the year 5138, or 1973 in milliseconds.
+LATEST_S: Final = 1e11
 
 #: dtypes that a segment may have. Floating-point values are on the scale of uint8: 0 to 255.
 DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
@@ -124,6 +128,26 @@ def whole(value: Any) -> int | None:
     if type(value) is int:
         return value
     return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def optional_time(message: Mapping[str, Any], name: str) -> float | None:
+    """A time in unix seconds, also written as a text; None if the field is absent."""
+    value = message.get(name)
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
+    try:
+        seconds = float(value) if is_number else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise BadMessage("bad_field", f"{name} is {shown(value)}, must be a time in unix seconds")
+    if seconds > LATEST_S:
+        raise BadMessage(
+            "bad_field",
+            f"{name} is {shown(value)}, must be a time in seconds; this may be one in milliseconds",
+        )
+    return seconds
 
 
 def flag(message: Mapping[str, Any], name: str) -> bool:

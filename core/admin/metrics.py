@@ -38,7 +38,7 @@ DEVICE_MEMORY: Final = {
     "size": "GPU memory in all.",
 }
 
-OUTCOMES: Final = ("done", "retried", "dead", "lost", "given_back", "superseded")
+OUTCOMES: Final = ("done", "retried", "dead", "lost", "given_back", "superseded", "expired")
 
 
 class Metrics:
@@ -74,7 +74,7 @@ class _WorkerCollector(Collector):
         watch = self._watch
         yield _counter(
             "inpainting_jobs",
-            "Jobs by outcome of a try: done, retried, dead, lost, given_back, superseded.",
+            "Jobs by outcome: done, retried, dead, lost, given_back, superseded, expired.",
             ("queue", "outcome"),
             {(kind, outcome): watch.jobs[kind, outcome] for kind in Kind for outcome in OUTCOMES},
         )
@@ -89,6 +89,12 @@ class _WorkerCollector(Collector):
             "Jobs of dead workers that this one put back.",
             ("queue",),
             {(kind,): watch.recovered[kind] for kind in Kind},
+        )
+        yield _counter(
+            "inpainting_result_queue_dropped",
+            "Outcomes that the result queue had no room for, or could not be pushed to it.",
+            (),
+            {(): watch.dropped_outcomes},
         )
         yield _counter(
             "inpainting_redis_reconnections",

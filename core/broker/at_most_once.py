@@ -7,12 +7,10 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from core import keys
 from core.broker.queues import NO_LIST_PAUSE_S, Queues
 from core.broker.redis_connections import Oversized
 from core.broker.waiter import SHORT_BLOCK_S
 from core.claims import Claim
-from core.contract import too_long
 from core.keys import Kind
 
 
@@ -41,7 +39,7 @@ class AtMostOnceQueues(Queues):
             return []
         kind = next(kind for kind in kinds if self.settings.queue(kind) == reply[0].decode())
         if isinstance(reply[1], Oversized):
-            await self._bury(kind, reply[1])
+            await self._refuse(kind, "", reply[1])
             return []
         return self._hold(kind, [reply[1]])
 
@@ -52,12 +50,3 @@ class AtMostOnceQueues(Queues):
         """Name and payload of the first queue that has a job; None if none has in time."""
         names = [self.settings.queue(kind) for kind in kinds]
         return await self._waiters[kinds[0]].wait("BLPOP", *names, timeout_s)
-
-    async def _bury(self, kind: Kind, large: Oversized) -> None:
-        """Put an entry for a message that was too large on the dead list."""
-        error = too_long(large.length, self.settings)
-        claim = Claim(kind, large.head)
-        entry = self._dead_entry(claim, error, 1, large)
-        # The message is nowhere else: a duplicate entry, if a reply is lost, is better than none.
-        await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
-        await self.tell_refused(claim, error)

@@ -52,8 +52,9 @@ LUA = Path(__file__).parent / "lua"
 PRELUDES: Final = {
     "books": ("claim", "enter", "requeue"),
     "lists": ("promote", "release", "requeue", "retry"),
-    "ownership": ("commit", "fail", "release", "retry", "supersede"),
-    "failures": ("fail", "tell"),
+    "ownership": ("commit", "fail", "lapse", "release", "retry", "supersede"),
+    "failures": ("fail", "lapse", "refuse"),
+    "outcomes": ("commit", "fail", "lapse", "refuse"),
     "entries": ("discard", "drop", "redrive"),
     "marks": ("expire", "sweep"),
 }

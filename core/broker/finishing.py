@@ -1,4 +1,4 @@
-"""The ways to end a claim: commit, fail, retry, supersede, release. Each is one script in Redis.
+"""The ways to end a claim: commit, fail, lapse, retry, supersede, release. Each is one script.
 
 A call is repeated until Redis answers. This is idempotent: a script recognises a repetition by the
 claim's number, which its first call has removed from the worker's claims.
@@ -20,12 +20,13 @@ from core.broker.dead_job import write_entry, write_truncated_entry
 from core.broker.pipelining import Pipelined
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
+from core.broker.result_queue import ResultQueue
 from core.claims import Claim, Outcome, Standing, condemned_until
 from core.config import Settings
 from core.contract import result_name_start
-from core.errors import JobError
+from core.errors import Expired, JobError
 from core.identity import Identity
-from core.telemetry import transitions
+from core.keys import Kind
 
 #: Seconds for which a device fault is remembered while no further job reports it.
 FAULT_TTL_S: Final = 3600
@@ -46,6 +47,7 @@ class Finishing:
         self._redis = async_client(settings)
         self._scripts = load_scripts(self._redis)
         self._pipelined = Pipelined(self._redis)
+        self._result_queue = ResultQueue(settings)
         self._held: Counter[Claim] = Counter()
         #: Number of a recorded claim → the epoch of the server then.
         self._epochs: dict[int, str] = {}
@@ -94,21 +96,24 @@ class Finishing:
         is an unfetched older result of the same request, or this result, if a newer one replaced it
         before Redis answered.
         """
-        outcome, replaced = await self._finish(
+        outcome, replaced, *dropped = await self._finish(
             "commit",
             claim,
             [
                 keys.result(request_id),
                 keys.cleanup(self.identity.worker),
+                *self._result_queue.key(request_id),
             ],
             [
                 segment,
                 self.settings.result_ttl_s,
                 self.identity.namespace,
+                *self._result_queue.push((request_id, fields.get("image_id", "")), claim.kind),
                 *(word for pair in fields.items() for word in pair),
             ],
             request_id,
         )
+        self._result_queue.note(sum(dropped))
         return _outcome(outcome, Outcome.COMMITTED), replaced.decode()
 
     async def forget_replaced(self, request_id: str, segment: str) -> None:
@@ -142,21 +147,33 @@ class Finishing:
         `device` says that the device may be at fault. If another such job was given up and nothing
         has been delivered since, this one is HELD instead: the claim does not end.
         """
-        key_list = [keys.DEAD, keys.cleanup(self.identity.worker)]
-        fields: list[str] = []
-        if request is not None:
-            key_list.append(keys.result(request[0]))
-            fields = _failure_fields(request, error)
+        published_keys, published = self._published(request, claim.kind, error)
         entry = self._dead_entry(claim, error, attempts)
-        outcome = await self._finish(
+        device_of = self.identity.namespace if device else ""
+        reply = await self._finish(
             "fail",
             claim,
-            key_list,
-            [entry, self._ttl_ms, self.identity.namespace if device else "", FAULT_TTL_S, *fields],
+            [keys.DEAD, keys.cleanup(self.identity.worker), *published_keys],
+            [entry, self._ttl_ms, device_of, FAULT_TTL_S, *published],
             request[0] if request else "",
             keep=(b"held",),
         )
-        return _outcome(outcome, Outcome.FAILED)
+        return self._told(reply, Outcome.FAILED)
+
+    async def lapse(self, claim: Claim, request: tuple[str, str], error: Expired) -> Outcome:
+        """End an expired job and publish this: EXPIRED, SUPERSEDED or LOST.
+
+        In the first two cases its inputs are to be unlinked.
+        """
+        published_keys, published = self._published(request, claim.kind, error)
+        reply = await self._finish(
+            "lapse",
+            claim,
+            [keys.cleanup(self.identity.worker), *published_keys],
+            [self._ttl_ms, *published],
+            request[0],
+        )
+        return self._told(reply, Outcome.EXPIRED)
 
     async def retry(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> Outcome:
         """Put a job at the tail of its queue after a delay: WAITS or LOST.
@@ -181,18 +198,33 @@ class Finishing:
         for claim in reversed(claims):
             await self._finish("release", claim, [], [])
 
-    async def tell_refused(self, claim: Claim, error: JobError) -> None:
-        """Publish that a message was too large, if the start of it names its request."""
-        transitions.refused(claim, error)
-        if claim.request is not None:
-            key, fields = keys.result(claim.request_id), _failure_fields(claim.request, error)
-            await self._run("tell", [key], [self._ttl_ms, *fields])
-
     # -- underneath ----------------------------------------------------------------------
 
     @property
     def _ttl_ms(self) -> int:
         return int(self.settings.result_ttl_s * 1000)
+
+    def _published(
+        self, request: tuple[str, str] | None, kind: Kind, error: JobError
+    ) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of a script that publishes a failure; none without a request."""
+        if request is None:
+            return [], ["", 0, 0]
+        published_keys = [keys.result(request[0]), *self._result_queue.key(request[0])]
+        pushed = self._result_queue.push(request, kind, error.reason)
+        fields = {
+            "status": "failed",
+            "error": str(error),
+            "reason": error.reason,
+            "image_id": request[1],
+        }
+        return published_keys, [*pushed, *(word for pair in fields.items() for word in pair)]
+
+    def _told(self, reply: Any, landed: Outcome) -> Outcome:
+        """The outcome that a script reports, which may have pushed it to the result queue."""
+        outcome, *dropped = reply if isinstance(reply, list) else [reply]
+        self._result_queue.note(sum(dropped))
+        return _outcome(outcome, landed)
 
     async def _finish(
         self,
@@ -280,12 +312,6 @@ class Finishing:
         if large is not None:
             return write_truncated_entry(large.length, large.sha1, large.head, **fields)
         return write_entry(claim.payload, **fields)
-
-
-def _failure_fields(request: tuple[str, str], error: JobError) -> list[str]:
-    """Fields and values of a failed request's hash."""
-    fields = {"status": "failed", "error": str(error), "reason": error.reason}
-    return [word for pair in {**fields, "image_id": request[1]}.items() for word in pair]
 
 
 def _outcome(reply: bytes, landed: Outcome) -> Outcome:

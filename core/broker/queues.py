@@ -26,6 +26,7 @@ from core.broker.heartbeat import register_arguments
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.requirements import can_unblock, require_server, warn_of_ignored
+from core.broker.server_clock import ServerClock
 from core.broker.waiter import SHORT_BLOCK_S, Waiter
 from core.claims import Claim, Standing
 from core.config import Settings
@@ -33,6 +34,7 @@ from core.contract import too_long
 from core.faults import Fault, fault_point
 from core.identity import Identity, crew_name
 from core.keys import Kind
+from core.telemetry import transitions
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Queues(Finishing):
     def __init__(self, settings: Settings, identity: Identity) -> None:
         super().__init__(settings, identity)
         self._waiters = {kind: Waiter(settings) for kind in Kind}
+        self.clock = ServerClock()
         self._numbers = itertools.count(1)
         self._complain_at = dict.fromkeys(Kind, 0.0)
         #: Whether the last claim failed with WRONGTYPE although the queue was a list.
@@ -69,7 +72,9 @@ class Queues(Finishing):
         """Check the server; raises RedisUnsuitable if it cannot serve the delivery mode."""
         warn_of_ignored(self.settings)
         await require_server(self._redis, self.settings.delivery)
-        await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
+        await self._scripts["rights"](
+            [keys.claims(self.identity.worker), *self._result_queue.key("0")], [int(self.fenced)]
+        )
         if not await can_unblock(self._redis):
             for waiter in self._waiters.values():
                 waiter.longest_s = SHORT_BLOCK_S
@@ -194,7 +199,7 @@ class Queues(Finishing):
                 claim.request_id,
                 place,
             ]
-        epoch, attempts, superseded = await self._scripts["enter"](
+        now, epoch, attempts, superseded = await self._scripts["enter"](
             [
                 keys.workers(self.identity.namespace),
                 keys.claims(self.identity.worker),
@@ -205,6 +210,7 @@ class Queues(Finishing):
             ],
             arguments,
         )
+        self.clock.set(*now)
         self._note(claims, epoch, attempts, superseded)
 
     def _note(
@@ -255,7 +261,7 @@ class Queues(Finishing):
         worker = self.identity.worker
         while True:
             numbers = [next(self._numbers) for _ in range(max(counts.values()))]
-            epoch, taken, attempts, superseded, is_other, *large = await self._scripts["claim"](
+            reply = await self._scripts["claim"](
                 [
                     self.settings.queue(kind),
                     keys.processing(worker, kind),
@@ -278,6 +284,8 @@ class Queues(Finishing):
                     counts.get(kind.other, 0),
                 ],
             )
+            now, epoch, taken, attempts, superseded, is_other, *large = reply
+            self.clock.set(*now)
             used = kind.other if is_other else kind
             if large and not taken:  # else it is refused next time, at the head
                 oversized = Oversized(large[0], large[1].decode(), large[2])
@@ -334,15 +342,35 @@ class Queues(Finishing):
         return await waiter.wait("BLMOVE", queue, queue, "LEFT", "LEFT", timeout_s) is not None
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
-        """Replace a message that is too large by an entry of the dead list."""
-        error = too_long(large.length, self.settings)
+        """Replace a message that is too large by an entry of the dead list, and publish this.
+
+        `place` is the list that has the message, '' if it is in none any more.
+        """
+        error, queue = too_long(large.length, self.settings), self.settings.queue(kind)
         claim = Claim(kind, large.head)
+        published_keys, published = self._published(claim.request, kind, error)
+        # A repetition finds the same entry.
         entry = self._dead_entry(claim, error, 1, large)
-        anywhere = int(place != self.settings.queue(kind))
-        if await self._scripts["refuse"](
-            [place, keys.DEAD], [large.length, large.sha1, entry, anywhere]
-        ):
-            await self.tell_refused(claim, error)
+        anywhere = int(place != queue) if place else ""
+
+        async def refuse(again: bool) -> int | None:
+            arguments: list[Any] = [
+                large.length,
+                large.sha1,
+                entry,
+                anywhere,
+                int(again),
+                self._ttl_ms,
+            ]
+            reply: int | None = await self._scripts["refuse"](
+                [place or queue, keys.DEAD, *published_keys], [*arguments, *published]
+            )
+            return reply
+
+        dropped = await (refuse(False) if place else self.link.retry_until_answered(refuse))
+        if dropped is not None:
+            self._result_queue.note(dropped)
+            transitions.refused(claim, error)
 
     async def _listed(self, processing: str, kind: Kind) -> list[bytes]:
         """The payloads in a processing list; those that are too large are refused."""

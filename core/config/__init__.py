@@ -2,11 +2,12 @@
 
 from core.config.loading import load_settings
 from core.config.settings import LONGEST_MESSAGE, PROJECT_ROOT, Delivery, Settings
-from core.config.values import REQUIRE, SEGMENT_NAME
+from core.config.values import REQUEST_ID, REQUIRE, SEGMENT_NAME
 
 __all__ = [
     "LONGEST_MESSAGE",
     "PROJECT_ROOT",
+    "REQUEST_ID",
     "REQUIRE",
     "SEGMENT_NAME",
     "Delivery",

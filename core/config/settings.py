@@ -8,6 +8,7 @@ dropped. An empty value counts as unset.
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -22,6 +23,7 @@ from pydantic_settings import (
 
 from core.config.environment import DOTENV, trimmed_variables
 from core.config.values import (
+    REQUEST_ID,
     FileMode,
     LogFormat,
     LogLevel,
@@ -30,6 +32,7 @@ from core.config.values import (
     Number,
     QueueName,
     RedisUrl,
+    ResultQueue,
     Uids,
     UseCuda,
 )
@@ -86,6 +89,17 @@ class Settings(BaseSettings):
         "lama_inference:shorttasks",
         description="Redis list with the jobs for short pictures; {host} is replaced by the "
         "host's name",
+    )
+    result_queue: ResultQueue = Field(
+        "",
+        description="Redis list to which the outcome of each job is pushed; {request_id} gives "
+        "each request a list of its own, {host} is replaced by the host's name; none if unset",
+    )
+    result_queue_max: int = Field(
+        100_000,
+        ge=1,
+        le=2**31,
+        description="maximum number of outcomes in a result queue; the oldest are dropped",
     )
     delivery: Delivery = Field(
         Delivery.AT_LEAST_ONCE,
@@ -259,6 +273,13 @@ class Settings(BaseSettings):
                 "LAMA_INFERENCE_LONG_TASKS_QUEUE and LAMA_INFERENCE_SHORT_TASKS_QUEUE are both "
                 f"{self.lama_inference_long_tasks_queue!r}: they must be two different lists"
             )
+        pattern = re.escape(self.result_queue).replace(re.escape(REQUEST_ID), ".*")
+        for kind in Kind:
+            if re.fullmatch(pattern, self.queue(kind), re.DOTALL):
+                raise ValueError(
+                    f"RESULT_QUEUE {self.result_queue!r} can name the queue of {kind} jobs, "
+                    f"{self.queue(kind)!r}: it must be another list"
+                )
         if self.heartbeat_ttl_s < 2 * self.heartbeat_interval_s:
             raise ValueError(
                 f"HEARTBEAT_TTL_S={self.heartbeat_ttl_s:g} is less than twice "

@@ -24,6 +24,12 @@ SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 #: Value of USE_CUDA with which the worker does not start without a GPU.
 REQUIRE: Final = "require"
 
+#: In RESULT_QUEUE, stands for the id of a request.
+REQUEST_ID: Final = "{request_id}"
+
+#: The keys of the worker begin with these.
+RESERVED: Final = ("inpainting:", "inpainting_result:")
+
 _BOOLEAN: Final = TypeAdapter(bool)
 
 
@@ -88,6 +94,18 @@ def _with_host(value: str) -> str:
     return value.replace("{host}", socket.gethostname())
 
 
+def _result_queue(value: str) -> str:
+    name = _with_host(value)
+    if unknown := re.search(r"\{[^{}]*\}", name.replace(REQUEST_ID, "")):
+        raise ValueError(f"{unknown[0]} is not known; {REQUEST_ID} and {{host}} are")
+    start, has_id, _ = name.partition(REQUEST_ID)
+    for prefix in RESERVED:
+        # A request id is chosen by its sender: it must not complete the name of another key.
+        if start.startswith(prefix) or (has_id and prefix.startswith(start)):
+            raise ValueError(f"it must not be able to name a key of the worker, {prefix}…")
+    return name
+
+
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 NamePrefix = Annotated[str, AfterValidator(_name_prefix)]
 NamePrefixes = Annotated[tuple[NamePrefix, ...], NoDecode, BeforeValidator(_commas)]
@@ -96,5 +114,6 @@ FileMode = Annotated[int, BeforeValidator(_octal)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
 QueueName = Annotated[str, Field(min_length=1), AfterValidator(_with_host)]
+ResultQueue = Annotated[str, AfterValidator(_result_queue)]
 UseCuda = Annotated[bool | Literal["require"], BeforeValidator(_cuda)]
 Number = Annotated[float, AllowInfNan(False)]

@@ -8,7 +8,7 @@ from core.broker.queues import Queues
 from core.claims import Claim, Outcome
 from core.config import Settings
 from core.contract import input_names
-from core.errors import JobError, OutOfSharedMemory, TransientFailure
+from core.errors import Expired, JobError, OutOfSharedMemory, TransientFailure
 from core.faults import Fault, fault_point
 from core.flow.device_hold import DeviceHold, may_be_the_devices
 from core.pixels import shm
@@ -36,6 +36,9 @@ class Failures:
             transitions.given_back(claim, error)
             await self._queues.retry(claim, counted=False)
             return
+        if isinstance(error, Expired):
+            await self._lapse(claim, error)
+            return
         allowed = self._settings.max_attempts
         tried = min(attempts + 1, allowed)
         if isinstance(error, TransientFailure) and tried < allowed:
@@ -52,14 +55,27 @@ class Failures:
     async def drop_superseded(self, claim: Claim) -> None:
         """Unlink the inputs of a superseded job."""
         transitions.superseded(claim)
-        names = input_names(claim.payload, self._settings)
-        await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
-        await self._queues.drop_cleanup_entry(claim)
+        await self._remove_inputs(claim)
 
     def delay_s(self, attempts: int) -> float:
         """Seconds until the next try of a job that has failed `attempts` times before this one."""
         doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
         return min(doubled, float(self._settings.retry_delay_max_s))
+
+    async def _lapse(self, claim: Claim, error: Expired) -> None:
+        """End a job that has expired. It is on no list, since nobody waits for it."""
+        outcome = await self._queues.lapse(claim, claim.request or ("", ""), error)
+        fault_point(Fault.LAPSED)
+        if outcome is Outcome.EXPIRED:
+            transitions.expired(claim, error)
+            await self._remove_inputs(claim)
+        elif outcome is Outcome.SUPERSEDED:
+            await self.drop_superseded(claim)
+
+    async def _remove_inputs(self, claim: Claim) -> None:
+        names = input_names(claim.payload, self._settings)
+        await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
+        await self._queues.drop_cleanup_entry(claim)
 
     async def _try_again(
         self, claim: Claim, error: TransientFailure, attempts: int, tried: int

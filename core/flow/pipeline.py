@@ -19,7 +19,8 @@ from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Outcome
 from core.config import Settings
-from core.errors import JobError, OutOfSharedMemory
+from core.contract import expiry
+from core.errors import Expired, JobError, OutOfSharedMemory
 from core.faults import Fault, fault_point
 from core.flow.batches import Batch, BatchSource
 from core.flow.delivery import Deliverer
@@ -60,7 +61,7 @@ class BatchPipeline:
         self._queues = queues
         self._network = network
         self._stop = stop
-        self._loader = Loader(settings, lambda: network.staging)
+        self._loader = Loader(settings, lambda: network.staging, queues.clock.now)
         self.visibility = ShmVisibility(settings, queues, stop)
         self._hold = DeviceHold(queues, stop)
         self._failures = Failures(settings, queues, self.visibility, self._hold)
@@ -197,25 +198,41 @@ class BatchPipeline:
                 if self._stop.is_set() or self.device.failed_at or self._error.done():
                     self._unstarted += claims
                     return
+                jobs, expired = self._without_expired(jobs)
                 if has_to_wait:
-                    self._queues.mark_work(claims, working=True)
-                launched = await self.device.launch(jobs)
-            pictures, infer_s = await self.device.collect(launched)
-        fault_point(Fault.INFERRED)
-        if coroutine := asyncio.current_task():
-            self._computed.add(coroutine)
-        async with self._storing:
-            store_began_at = time.monotonic()
-            batch_jobs = [loaded.job for _, loaded in jobs]
-            results = await self._deliver.store(jobs, pictures, batch.attempts)
-        self._unstarted += results.unstored
-        del jobs, launched, pictures  # releases their pixels
-        await self._deliver.commit(results)
-        now = time.monotonic()
-        transitions.batch_done(
-            batch.kind, batch_jobs, results.delivered,
-            load_s=load_s, infer_s=infer_s, store_s=now - store_began_at, total_s=now - claimed_at,
-        )  # fmt: skip
+                    self._queues.mark_work([claim for claim, _ in jobs], working=True)
+                launched = await self.device.launch(jobs) if jobs else None
+            computed = await self.device.collect(launched) if launched else None
+        if computed:
+            pictures, infer_s = computed
+            fault_point(Fault.INFERRED)
+            if coroutine := asyncio.current_task():
+                self._computed.add(coroutine)
+            async with self._storing:
+                store_began_at = time.monotonic()
+                batch_jobs = [loaded.job for _, loaded in jobs]
+                results = await self._deliver.store(jobs, pictures, batch.attempts)
+            self._unstarted += results.unstored
+            del jobs, launched, computed, pictures  # releases their pixels
+            await self._deliver.commit(results)
+            now = time.monotonic()
+            transitions.batch_done(
+                batch.kind, batch_jobs, results.delivered, load_s=load_s, infer_s=infer_s,
+                store_s=now - store_began_at, total_s=now - claimed_at,
+            )  # fmt: skip
+        for claim, error in expired:
+            await self._failures.add(claim, batch.attempts, error)
+
+    def _without_expired(
+        self, jobs: Sequence[tuple[Claim, Loaded]]
+    ) -> tuple[list[tuple[Claim, Loaded]], list[tuple[Claim, Expired]]]:
+        """The jobs that may be begun, and those that have expired while they waited."""
+        now = self._queues.clock.now()
+        errors = [expiry(loaded.job, now) for _, loaded in jobs]
+        return (
+            [job for job, error in zip(jobs, errors, strict=True) if error is None],
+            [(job[0], error) for job, error in zip(jobs, errors, strict=True) if error],
+        )
 
     def _ended(self, processing: asyncio.Task[None]) -> None:
         self._batches.discard(processing)

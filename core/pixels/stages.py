@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from core.claims import Claim
 from core.config import Settings
-from core.contract import Job, Segment, parse_job
+from core.contract import Job, Segment, expiry, parse_job
 from core.errors import BadMessage, JobError
 from core.pixels import shm
 from core.pixels.arrays import Picture
@@ -34,20 +34,30 @@ class Loader:
     """The load stage: from a payload to pixels."""
 
     def __init__(
-        self, settings: Settings, staging: Callable[[], Staging | None] = lambda: None
+        self,
+        settings: Settings,
+        staging: Callable[[], Staging | None] = lambda: None,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """`staging` is called for every job, because a network may offer staging later."""
+        """`staging` is called for every job, because a network may offer staging later.
+
+        `now` returns the time, in unix seconds, by which jobs expire.
+        """
         self._settings = settings
+        self._now = now
         self._uids = settings.uids
         self._staging = staging
 
     def __call__(self, claim: Claim) -> Loaded:
         """Parse and read one job.
 
-        Raises JobError, or OutOfSharedMemory if there is no room for the result at present.
+        Raises JobError, such as Expired, or OutOfSharedMemory if there is no room for the result
+        at present.
         """
         began_at = time.time()
         job = parse_job(claim.payload, self._settings)
+        if expired := expiry(job, self._now()):
+            raise expired
         if job.is_long != (claim.kind == "long"):
             log.warning(
                 "request %s says is_long=%s but came from the %s queue, which decides",

@@ -90,6 +90,7 @@ class Watch:
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind, reason
     recovered: Counter[str] = field(default_factory=Counter)  # by kind
     reconnections: int = 0
+    dropped_outcomes: int = 0
     batch_sizes: dict[str, Histogram] = field(default_factory=dict)
     stages: dict[str, Histogram] = field(default_factory=dict)
     job_durations: dict[str, Histogram] = field(default_factory=dict)
@@ -273,6 +274,16 @@ class Watch:
         """A job was put back without an attempt, because the failure was not its fault."""
         with self.lock:
             self.jobs[kind, "given_back"] += 1
+
+    def job_expired(self, kind: str) -> None:
+        """A job was not begun before its `expires_at`."""
+        with self.lock:
+            self.jobs[kind, "expired"] += 1
+
+    def outcomes_dropped(self, count: int) -> None:
+        """Outcomes were dropped from the result queue, or not pushed to it."""
+        with self.lock:
+            self.dropped_outcomes += count
 
     def job_superseded(self, kind: str) -> None:
         """A job was dropped because its request has a newer result."""

@@ -50,6 +50,17 @@ def refused(claim: Claim, error: JobError) -> None:
     watch.job_failed(claim.kind, claim.request, error.reason, str(error), 1, dead=True)
 
 
+def expired(claim: Claim, error: JobError) -> None:
+    """A job was not begun in time."""
+    watch.job_expired(claim.kind)
+    log.warning(
+        "%s is not computed, its inputs are removed: %s",
+        _name(claim),
+        error,
+        extra=_log_extra(claim),
+    )
+
+
 def superseded(claim: Claim) -> None:
     """A job is dropped because its request has a newer result."""
     watch.job_superseded(claim.kind)

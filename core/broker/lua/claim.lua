@@ -18,13 +18,13 @@
 -- ARGV[6]  epoch of the server, if it has none yet
 -- ARGV[7]  number of the first claim
 -- ARGV[8]  count for the other queue, which is used if the first one is empty; '0' to leave it alone
--- Returns the server's epoch; the payloads, in the queue's order; the attempts of each so far; for
--- each '1' if a newer submission of its request has been committed, else ''; and 1 if the other queue
--- was used, else 0. If the next payload is too large, also its length, sha1 and first KiB; it stays
+-- Returns the server's time: seconds and microseconds; its epoch; the payloads, in the queue's order;
+-- the attempts of each so far; for each '1' if a newer submission of its request has been committed,
+-- else ''; and 1 if the other queue was used, else 0. If the next payload is too large, also its length, sha1 and first KiB; it stays
 -- in the queue.
 local joins = ARGV[2] ~= ''
 if joins and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then
-  return {'', {}, {}, {}, 0}
+  return {redis.call('TIME'), '', {}, {}, {}, 0}
 end
 local queue, processing, count, other = KEYS[1], KEYS[2], tonumber(ARGV[1]), 0
 if ARGV[8] ~= '0' and redis.call('LLEN', queue) == 0 then
@@ -75,6 +75,6 @@ if #taken > 0 then
   epoch = redis.call('HGET', KEYS[7], 'epoch')
 end
 if large then
-  return {epoch, taken, attempts, superseded, other, unpack(large)}
+  return {now, epoch, taken, attempts, superseded, other, unpack(large)}
 end
-return {epoch, taken, attempts, superseded, other}
+return {now, epoch, taken, attempts, superseded, other}

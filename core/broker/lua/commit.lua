@@ -1,12 +1,14 @@
 -- Commit a finished job: publish its result and put its inputs on the cleanup list.
 -- KEYS[10] result hash of the request
 -- KEYS[11] cleanup list of the worker
+-- KEYS[12] result queue (absent if there is none)
 -- ARGV[9]  name of the result segment
 -- ARGV[10] seconds after which an unread result expires
 -- ARGV[11] namespace
--- ARGV[12…] fields and values of the hash
+-- ARGV[12] to ARGV[14]: the outcome for the result queue (see outcomes.lua)
+-- ARGV[15…] fields and values of the hash
 -- Returns
---   {'committed', name of the segment that this result replaces or ''};
+--   {'committed', name of the segment that this result replaces or '', what push_outcome returns};
 --   {'landed', ''} if an earlier call with the same segment took effect and lost its reply;
 --   {'landed', the segment} if that result was replaced and removed meanwhile;
 --   {'superseded', ''} if the result of a newer submission of the request has been committed: this
@@ -61,7 +63,7 @@ elseif kind == 'hash' then
 end
 
 local fields, fresh = {}, {}
-for i = 12, #ARGV, 2 do
+for i = 15, #ARGV, 2 do
   fields[#fields + 1], fields[#fields + 2] = ARGV[i], ARGV[i + 1]
   fresh[ARGV[i]] = true
 end
@@ -72,6 +74,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[10])) do
   end
 end
 redis.call('PERSIST', KEYS[10])
+local dropped = push_outcome(KEYS[12], 12)
 
 -- Only a segment that a worker wrote for the same request may be removed. Score 0 ensures it is
 -- removed even if this worker dies first; on another host, by a worker there.
@@ -106,4 +109,4 @@ for _, entry in ipairs(entries) do
   end
 end
 leave_submissions(entries)
-return {'committed', replaced}
+return {'committed', replaced, dropped}

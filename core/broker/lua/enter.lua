@@ -10,7 +10,7 @@
 -- ARGV[2]  epoch of the server, if it has none yet
 -- ARGV[3…] for each claim its number, its payload, its request id or '', and the index in KEYS of
 --          the list that must have the payload, or '' with at-most-once delivery
--- Returns the server's epoch; for each claim the attempts of its payload so far, or '' if it was
+-- Returns the server's time: seconds and microseconds; its epoch; for each claim the attempts of its payload so far, or '' if it was
 -- taken from the worker meanwhile and is not recorded; and for each '1' if a newer submission of
 -- its request has been committed, else ''.
 redis.call('SADD', KEYS[1], ARGV[1])
@@ -26,4 +26,4 @@ for i = 3, #ARGV, 4 do
   end
   attempts[#attempts + 1], superseded[#superseded + 1] = count, late
 end
-return {redis.call('HGET', KEYS[5], 'epoch'), attempts, superseded}
+return {now, redis.call('HGET', KEYS[5], 'epoch'), attempts, superseded}

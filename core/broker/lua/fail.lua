@@ -2,13 +2,15 @@
 -- KEYS[10] dead list
 -- KEYS[11] cleanup list of the worker
 -- KEYS[12] result hash of the request (absent if the request is not known)
+-- KEYS[13] result queue (absent if there is none)
 -- ARGV[9]  entry of the dead list
 -- ARGV[10] milliseconds that the result hash lives
 -- ARGV[11] namespace if the device may be at fault, or ''
 -- ARGV[12] seconds for which a device fault is remembered
--- ARGV[13…] fields and values of the hash
+-- ARGV[13] to ARGV[15]: the outcome for the result queue (see outcomes.lua)
+-- ARGV[16…] fields and values of the hash
 -- Returns
---   'failed';
+--   {'failed', what push_outcome returns};
 --   'landed' if an earlier call did it;
 --   'lost' if the payload is no longer this worker's;
 --   'superseded' if the result of a newer submission has been committed: nothing is put on the
@@ -45,10 +47,11 @@ redis.call('RPUSH', KEYS[10], ARGV[9])
 if ARGV[11] ~= '' then
   redis.call('HSET', KEYS[7], fault, 'given up ' .. sha1 .. ' ' .. now)
 end
-if KEYS[12] then
-  publish_failure(KEYS[12], ARGV[10], 13)
+local dropped = 0
+if KEYS[12] and publish_failure(KEYS[12], ARGV[10], 16) then
+  dropped = push_outcome(KEYS[13], 13)
 end
 redis.call('HDEL', KEYS[5], sha1)
 drop_claim()
 leave_submissions(entries)
-return 'failed'
+return {'failed', dropped}

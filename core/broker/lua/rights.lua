@@ -1,6 +1,8 @@
 -- Check that this user may run every command of the other scripts. A command that is refused in the
 -- middle of a script would leave it half done, and could lose a message.
 -- KEYS[1]  a key that nobody else uses; deleted afterwards
+-- KEYS[2]  result queue (absent if there is none); it is only read, but Redis checks the right to
+--          every key in KEYS
 -- ARGV[1]  '1' if jobs are moved from list to list (at-least-once delivery)
 -- Returns 1; fails with the name of the first command that is refused.
 --
@@ -18,6 +20,7 @@ redis.call('LRANGE', key, 0, 0)
 redis.call('LPOS', key, 'a')
 redis.call('LREM', key, 1, 'a')
 redis.call('LPOP', key)
+redis.call('LTRIM', key, 1, -1)
 redis.call('HSET', key, 'a', 1)
 redis.call('HSETNX', key, 'b', 1)
 redis.call('HINCRBY', key, 'a', 1)

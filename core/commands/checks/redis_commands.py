@@ -30,6 +30,7 @@ LRANGE list 0 0
 LPOS list a
 LREM list 1 b
 LPOP list
+LTRIM list 1 -1
 HSET hash a 1
 PEXPIRE hash 60000
 HSETNX hash b 1

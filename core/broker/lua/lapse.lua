@@ -1,0 +1,35 @@
+-- Finish a job that has expired: publish this, and put its inputs on the cleanup list.
+-- KEYS[10] cleanup list of the worker
+-- KEYS[11] result hash of the request
+-- KEYS[12] result queue (absent if there is none)
+-- ARGV[9]  milliseconds that the result hash lives
+-- ARGV[10] to ARGV[12]: the outcome for the result queue (see outcomes.lua)
+-- ARGV[13…] fields and values of the hash
+-- Returns
+--   {'expired', what push_outcome returns};
+--   'landed' if an earlier call did it;
+--   'lost' if the payload is no longer this worker's;
+--   'superseded' if the result of a newer submission has been committed: nothing is published.
+--
+-- All or nothing: the first write is one that a full server refuses. Commands that fail on a key of
+-- the wrong type come before it.
+local owner = ownership()
+if owner ~= 'mine' then
+  return owner
+end
+local entries = submissions()
+redis.call('HEXISTS', KEYS[5], sha1)
+redis.call('LLEN', KEYS[10])
+if is_superseded(entries) then
+  supersede(entries, KEYS[10])
+  return 'superseded'
+end
+redis.call('RPUSH', KEYS[10], payload)
+local dropped = 0
+if publish_failure(KEYS[11], ARGV[9], 13) then
+  dropped = push_outcome(KEYS[12], 10)
+end
+redis.call('HDEL', KEYS[5], sha1)
+drop_claim()
+leave_submissions(entries)
+return {'expired', dropped}
