@@ -35,7 +35,7 @@ class Case(StrEnum):
     BAD_PADDING = "bad padding"
 
 
-#: Jobs that can have no result, and their reason on the dead list.
+#: Jobs that can have no result, and their reason on the dead-letter list.
 HOPELESS: Final = {
     Case.POISON: "crashed",
     Case.NO_JSON: "bad_json",

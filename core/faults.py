@@ -31,8 +31,8 @@ class Fault(StrEnum):
     UNLINKED = "unlinked"  # a segment was unlinked; of inputs, the picture comes first
     INPUTS_UNLINKED = "inputs-unlinked"  # both are unlinked, not yet recorded
     CLEANED = "cleaned"  # done
-    FAILING = "failing"  # about to be given up, not on the dead list yet
-    FAILED = "failed"  # on the dead list, or given back for a device fault
+    FAILING = "failing"  # about to be given up, not on the dead-letter list yet
+    FAILED = "failed"  # on the dead-letter list, or given back for a device fault
     DELAYED = "delayed"  # about to be put into the delayed set, still claimed
     RETRIED = "retried"  # in the delayed set
 

@@ -169,7 +169,7 @@ class _WorkerCollector(Collector):
             backlog.add_metric([kind], length)
         yield backlog
         for name, meaning, value in (
-            ("inpainting_dead_jobs", "Jobs on the dead list.", overview.dead),
+            ("inpainting_dead_jobs", "Jobs on the dead-letter list.", overview.dead),
             (
                 "inpainting_attempted_jobs",
                 "Unfinished jobs with a failed try.",

@@ -54,7 +54,7 @@ class AtMostOnceQueues(Queues):
         return await self._waiters[kinds[0]].wait("BLPOP", *names, timeout_s)
 
     async def _bury(self, kind: Kind, large: Oversized) -> None:
-        """Put an entry for a message that was too large on the dead list."""
+        """Put an entry for a message that was too large on the dead-letter list."""
         error = too_long(large.length, self.settings)
         claim = Claim(kind, large.head)
         entry = self._dead_entry(claim, error, 1, large)

@@ -137,7 +137,7 @@ class Finishing:
         *,
         device: bool = False,
     ) -> Outcome:
-        """Put a job on the dead list and publish its failure: FAILED, HELD, SUPERSEDED or LOST.
+        """Give up a job and publish its failure: FAILED, HELD, SUPERSEDED or LOST.
 
         `device` says that the device may be at fault. If another such job was given up and nothing
         has been delivered since, this one is HELD instead: the claim does not end.

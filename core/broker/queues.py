@@ -1,9 +1,9 @@
 """Jobs in Redis: the two queues, and how jobs are claimed. Atomic steps are Lua scripts.
 
 Invariant of at-least-once delivery, through any crash: a job is in its queue, in the queue's
-delayed set, in the processing list of one worker, on the dead list, or done. A payload leaves the
-processing list only in the script that moves it elsewhere. A worker whose payload is no longer in
-its list has lost the job to another worker and changes nothing.
+delayed set, in the processing list of one worker, on the dead-letter list, or done. A payload leaves
+the processing list only in the script that moves it elsewhere. A worker whose payload is no longer
+in its list has lost the job to another worker and changes nothing.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ class Queues(Finishing):
         return await waiter.wait("BLMOVE", queue, queue, "LEFT", "LEFT", timeout_s) is not None
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
-        """Replace a message that is too large by an entry of the dead list."""
+        """Replace a message that is too large by an entry of the dead-letter list."""
         error = too_long(large.length, self.settings)
         claim = Claim(kind, large.head)
         entry = self._dead_entry(claim, error, 1, large)

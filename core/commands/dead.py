@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "dead",
         help="list, show, retry or discard jobs that were given up",
-        description="The dead list: jobs that were given up. COMMAND --help has examples.",
+        description="The dead-letter list: jobs that were given up. COMMAND --help has examples.",
     )
     parser.set_defaults(command=lambda _: parser.print_help() or 2)
     below = parser.add_subparsers(title="commands", metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""Failed jobs: each is retried later, given back without an attempt, or put on the dead list."""
+"""Failed jobs: each is retried later, given back without an attempt, or given up."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from harness.wire import LONG, SHORT
 from tests.core.queueing import ERROR, ME, PROCESSING, claim_one, kept, run
 
 
-def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: RedisClient) -> None:
+def test_a_failed_job_is_on_the_dead_letter_list_and_its_request_knows(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -52,7 +52,9 @@ def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: RedisClient
     assert not raw.exists(keys.claims(ME.worker))
 
 
-def test_a_payload_that_is_no_text_is_kept_byte_for_byte_on_the_dead_list(raw: RedisClient) -> None:
+def test_a_payload_that_is_no_text_is_kept_byte_for_byte_on_the_dead_letter_list(
+    raw: RedisClient,
+) -> None:
     raw.rpush(LONG, b"\xff\x00{")
 
     async def scenario(queues: Queues) -> None:
