@@ -59,7 +59,7 @@ class JobError(WorkerError):
 
 
 class BadMessage(JobError):
-    """The message or its segments are invalid: no try can succeed."""
+    """The message or its segments are invalid: no attempt can succeed."""
 
 
 class TransientFailure(JobError):

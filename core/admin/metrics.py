@@ -74,13 +74,13 @@ class _WorkerCollector(Collector):
         watch = self._watch
         yield _counter(
             "inpainting_jobs",
-            "Jobs by outcome of a try: done, retried, dead, lost, given_back, superseded.",
+            "Jobs by outcome of an attempt: done, retried, dead, lost, given_back, superseded.",
             ("queue", "outcome"),
             {(kind, outcome): watch.jobs[kind, outcome] for kind in Kind for outcome in OUTCOMES},
         )
         yield _counter(
             "inpainting_failed_attempts",
-            "Failed tries of jobs by reason.",
+            "Failed attempts of jobs by reason.",
             ("queue", "reason"),
             dict(watch.failures),
         )
@@ -172,7 +172,7 @@ class _WorkerCollector(Collector):
             ("inpainting_dead_jobs", "Jobs on the dead-letter list.", overview.dead),
             (
                 "inpainting_attempted_jobs",
-                "Unfinished jobs with a failed try.",
+                "Unfinished jobs with a failed attempt.",
                 overview.attempts,
             ),
             (
@@ -187,7 +187,7 @@ class _WorkerCollector(Collector):
             ),
             (
                 "inpainting_delayed_jobs",
-                "Jobs that wait in Redis for another try.",
+                "Jobs that wait in Redis for another attempt.",
                 sum(overview.delayed.values()),
             ),
             ("inpainting_workers", "Workers alive on this shared memory.", len(overview.workers)),

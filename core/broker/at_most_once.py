@@ -19,7 +19,7 @@ from core.keys import Kind
 class AtMostOnceQueues(Queues):
     """The two queues with plain pops: a claimed job is in this process only.
 
-    A job that waits for another try is in Redis. A call that ends a claim also removes the claim's
+    A job that waits for another attempt is in Redis. A call that ends a claim also removes the claim's
     number, so that repeating it after a lost reply does not duplicate the job.
     """
 
@@ -59,5 +59,5 @@ class AtMostOnceQueues(Queues):
         claim = Claim(kind, large.head)
         entry = self._dead_entry(claim, error, 1, large)
         # The message is nowhere else: a duplicate entry, if a reply is lost, is better than none.
-        await self.link.retry_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
+        await self.link.repeat_until_answered(lambda _: self._redis.rpush(keys.DEAD, entry))
         await self.tell_refused(claim, error)

@@ -115,7 +115,7 @@ class Finishing:
         """Note that a replaced segment has been unlinked."""
         key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
         score = condemned_until(self.settings)
-        await self.link.retry_until_answered(
+        await self.link.repeat_until_answered(
             lambda _: self._scripts["retire"]([key], [member, score])
         )
 
@@ -247,7 +247,7 @@ class Finishing:
             first = [int(self.fenced), int(again)] if claim else []
             return await self._evaluate(name, key_list, [*first, *arguments])
 
-        return await self.link.retry_until_answered(run)
+        return await self.link.repeat_until_answered(run)
 
     async def _evaluate(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
         """The reply of a script, sent together with other waiting commands."""

@@ -1,8 +1,8 @@
 """Jobs in Redis: the two queues, and how jobs are claimed. Atomic steps are Lua scripts.
 
 Invariant of at-least-once delivery, through any crash: a job is in its queue, in the queue's
-delayed set, in the processing list of one worker, on the dead-letter list, or done. A payload leaves
-the processing list only in the script that moves it elsewhere. A worker whose payload is no longer
+delayed set, in the processing list of one worker, on the dead-letter list, or done. A payload
+leaves the processing list only in the script that moves it elsewhere. A worker whose payload is no longer
 in its list has lost the job to another worker and changes nothing.
 """
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 
-#: If a queue's key is not a list: seconds between two tries, and between two lines in the log.
+#: If a queue's key is not a list: seconds between two claims, and between two lines in the log.
 NO_LIST_PAUSE_S: Final = 0.05
 NO_LIST_REMINDER_S: Final = 60.0
 

@@ -112,7 +112,7 @@ def _list(options: argparse.Namespace) -> int:
             print_json_list(_described(dead, job, settings) for job in jobs)
             return 0
         rows = [_row(dead, job) for job in jobs]
-    head = ("id", "ago", "reason", "tries", "queue", "request", "inputs", "error")
+    head = ("id", "ago", "reason", "attempts", "queue", "request", "inputs", "error")
     print(table(head, rows) if rows else "no dead jobs")
     return 0
 

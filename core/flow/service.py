@@ -119,7 +119,7 @@ class Service:
     async def _start(self) -> bool:
         """Check the server and register; False if a signal came first."""
         ready: asyncio.Future[Any] = asyncio.ensure_future(
-            self._queues.link.retry_until_answered(lambda _: self._register())
+            self._queues.link.repeat_until_answered(lambda _: self._register())
         )
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)

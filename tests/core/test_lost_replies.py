@@ -74,9 +74,9 @@ def test_lost_replies_double_no_job(
         pipeline.push(b"bad", "short")
         payloads = {pipeline.push(message, "long") for message in late}
         for _ in range(8):
-            tries = worker.output.count("is tried again")
+            times = worker.output.count("is tried again")
             proxy.lose_replies(chance, 0.5)
-            wait_until(partial(has_tried_again, worker, tries), "it goes on")
+            wait_until(partial(has_tried_again, worker, times), "it goes on")
         for one in put_back:
             one()
         if delivery == "at_least_once":
