@@ -50,7 +50,7 @@ LUA = Path(__file__).parent / "lua"
 
 #: Files of functions in lua/prelude, in this order, and the scripts that they are prepended to.
 PRELUDES: Final = {
-    "books": ("claim", "enter", "requeue"),
+    "records": ("claim", "enter", "requeue"),
     "lists": ("promote", "release", "requeue", "retry"),
     "ownership": ("commit", "fail", "release", "retry", "supersede"),
     "failures": ("fail", "tell"),

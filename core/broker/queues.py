@@ -2,8 +2,8 @@
 
 Invariant of at-least-once delivery, through any crash: a job is in its queue, in the queue's
 delayed set, in the processing list of one worker, on the dead-letter list, or done. A payload
-leaves the processing list only in the script that moves it elsewhere. A worker whose payload is no longer
-in its list has lost the job to another worker and changes nothing.
+leaves the processing list only in the script that moves it elsewhere. A worker whose payload is no
+longer in its list has lost the job to another worker and changes nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Queues(Finishing):
         """Check the server; raises RedisUnsuitable if it cannot serve the delivery mode."""
         warn_of_ignored(self.settings)
         await require_server(self._redis, self.settings.delivery)
-        await self._scripts["rights"]([keys.claims(self.identity.worker)], [int(self.fenced)])
+        await self._scripts["rights"](
+            [keys.claims(self.identity.worker)], [int(self.keeps_payload)]
+        )
         if not await can_unblock(self._redis):
             for waiter in self._waiters.values():
                 waiter.longest_s = SHORT_BLOCK_S
@@ -159,7 +161,7 @@ class Queues(Finishing):
         """
         recovered: list[Claim] = []
         for kind in Kind:
-            known = self._held.copy()  # before the query: a job that ends meanwhile is known
+            known = self._in_flight.copy()  # before the query: a job that ends meanwhile is known
             processing = keys.processing(self.identity.worker, kind)
             async with self._redis.pipeline(transaction=True) as transaction:
                 # Reapers find only the claims of workers in this set.
@@ -171,7 +173,7 @@ class Queues(Finishing):
             listed = Counter(await self._listed(processing, kind))
             for payload, count in listed.items():
                 missing = count - known[Claim(kind, payload)]
-                recovered += self._hold(kind, [payload] * missing)
+                recovered += self._take_up(kind, [payload] * missing)
         return recovered
 
     async def enter(self, claims: Sequence[Claim]) -> list[Standing]:
@@ -187,7 +189,7 @@ class Queues(Finishing):
     async def _enter(self, claims: Sequence[Claim]) -> None:
         arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
         for claim in claims:
-            place = PROCESSING_KEY[claim.kind] if self.fenced else ""
+            place = PROCESSING_KEY[claim.kind] if self.keeps_payload else ""
             arguments += [
                 claim.number,
                 claim.payload,
@@ -271,7 +273,7 @@ class Queues(Finishing):
                     counts[kind],
                     joining.sha1 if joining else "",
                     self.settings.max_message_bytes,
-                    int(self.fenced),
+                    int(self.keeps_payload),
                     worker,
                     secrets.token_hex(8),
                     numbers[0],
@@ -287,7 +289,7 @@ class Queues(Finishing):
                 Claim(used, payload, number)
                 for payload, number in zip(taken, numbers, strict=False)
             ]
-            self._held.update(claims)
+            self._in_flight.update(claims)
             self._note(claims, epoch, attempts, superseded)
             return claims
 
@@ -360,7 +362,7 @@ class Queues(Finishing):
                     payloads.append(content)
         return payloads
 
-    def _hold(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
+    def _take_up(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
         claims = [Claim(kind, payload, next(self._numbers)) for payload in payloads]
-        self._held.update(claims)
+        self._in_flight.update(claims)
         return claims

@@ -80,7 +80,7 @@ class Service:
         )
         heartbeat.start()
         fault_point(Fault.REGISTERED)
-        watch.serving(self._identity.worker, self._queues.in_flight)
+        watch.serving(self._identity.worker, self._queues.count_in_flight)
         with contextlib.suppress(*REDIS_ERRORS):
             await self._recovery.recover_other_crews()
         background = [
@@ -110,7 +110,7 @@ class Service:
                 await self._recovery.tidy()
             else:
                 await self._pipeline.give_back_unfinished()
-                if self._queues.fenced:
+                if self._queues.keeps_payload:
                     await self._recovery.give_back_own()
             await self._queues.deregister()
         await self._queues.close()

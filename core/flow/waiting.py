@@ -1,4 +1,4 @@
-"""Moves jobs that wait for another attempt from the delayed sets to their queues when they are due."""
+"""Moves jobs from the delayed sets to the tail of their queues when they are due."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_call_whose_reply_is_lost_has_its_effect_once(
             "fail": lambda: queues.fail(claim, error, 1, ("r", "")),
             "supersede": lambda: queues.supersede(claim),
         }[operation]()
-        assert queues.held() == [other]
+        assert queues.claims_in_flight() == [other]
         await queues.close()
 
     asyncio.run(main())

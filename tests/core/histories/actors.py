@@ -77,7 +77,7 @@ class Worker:
         self.is_repeated = False
         hand.is_reply_lost = loses
         if loses:
-            self.queues._held[hand.claim] += 1
+            self.queues._in_flight[hand.claim] += 1
             if epoch is not None:
                 self.queues._epochs[number] = epoch
         return reply
