@@ -17,7 +17,7 @@ from chaos.settings import MAX_ATTEMPTS
 from core import keys
 from harness.wire import DEV_SHM
 
-#: Reasons for which a valid job may be on the dead list.
+#: Reasons for which a valid job may be on the dead-letter list.
 EXCUSES: Final = {
     Case.LATE: {"crashed", "segment_missing"},  # it came too late
     Case.TWICE: {"crashed", "segment_missing"},  # the other copy was done
@@ -61,7 +61,7 @@ class Evidence:
     `crashes` has of each job how many processes were killed or frozen that had begun to compute it.
     `outages` are the times, in unix seconds, in which every inference killed its process.
     `had_guests` says that workers with a /dev/shm of their own took jobs: what they refuse is on
-    the dead list only until their namespace is dissolved.
+    the dead-letter list only until their namespace is dissolved.
     """
 
     crashes: Counter[int] = field(default_factory=Counter)
@@ -72,7 +72,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """An entry of the dead list."""
+    """An entry of the dead-letter list."""
 
     reason: str
     edition: int
@@ -88,7 +88,7 @@ class Fate:
 
     @property
     def reasons(self) -> list[str]:
-        """The editions on the dead list."""
+        """The editions on the dead-letter list."""
         return [death.reason for death in self.dead]
 
 
@@ -142,7 +142,7 @@ def _read_verdicts(account: Account, client: Any, jobs: Jobs, fates: dict[int, F
 
 
 def _read_dead(client: Any, jobs: Jobs, fates: dict[int, Fate]) -> list[dict[str, Any]]:
-    """The dead list; those of its entries are returned that belong to none of the jobs."""
+    """The dead-letter list; those of its entries are returned that belong to none of the jobs."""
     others = []
     for entry in _dead(client):
         if found := jobs.find(str(entry["raw"])):

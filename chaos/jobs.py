@@ -29,13 +29,13 @@ class Case(StrEnum):
     AGAIN = "again"  # the request is sent twice, with another picture the second time
     TWICE = "twice"  # the very same message is sent twice
     LATE = "late"  # the segments come after the message
-    POISON = "poison"  # kills every worker that tries it
+    POISON = "poison"  # kills every worker that works on it
     NO_JSON = "no json"
     NO_SEGMENT = "no segment"
     BAD_PADDING = "bad padding"
 
 
-#: Jobs that can have no result, and their reason on the dead list.
+#: Jobs that can have no result, and their reason on the dead-letter list.
 HOPELESS: Final = {
     Case.POISON: "crashed",
     Case.NO_JSON: "bad_json",
@@ -55,7 +55,7 @@ SHARE: Final = {
 }
 
 
-#: How late the segments of a job come that come late, in seconds: after one to four tries.
+#: How late the segments of a job come that come late, in seconds: after one to four attempts.
 LATE_S: Final = (0.1, 0.3, 0.8, 1.6)
 
 

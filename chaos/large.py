@@ -1,4 +1,4 @@
-"""Messages of 1 to 100 MB: each must end on the dead list, cut to its first KiB."""
+"""Messages of 1 to 100 MB: each must end on the dead-letter list, cut to its first KiB."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def describe(payload: bytes, *, is_sent: bool) -> LargeMessage:
 def check(
     messages: Sequence[LargeMessage], entries: Sequence[dict[str, Any]], *, may_be_gone: bool
 ) -> list[str]:
-    """What is wrong with the entries of the dead list that belong to no other job.
+    """What is wrong with the entries of the dead-letter list that belong to no other job.
 
     `may_be_gone` says that a namespace was dissolved, together with what its workers had refused.
     """
@@ -55,7 +55,7 @@ def check(
         left = [(sha1, entry) for sha1, entry in left if sha1 != message.sha1]
         about = f"message of {message.length} bytes ({message.start[:12]!r}…)"
         if len(own) > 1 or (message.is_sent and not own and not may_be_gone):
-            wrong.append(f"{about} is {len(own)} times on the dead list")
+            wrong.append(f"{about} is {len(own)} times on the dead-letter list")
         for entry in own:
             expected = {
                 "truncated": True,

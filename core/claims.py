@@ -55,7 +55,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What Redis knows of a claimed job: failed tries so far, and whether it is superseded."""
+    """What Redis knows of a claimed job: failed attempts so far, and whether it is superseded."""
 
     attempts: int
     superseded: bool = False
@@ -64,6 +64,6 @@ class Standing:
 def condemned_until(settings: Settings) -> int:
     """The score, in the set of segments, of a segment that must not be committed any more.
 
-    Its absolute value is a time by which no worker can still try to commit it.
+    Its absolute value is a time by which no worker can still commit it.
     """
     return -int(time.time() + settings.result_ttl_s)

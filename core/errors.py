@@ -63,7 +63,7 @@ class Expired(JobError):
 
 
 class BadMessage(JobError):
-    """The message or its segments are invalid: no try can succeed."""
+    """The message or its segments are invalid: no attempt can succeed."""
 
 
 class TransientFailure(JobError):

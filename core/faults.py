@@ -32,8 +32,8 @@ class Fault(StrEnum):
     INPUTS_UNLINKED = "inputs-unlinked"  # both are unlinked, not yet recorded
     CLEANED = "cleaned"  # done
     LAPSED = "lapsed"  # an expired job is published, its inputs are to be unlinked
-    FAILING = "failing"  # about to be given up, not on the dead list yet
-    FAILED = "failed"  # on the dead list, or given back for a device fault
+    FAILING = "failing"  # about to be given up, not on the dead-letter list yet
+    FAILED = "failed"  # on the dead-letter list, or given back for a device fault
     DELAYED = "delayed"  # about to be put into the delayed set, still claimed
     RETRIED = "retried"  # in the delayed set
 

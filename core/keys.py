@@ -61,7 +61,7 @@ def claims(worker: str) -> str:
 
 
 def delayed(queue: str) -> str:
-    """sorted set: payloads that wait for another try, by due time in unix seconds of Redis' clock.
+    """sorted set: payloads that wait for another attempt, by due time, in seconds of Redis' clock.
 
     A second copy of the same payload has a suffix: a zero byte and a number.
     """

@@ -38,5 +38,5 @@ def processing(client: RedisClient) -> int:
 
 
 def dead_entries(client: RedisClient) -> list[Json]:
-    """The dead list, the oldest entry first."""
+    """The dead-letter list, the oldest entry first."""
     return [json.loads(entry) for entry in client.lrange("inpainting:dead", 0, -1)]

@@ -173,7 +173,7 @@ class Siege:
             self.report.wrong.append(f"a good job: other pixels in {request_id}")
 
     def check(self, cases: list[Case]) -> None:
-        """Each case has a reason on the dead list, with its payload, or a result."""
+        """Each case has a reason on the dead-letter list, with its payload, or a result."""
         dead = Counter[bytes]()
         by_sha1 = {hashlib.sha1(case.payload).hexdigest(): case.payload for case in cases}
         for entry in self.redis.lrange("inpainting:dead", 0, -1):

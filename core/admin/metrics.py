@@ -80,7 +80,7 @@ class _WorkerCollector(Collector):
         )
         yield _counter(
             "inpainting_failed_attempts",
-            "Failed tries of jobs by reason.",
+            "Failed attempts of jobs by reason.",
             ("queue", "reason"),
             dict(watch.failures),
         )
@@ -175,10 +175,10 @@ class _WorkerCollector(Collector):
             backlog.add_metric([kind], length)
         yield backlog
         for name, meaning, value in (
-            ("inpainting_dead_jobs", "Jobs on the dead list.", overview.dead),
+            ("inpainting_dead_jobs", "Jobs on the dead-letter list.", overview.dead),
             (
                 "inpainting_attempted_jobs",
-                "Unfinished jobs with a failed try.",
+                "Unfinished jobs with a failed attempt.",
                 overview.attempts,
             ),
             (
@@ -193,7 +193,7 @@ class _WorkerCollector(Collector):
             ),
             (
                 "inpainting_delayed_jobs",
-                "Jobs that wait in Redis for another try.",
+                "Jobs that wait in Redis for another attempt.",
                 sum(overview.delayed.values()),
             ),
             ("inpainting_workers", "Workers alive on this shared memory.", len(overview.workers)),

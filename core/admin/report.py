@@ -25,7 +25,7 @@ from core.network import device_memory
 from core.recovery.overview import shm_use
 from core.telemetry import Watch
 
-#: Number of entries of the dead list on the page; the command line shows all.
+#: Number of entries of the dead-letter list on the page; the command line shows all.
 DEAD_SHOWN: Final = 50
 
 #: Longest text of a message on the page, in characters.
@@ -119,7 +119,7 @@ class Report:
         }
 
     def dead_changed(self) -> None:
-        """Read the dead list again for the next report."""
+        """Read the dead-letter list again for the next report."""
         with self._asking:
             self._dead_asked_at = float("-inf")
 

@@ -40,7 +40,7 @@ COLUMNS: Final = (
 class Sampler(threading.Thread):
     """A thread that records the history; other threads may query Redis through it.
 
-    A row has `at` in unix seconds; jobs waiting, claimed and dead; jobs done and failed tries of
+    A row has `at` in unix seconds; jobs waiting, claimed and dead; jobs done and failed attempts of
     this worker since the previous row; and percentiles of a job's time over the last minute. Values
     that Redis did not provide are None.
     """

@@ -55,7 +55,7 @@ MOST_TRIED_BYTES: Final = 64 << 20
 #: Number of pictures that may be tried at the same time.
 MOST_TRIED: Final = 2
 
-#: Seconds that a stop waits for the end of tries.
+#: Seconds that a stop waits for the end of trials.
 TRY_STOP_S: Final = 1.0
 
 #: Seconds within which the server notices a stop.
@@ -81,7 +81,7 @@ class AdminServer:
         )
         self._report = Report(settings, watch, self._sampler, self._dead, self._guard)
         self._metrics: Any = None
-        self._tries: Any = None
+        self._trials: Any = None
         self._tried = Places(
             MOST_TRIED, f"{MOST_TRIED} pictures are tried already: wait until one is done"
         )
@@ -106,8 +106,8 @@ class AdminServer:
     def stop(self) -> None:
         """Take no more requests."""
         self._sampler.stop()
-        if self._tries is not None:
-            self._tries.stop()
+        if self._trials is not None:
+            self._trials.stop()
         self._tried.close(TRY_STOP_S)
         self._http.shutdown()
         self._http.server_close()
@@ -152,11 +152,11 @@ class AdminServer:
         return Response(HTTPStatus.OK, preview.after if after else preview.before, "image/jpeg")
 
     def _try(self, request: Request) -> Response:
-        if self._tries is None:  # imported on demand: it needs OpenCV
-            from core.admin.tries import Tries
+        if self._trials is None:  # imported on demand: it needs OpenCV
+            from core.admin.trials import Trials
 
-            self._tries = Tries(self._settings, watch)
-        answer: Response = self._tries(request)
+            self._trials = Trials(self._settings, watch)
+        answer: Response = self._trials(request)
         return answer
 
     def _retry(self, request: Request) -> Response:

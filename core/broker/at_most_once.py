@@ -17,11 +17,11 @@ from core.keys import Kind
 class AtMostOnceQueues(Queues):
     """The two queues with plain pops: a claimed job is in this process only.
 
-    A job that waits for another try is in Redis. A call that ends a claim also removes the claim's
-    number, so that repeating it after a lost reply does not duplicate the job.
+    A job that waits for another attempt is in Redis. A call that ends a claim also removes the
+    claim's number, so that repeating it after a lost reply does not duplicate the job.
     """
 
-    fenced = False
+    keeps_payload = False
 
     async def wait_for_either(self, first: Kind) -> list[Claim]:
         kinds = [first, first.other]
@@ -41,7 +41,7 @@ class AtMostOnceQueues(Queues):
         if isinstance(reply[1], Oversized):
             await self._refuse(kind, "", reply[1])
             return []
-        return self._hold(kind, [reply[1]])
+        return self._take_up(kind, [reply[1]])
 
     async def reconcile(self) -> list[Claim]:
         return []

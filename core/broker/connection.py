@@ -1,7 +1,7 @@
-"""Connections to Redis, and the retries while it is away.
+"""Connections to Redis, and calls that are repeated until Redis answers.
 
 redis-py's own retries are switched off, because a repeated claim would take further jobs. All
-other operations are retried here until Redis answers, unless the error is permanent.
+other calls are repeated here until Redis answers, unless the error is permanent.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LUA = Path(__file__).parent / "lua"
 
 #: Files of functions in lua/prelude, in this order, and the scripts that they are prepended to.
 PRELUDES: Final = {
-    "books": ("claim", "enter", "requeue"),
+    "records": ("claim", "enter", "requeue"),
     "lists": ("promote", "release", "requeue", "retry"),
     "ownership": ("commit", "fail", "lapse", "release", "retry", "supersede"),
     "failures": ("fail", "lapse", "refuse"),
@@ -85,7 +85,7 @@ def async_client(
     on_connect: OnConnect | None = None,
     parser: Any = None,
 ) -> AsyncRedis:
-    """An asyncio client without retries.
+    """An asyncio client that repeats no call.
 
     `on_connect` replaces the handshake of a connection, `parser` the class that parses replies.
     """
@@ -109,7 +109,7 @@ def async_client(
 
 
 def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
-    """A blocking client without retries, for threads and for command-line programs."""
+    """A blocking client that repeats no call, for threads and for command-line programs."""
     options: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": timeout_s,
@@ -199,7 +199,7 @@ class Link:
             self._complaints.clear()
 
     def down(self, operation: object, error: BaseException) -> None:
-        """Note that an operation failed and will be retried.
+        """Note that a call failed and will be repeated.
 
         Raises RedisRefusal if it can never succeed.
         """
@@ -222,10 +222,10 @@ class Link:
             log.warning("redis at %s cannot be used (%s), trying again", self._url, complaint)
             self._complaints.add(type(error).__name__)
 
-    async def retry_until_answered(self, operation: Callable[[bool], Awaitable[Reply]]) -> Reply:
-        """The reply of an idempotent operation, retried until Redis answers.
+    async def repeat_until_answered(self, operation: Callable[[bool], Awaitable[Reply]]) -> Reply:
+        """The reply of an idempotent operation, which is repeated until Redis answers.
 
-        The operation gets False on the first call and True on retries: an earlier call may have
+        The operation gets False on the first call and True on later ones: an earlier call may have
         succeeded and lost its reply. Raises RedisRefusal if it can never succeed.
         """
         backoff, this, again = Backoff(), object(), False

@@ -44,7 +44,7 @@ _LONGEST_EARLIER: Final = 64 << 20
 
 @dataclass(frozen=True)
 class DeadJob:
-    """An entry of the dead list. `at` is in unix seconds; unknown texts are empty.
+    """An entry of the dead-letter list. `at` is in unix seconds; unknown texts are empty.
 
     `head` and `entry_length` identify the entry. `place` is an upper bound of its index on the
     list: its index when it was read, or more. `payload` is the message; None if only the head was

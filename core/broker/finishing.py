@@ -33,10 +33,10 @@ FAULT_TTL_S: Final = 3600
 
 
 class Finishing:
-    """The claims that a worker holds, and the calls that end them."""
+    """A worker's claims in flight, and the calls that end them."""
 
     #: Whether a claimed payload stays in Redis until the claim is ended.
-    fenced = True
+    keeps_payload = True
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.settings = settings
@@ -48,22 +48,22 @@ class Finishing:
         self._scripts = load_scripts(self._redis)
         self._pipelined = Pipelined(self._redis)
         self._result_queue = ResultQueue(settings)
-        self._held: Counter[Claim] = Counter()
+        self._in_flight: Counter[Claim] = Counter()
         #: Number of a recorded claim → the epoch of the server then.
         self._epochs: dict[int, str] = {}
         self._standings: dict[int, Standing] = {}
         self._marking: set[asyncio.Task[None]] = set()
 
-    def held(self) -> list[Claim]:
-        """The jobs that this worker has claimed and not finished."""
-        return list(self._held.elements())
+    def claims_in_flight(self) -> list[Claim]:
+        """The claims that this worker has made and not ended."""
+        return list(self._in_flight.elements())
 
-    def in_flight(self) -> int:
+    def count_in_flight(self) -> int:
         """How many jobs this worker has claimed and not finished."""
-        return sum(list(self._held.values()))
+        return sum(list(self._in_flight.values()))
 
     def mark_work(self, claims: Sequence[Claim], *, working: bool) -> None:
-        """Note that these jobs are worked on from now on, or only held.
+        """Note that these jobs are worked on from now on, or only wait.
 
         If this worker dies, an attempt is added to those that it worked on. The note is sent
         without waiting and may be lost. That is harmless: the next worker claims a job that kills
@@ -120,7 +120,7 @@ class Finishing:
         """Note that a replaced segment has been unlinked."""
         key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
         score = condemned_until(self.settings)
-        await self.link.retry_until_answered(
+        await self.link.repeat_until_answered(
             lambda _: self._scripts["retire"]([key], [member, score])
         )
 
@@ -142,7 +142,7 @@ class Finishing:
         *,
         device: bool = False,
     ) -> Outcome:
-        """Put a job on the dead list and publish its failure: FAILED, HELD, SUPERSEDED or LOST.
+        """Give up a job and publish its failure: FAILED, HELD, SUPERSEDED or LOST.
 
         `device` says that the device may be at fault. If another such job was given up and nothing
         has been delivered since, this one is HELD instead: the claim does not end.
@@ -276,10 +276,10 @@ class Finishing:
         async def run(again: bool) -> Any:
             if again and claim:  # it only waits for Redis: a crash now is not the job's fault
                 self.mark_work([claim], working=False)
-            first = [int(self.fenced), int(again)] if claim else []
+            first = [int(self.keeps_payload), int(again)] if claim else []
             return await self._evaluate(name, key_list, [*first, *arguments])
 
-        return await self.link.retry_until_answered(run)
+        return await self.link.repeat_until_answered(run)
 
     async def _evaluate(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
         """The reply of a script, sent together with other waiting commands."""
@@ -294,9 +294,9 @@ class Finishing:
     def _drop(self, claim: Claim) -> None:
         self._epochs.pop(claim.number, None)
         self._standings.pop(claim.number, None)
-        self._held[claim] -= 1
-        if self._held[claim] <= 0:
-            del self._held[claim]
+        self._in_flight[claim] -= 1
+        if self._in_flight[claim] <= 0:
+            del self._in_flight[claim]
 
     def _dead_entry(
         self, claim: Claim, error: JobError, attempts: int, large: Oversized | None = None

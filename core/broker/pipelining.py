@@ -14,7 +14,7 @@ class Pipelined:
     """Sends commands in batches: each batch has all commands that wait at that moment.
 
     A batch is no transaction: the commands in it are independent. If the connection fails, each of
-    them raises, and its caller retries or gives up.
+    them raises, and its caller repeats the call or gives up.
     """
 
     def __init__(self, redis: AsyncRedis) -> None:

@@ -1,9 +1,9 @@
 """Jobs in Redis: the two queues, and how jobs are claimed. Atomic steps are Lua scripts.
 
 Invariant of at-least-once delivery, through any crash: a job is in its queue, in the queue's
-delayed set, in the processing list of one worker, on the dead list, or done. A payload leaves the
-processing list only in the script that moves it elsewhere. A worker whose payload is no longer in
-its list has lost the job to another worker and changes nothing.
+delayed set, in the processing list of one worker, on the dead-letter list, or done. A payload
+leaves the processing list only in the script that moves it elsewhere. A worker whose payload is no
+longer in its list has lost the job to another worker and changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 
-#: If a queue's key is not a list: seconds between two tries, and between two lines in the log.
+#: If a queue's key is not a list: seconds between two claims, and between two lines in the log.
 NO_LIST_PAUSE_S: Final = 0.05
 NO_LIST_REMINDER_S: Final = 60.0
 
@@ -73,7 +73,8 @@ class Queues(Finishing):
         warn_of_ignored(self.settings)
         await require_server(self._redis, self.settings.delivery)
         await self._scripts["rights"](
-            [keys.claims(self.identity.worker), *self._result_queue.key("0")], [int(self.fenced)]
+            [keys.claims(self.identity.worker), *self._result_queue.key("0")],
+            [int(self.keeps_payload)],
         )
         if not await can_unblock(self._redis):
             for waiter in self._waiters.values():
@@ -164,7 +165,7 @@ class Queues(Finishing):
         """
         recovered: list[Claim] = []
         for kind in Kind:
-            known = self._held.copy()  # before the query: a job that ends meanwhile is known
+            known = self._in_flight.copy()  # before the query: a job that ends meanwhile is known
             processing = keys.processing(self.identity.worker, kind)
             async with self._redis.pipeline(transaction=True) as transaction:
                 # Reapers find only the claims of workers in this set.
@@ -176,7 +177,7 @@ class Queues(Finishing):
             listed = Counter(await self._listed(processing, kind))
             for payload, count in listed.items():
                 missing = count - known[Claim(kind, payload)]
-                recovered += self._hold(kind, [payload] * missing)
+                recovered += self._take_up(kind, [payload] * missing)
         return recovered
 
     async def enter(self, claims: Sequence[Claim]) -> list[Standing]:
@@ -192,7 +193,7 @@ class Queues(Finishing):
     async def _enter(self, claims: Sequence[Claim]) -> None:
         arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
         for claim in claims:
-            place = PROCESSING_KEY[claim.kind] if self.fenced else ""
+            place = PROCESSING_KEY[claim.kind] if self.keeps_payload else ""
             arguments += [
                 claim.number,
                 claim.payload,
@@ -277,7 +278,7 @@ class Queues(Finishing):
                     counts[kind],
                     joining.sha1 if joining else "",
                     self.settings.max_message_bytes,
-                    int(self.fenced),
+                    int(self.keeps_payload),
                     worker,
                     secrets.token_hex(8),
                     numbers[0],
@@ -295,7 +296,7 @@ class Queues(Finishing):
                 Claim(used, payload, number)
                 for payload, number in zip(taken, numbers, strict=False)
             ]
-            self._held.update(claims)
+            self._in_flight.update(claims)
             self._note(claims, epoch, attempts, superseded)
             return claims
 
@@ -342,7 +343,7 @@ class Queues(Finishing):
         return await waiter.wait("BLMOVE", queue, queue, "LEFT", "LEFT", timeout_s) is not None
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
-        """Replace a message that is too large by an entry of the dead list, and publish this.
+        """Replace a message that is too large by an entry of the dead-letter list, and publish this.
 
         `place` is the list that has the message, '' if it is in none any more.
         """
@@ -367,7 +368,7 @@ class Queues(Finishing):
             )
             return reply
 
-        dropped = await (refuse(False) if place else self.link.retry_until_answered(refuse))
+        dropped = await (refuse(False) if place else self.link.repeat_until_answered(refuse))
         if dropped is not None:
             self._result_queue.note(dropped)
             transitions.refused(claim, error)
@@ -388,7 +389,7 @@ class Queues(Finishing):
                     payloads.append(content)
         return payloads
 
-    def _hold(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
+    def _take_up(self, kind: Kind, payloads: Sequence[bytes]) -> list[Claim]:
         claims = [Claim(kind, payload, next(self._numbers)) for payload in payloads]
-        self._held.update(claims)
+        self._in_flight.update(claims)
         return claims

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "dead",
         help="list, show, retry or discard jobs that were given up",
-        description="The dead list: jobs that were given up. COMMAND --help has examples.",
+        description="The dead-letter list: jobs that were given up. COMMAND --help has examples.",
     )
     parser.set_defaults(command=lambda _: parser.print_help() or 2)
     below = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -112,7 +112,7 @@ def _list(options: argparse.Namespace) -> int:
             print_json_list(_described(dead, job, settings) for job in jobs)
             return 0
         rows = [_row(dead, job) for job in jobs]
-    head = ("id", "ago", "reason", "tries", "queue", "request", "inputs", "error")
+    head = ("id", "ago", "reason", "attempts", "queue", "request", "inputs", "error")
     print(table(head, rows) if rows else "no dead jobs")
     return 0
 

@@ -91,7 +91,7 @@ def rendered(overview: Overview, before: Overview | None = None) -> str:
         rows.append((f"waiting, {kind}", length, change, overview.queues[kind]))
     hint = "see: python worker.py dead list" if overview.dead else ""
     rows += [
-        ("wait for another try", sum(overview.delayed.values()), "", ""),
+        ("wait for another attempt", sum(overview.delayed.values()), "", ""),
         ("in hand", overview.processing, "", ""),
         ("dead", overview.dead, "", hint),
         ("done per minute", f"{overview.per_minute:g}", "", ""),

@@ -68,7 +68,7 @@ class BatchSource:
     async def next_batch(self, most: int | None = None) -> Batch | None:
         """Wait for the next batch, of at most `most` jobs; None once the source is stopped.
 
-        Retries while Redis is away, and takes up jobs whose claim lost its reply. Raises
+        Waits while Redis is away, and takes up jobs whose claim lost its reply. Raises
         RedisRefusal for a permanent error.
         """
         self._most = most

@@ -23,7 +23,7 @@ from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two tries.
+#: Seconds between two jobs.
 TRY_INTERVAL_S = 60.0
 
 #: Seconds between two checks whether a result was delivered.

@@ -1,4 +1,4 @@
-"""Failed jobs: each is retried later, given back without an attempt, or put on the dead list."""
+"""Failed jobs: each is retried later, given back without an attempt, or given up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Failures:
         self._hold = hold
 
     async def add(self, claim: Claim, attempts: int, error: Exception) -> None:
-        """Retry a job later or give it up, after `attempts` failed tries before this one."""
+        """Retry a job later or give it up, after `attempts` failed attempts before this one."""
         if not isinstance(error, JobError):
             transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
@@ -40,11 +40,11 @@ class Failures:
             await self._lapse(claim, error)
             return
         allowed = self._settings.max_attempts
-        tried = min(attempts + 1, allowed)
-        if isinstance(error, TransientFailure) and tried < allowed:
-            await self._try_again(claim, error, attempts, tried)
+        attempt = min(attempts + 1, allowed)
+        if isinstance(error, TransientFailure) and attempt < allowed:
+            await self._retry(claim, error, attempts, attempt)
         else:
-            await self._give_up(claim, error, tried)
+            await self._give_up(claim, error, attempt)
 
     async def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
         """Put a job behind the others of its queue, without an attempt."""
@@ -58,7 +58,7 @@ class Failures:
         await self._remove_inputs(claim)
 
     def delay_s(self, attempts: int) -> float:
-        """Seconds until the next try of a job that has failed `attempts` times before this one."""
+        """Seconds until the next attempt of a job, which had `attempts` before this one."""
         doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
         return min(doubled, float(self._settings.retry_delay_max_s))
 
@@ -77,23 +77,23 @@ class Failures:
         await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
         await self._queues.drop_cleanup_entry(claim)
 
-    async def _try_again(
-        self, claim: Claim, error: TransientFailure, attempts: int, tried: int
+    async def _retry(
+        self, claim: Claim, error: TransientFailure, attempts: int, attempt: int
     ) -> None:
         delay_s = self.delay_s(attempts)
-        transitions.failed(claim, error, tried, self._settings.max_attempts, delay_s)
+        transitions.failed(claim, error, attempt, self._settings.max_attempts, delay_s)
         fault_point(Fault.DELAYED)
         is_excused = self._hold.is_active and may_be_the_devices(error)
         await self._queues.retry(claim, counted=not is_excused, delay_s=delay_s)
         fault_point(Fault.RETRIED)
 
-    async def _give_up(self, claim: Claim, error: JobError, tried: int) -> None:
+    async def _give_up(self, claim: Claim, error: JobError, attempt: int) -> None:
         fault_point(Fault.FAILING)
         outcome = await self._queues.fail(
-            claim, error, tried, claim.request, device=may_be_the_devices(error)
+            claim, error, attempt, claim.request, device=may_be_the_devices(error)
         )
         if outcome is Outcome.FAILED:
-            transitions.failed(claim, error, tried, self._settings.max_attempts, None)
+            transitions.failed(claim, error, attempt, self._settings.max_attempts, None)
         elif outcome is Outcome.SUPERSEDED:
             await self.drop_superseded(claim)
         elif outcome is Outcome.HELD:

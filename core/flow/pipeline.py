@@ -129,8 +129,8 @@ class BatchPipeline:
             await self._queues.retry(
                 claim, counted=self.device.has_hung, delay_s=self._failures.delay_s(0)
             )
-        if not self._queues.fenced:
-            await self._queues.release(self._queues.held())
+        if not self._queues.keeps_payload:
+            await self._queues.release(self._queues.claims_in_flight())
 
     def request_reconcile(self) -> None:
         """Compare the processing lists with the known claims before the next claim."""

@@ -80,7 +80,7 @@ class Service:
         )
         heartbeat.start()
         fault_point(Fault.REGISTERED)
-        watch.serving(self._identity.worker, self._queues.in_flight)
+        watch.serving(self._identity.worker, self._queues.count_in_flight)
         with contextlib.suppress(*REDIS_ERRORS):
             await self._recovery.recover_other_crews()
         background = [
@@ -110,7 +110,7 @@ class Service:
                 await self._recovery.tidy()
             else:
                 await self._pipeline.give_back_unfinished()
-                if self._queues.fenced:
+                if self._queues.keeps_payload:
                     await self._recovery.give_back_own()
             await self._queues.deregister()
         await self._queues.close()
@@ -119,7 +119,7 @@ class Service:
     async def _start(self) -> bool:
         """Check the server and register; False if a signal came first."""
         ready: asyncio.Future[Any] = asyncio.ensure_future(
-            self._queues.link.retry_until_answered(lambda _: self._register())
+            self._queues.link.repeat_until_answered(lambda _: self._register())
         )
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Moves jobs that wait for another try from the delayed sets to their queues when they are due."""
+"""Moves jobs from the delayed sets to the tail of their queues when they are due."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ async def _promote(queues: Queues, kind: Kind) -> float:
     """Move the due jobs of a kind; returns the seconds until the next call."""
     moved, next_s = await queues.promote(kind)
     if moved:
-        log.debug("%d %s jobs have waited for another try", moved, kind)
+        log.debug("%d %s jobs have waited for another attempt", moved, kind)
     return LOOK_S if next_s is None else min(next_s, LOOK_S)

@@ -1,4 +1,4 @@
-"""Expiry of dead jobs: drops them from the dead list and unlinks their inputs."""
+"""Expiry of dead jobs: drops them from the dead-letter list and unlinks their inputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PASS_S: Final = 5.0
 
 
 class DeadExpiry:
-    """Searches the dead list for expired jobs, a few chunks per pass, and drops them.
+    """Searches the dead-letter list for expired jobs, a few chunks per pass, and drops them.
 
     A pass continues where the previous one ended, and starts over at the end of the list.
     """

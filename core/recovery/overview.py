@@ -62,8 +62,8 @@ class OrphanInfo:
 @dataclass(frozen=True, slots=True)
 class Overview:
     """The state at one moment. Numbers of jobs: `backlog` waiting, by kind; `delayed` waiting for
-    another try, by kind; `dead`; `attempts` with a failed try. `orphans` are crews without a living
-    worker.
+    another attempt, by kind; `dead`; `attempts` with a failed attempt. `orphans` are crews without
+    a living worker.
     """
 
     at: float

@@ -94,7 +94,7 @@ class Recovery:
             except REDIS_ERRORS as error:
                 self._link.down("recovery", error)
                 # Pinged from now on, so that the outage does not last until the next pass.
-                await self._link.retry_until_answered(lambda _: self._redis.ping())
+                await self._link.repeat_until_answered(lambda _: self._redis.ping())
                 self._link.up("recovery")
                 redis_was_away = True
             except Exception:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: Number of different jobs without segments after which a worker stops claiming, if no job had any.
 MOST_MISSES: Final = 3
 
-#: Seconds between two tries of a blind worker: the first interval, doubled up to the longest.
+#: Seconds between two jobs of a blind worker: the first interval, doubled up to the longest.
 FIRST_INTERVAL_S, LONGEST_INTERVAL_S = 1.0, 10.0
 
 #: Number of the newest messages of a queue whose segments a blind worker looks for.

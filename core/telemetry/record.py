@@ -61,7 +61,7 @@ class BatchNote:
 
 @dataclass(frozen=True, slots=True)
 class FailureNote:
-    """A job's failed try. `at` is in unix seconds; `request_id` is empty if unknown."""
+    """A job's failed attempt. `at` is in unix seconds; `request_id` is empty if unknown."""
 
     at: float
     kind: str
@@ -194,7 +194,7 @@ class Watch:
         return next((why for since, why in sorted(self._obstacles.values()) if since <= now), "")
 
     def redis_failed(self) -> None:
-        """An operation on Redis failed and is retried."""
+        """A call to Redis failed and is repeated."""
         self._redis_failed_at = self._redis_changed_at = time.monotonic()
 
     def redis_back(self) -> None:
@@ -257,7 +257,7 @@ class Watch:
         *,
         dead: bool,
     ) -> None:
-        """A try of a job has failed: it is tried again, or dead."""
+        """An attempt of a job has failed: the job is retried, or dead."""
         request_id, image_id = request or ("", "")
         note = FailureNote(time.time(), kind, request_id, image_id, reason, error, attempts, dead)
         with self.lock:

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span for each try of a job, in its sender's trace.
+"""OpenTelemetry: a span for each attempt of a job, in its sender's trace.
 
 A message may carry a trace context in the extra fields `traceparent`, `tracestate` and `baggage`
 (W3C). The span becomes its child. The result's hash carries the span's context in fields of the
@@ -81,12 +81,12 @@ class Tracing:
             _without_fail(lambda: self._span(payload, began_at, attributes, "", fields))
         return fields
 
-    def failed(self, payload: bytes, reason: str, error: str, tries: int) -> None:
-        """A try of a job has failed."""
+    def failed(self, payload: bytes, reason: str, error: str, attempt: int) -> None:
+        """An attempt of a job has failed."""
         if self._tracer is not None:
             attributes: dict[str, str | int] = {
                 "inpainting.reason": reason,
-                "inpainting.tries": tries,
+                "inpainting.tries": attempt,
             }
             _without_fail(lambda: self._span(payload, time.time(), attributes, error, {}))
 

@@ -115,36 +115,38 @@ def batch_done(
     )
 
 
-def failed(claim: Claim, error: JobError, tried: int, allowed: int, delay_s: float | None) -> None:
-    """A try has failed: the job is retried after `delay_s`, or dead if that is None."""
+def failed(
+    claim: Claim, error: JobError, attempt: int, allowed: int, delay_s: float | None
+) -> None:
+    """An attempt has failed: the job is retried after `delay_s`, or dead if that is None."""
     extra = _log_extra(claim)
     if delay_s is None:
         log.error(
-            "%s is dead (%s, try %d): %s",
+            "%s is dead (%s, attempt %d): %s",
             _name(claim),
             error.reason,
-            tried,
+            attempt,
             error,
             extra=extra,
         )
     else:
         log.warning(
-            "%s failed and is tried again in %g s (try %d of %d): %s",
+            "%s failed and is tried again in %g s (attempt %d of %d): %s",
             _name(claim),
             delay_s,
-            tried,
+            attempt,
             allowed,
             error,
             extra=extra,
         )
     watch.job_failed(
-        claim.kind, claim.request, error.reason, str(error), tried, dead=delay_s is None
+        claim.kind, claim.request, error.reason, str(error), attempt, dead=delay_s is None
     )
-    tracing.failed(claim.payload, error.reason, str(error), tried)
+    tracing.failed(claim.payload, error.reason, str(error), attempt)
 
 
 def failed_unexpectedly(claim: Claim, error: Exception) -> None:
-    """A try has failed with an exception that is not a JobError."""
+    """An attempt has failed with an exception that is not a JobError."""
     log.error("%s failed unexpectedly", _name(claim), exc_info=error, extra=_log_extra(claim))
 
 

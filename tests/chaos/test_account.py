@@ -169,7 +169,7 @@ def test_the_newer_edition_of_a_request_must_have_an_end(
         ({"sha1": "0"}, 2),  # it is missing, and another one is there
     ],
 )
-def test_a_large_message_must_be_on_the_dead_list_once_and_cut(
+def test_a_large_message_must_be_on_the_dead_letter_list_once_and_cut(
     client: RedisClient, jobs: Jobs, change: dict[str, object], wrong: int
 ) -> None:
     payload = b"\xff" * 5000

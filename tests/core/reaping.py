@@ -39,8 +39,8 @@ def crashed(settings: Settings, raw: RedisClient, *payloads: bytes, kind: str = 
     raw.sadd(keys.workers(identity.namespace), identity.worker)
     raw.rpush(keys.processing(identity.worker, Kind(kind)), *payloads)
     for number, payload in enumerate(payloads):
-        books = {str(number): keys.sha1(payload), f"{number}:work": keys.sha1(payload)}
-        raw.hset(keys.claims(identity.worker), mapping=books)
+        record = {str(number): keys.sha1(payload), f"{number}:work": keys.sha1(payload)}
+        raw.hset(keys.claims(identity.worker), mapping=record)
     return identity.worker
 
 

@@ -108,7 +108,7 @@ def test_a_bad_job_is_dead_with_a_reason_and_its_batch_mates_are_delivered(
     assert not client.exists(keys.ATTEMPTS)
     left = segments() - before
     assert left <= inputs
-    assert len(left) >= 2  # kept for another try
+    assert len(left) >= 2  # kept for another attempt
     assert worker.poll() is None
     assert send_and_fetch(pipeline)
     pipeline.close()
@@ -157,7 +157,7 @@ def test_a_segment_that_comes_late_is_found_by_a_later_try(
     early = message["preprocessed_img_shm_info"]["shm_name"]
     message["preprocessed_img_shm_info"]["shm_name"] = late
     pipeline.push(message, "long")
-    worker.wait_for_line("is tried again in 0.2 s (try 1 of 3)")
+    worker.wait_for_line("is tried again in 0.2 s (attempt 1 of 3)")
     os.rename(f"/dev/shm/{early}", f"/dev/shm/{late}")
     assert pipeline.fetch(message["request_id"]).shape == image.shape
     wait_until(lambda: not pipeline.exists(late), "the inputs are unlinked")

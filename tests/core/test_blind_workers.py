@@ -138,7 +138,7 @@ def test_a_segment_that_cannot_be_opened_is_read_by_a_later_try(
     message = make_message(pipeline)
     shut(message)
     pipeline.push(message, "long")
-    worker.wait_for_line("is tried again in 0.2 s (try 1 of 3): segment")
+    worker.wait_for_line("is tried again in 0.2 s (attempt 1 of 3): segment")
     assert "root without the capability CAP_DAC_OVERRIDE" in worker.output
     shut(message, os.geteuid())
     assert pipeline.fetch(message["request_id"]).shape == (60, 90, 3)

@@ -1,4 +1,4 @@
-"""The dead list: what may become of an entry, whoever else works on it."""
+"""The dead-letter list: what may become of an entry, whoever else works on it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add(client: RedisClient, settings: Settings, name: str = "a", **about: Any) 
     return payload
 
 
-def test_a_retry_puts_the_payload_to_the_tail_with_all_its_tries(
+def test_a_retry_puts_the_payload_to_the_tail_without_attempts(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
     payload = add(client, settings)

@@ -1,4 +1,4 @@
-"""The format of an entry of the dead list."""
+"""The format of an entry of the dead-letter list."""
 
 from __future__ import annotations
 

@@ -269,8 +269,8 @@ def test_jobs_that_wait_for_late_segments_have_no_attempt_for_a_killed_worker(
     for message in late:
         pipeline.push(message, "long")
     wait_until(lambda: client.zcard(keys.delayed(LONG)) == 5, "all of them wait")
-    tries = {name: int(count) for name, count in client.hgetall(keys.ATTEMPTS).items()}
-    assert set(tries.values()) == {1}
+    counts = {name: int(count) for name, count in client.hgetall(keys.ATTEMPTS).items()}
+    assert set(counts.values()) == {1}
     for _ in range(3):
         worker.kill()
         worker.wait()

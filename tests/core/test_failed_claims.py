@@ -20,7 +20,7 @@ from harness.wire import LONG, SHORT
 from tests.core.queueing import ERROR, ME, PROCESSING, claim_one, kept, run
 
 
-def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: RedisClient) -> None:
+def test_a_failed_job_is_on_the_dead_letter_list_and_its_request_knows(raw: RedisClient) -> None:
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
@@ -52,7 +52,9 @@ def test_a_failed_job_is_on_the_dead_list_and_its_request_knows(raw: RedisClient
     assert not raw.exists(keys.claims(ME.worker))
 
 
-def test_a_payload_that_is_no_text_is_kept_byte_for_byte_on_the_dead_list(raw: RedisClient) -> None:
+def test_a_payload_that_is_no_text_is_kept_byte_for_byte(
+    raw: RedisClient,
+) -> None:
     raw.rpush(LONG, b"\xff\x00{")
 
     async def scenario(queues: Queues) -> None:
@@ -178,16 +180,16 @@ def test_a_call_whose_reply_was_lost_is_done_once(
     raw.rpush(LONG, b"job")
 
     async def scenario(queues: Queues) -> None:
-        retry_until_answered = queues.link.retry_until_answered
+        repeat_until_answered = queues.link.repeat_until_answered
 
         async def losing(call: Callable[[bool], Awaitable[Any]]) -> Any:
             await call(False)
             # Meanwhile the same message is claimed once more, by the same worker.
             raw.rpush(PROCESSING, b"job")
-            return await retry_until_answered(lambda _: call(True))
+            return await repeat_until_answered(lambda _: call(True))
 
         claim = await claim_one(queues)
-        queues.link.retry_until_answered = losing  # type: ignore[method-assign, assignment]
+        queues.link.repeat_until_answered = losing  # type: ignore[method-assign, assignment]
         if operation == "retry":
             assert await queues.retry(claim, delay_s=100) is Outcome.WAITS
             assert raw.zcard(keys.delayed(LONG)) == 1

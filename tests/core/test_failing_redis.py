@@ -94,7 +94,7 @@ def test_a_key_of_another_type_ends_the_worker_with_one_line_that_says_so(
     client.delete(key)
     start_worker(**SOON)
     assert pipeline.fetch(request).shape == (60, 90, 3)
-    wait_until(lambda: not segments(), "nothing is left of the first try")
+    wait_until(lambda: not segments(), "nothing is left of the first attempt")
     assert not client.exists(keys.ATTEMPTS, keys.DEAD)
 
 

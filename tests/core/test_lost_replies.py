@@ -74,9 +74,9 @@ def test_lost_replies_double_no_job(
         pipeline.push(b"bad", "short")
         payloads = {pipeline.push(message, "long") for message in late}
         for _ in range(8):
-            tries = worker.output.count("is tried again")
+            times = worker.output.count("is tried again")
             proxy.lose_replies(chance, 0.5)
-            wait_until(partial(has_tried_again, worker, tries), "it goes on")
+            wait_until(partial(has_tried_again, worker, times), "it goes on")
         for one in put_back:
             one()
         if delivery == "at_least_once":
@@ -131,7 +131,7 @@ def test_a_call_whose_reply_is_lost_has_its_effect_once(
             "fail": lambda: queues.fail(claim, error, 1, ("r", "")),
             "supersede": lambda: queues.supersede(claim),
         }[operation]()
-        assert queues.held() == [other]
+        assert queues.claims_in_flight() == [other]
         await queues.close()
 
     asyncio.run(main())

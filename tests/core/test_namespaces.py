@@ -105,8 +105,8 @@ class Gone:
         for number, payload in enumerate(payloads):
             self.client.rpush(keys.processing(self.identity.worker, kind), payload)
             sha1 = keys.sha1(payload)
-            books = {str(number): sha1, f"{number}:work": sha1}
-            self.client.hset(keys.claims(self.identity.worker), mapping=books)
+            record = {str(number): sha1, f"{number}:work": sha1}
+            self.client.hset(keys.claims(self.identity.worker), mapping=record)
 
     def leave_result(self, request: str) -> None:
         info = json.dumps({"shm_name": f"img_shm_{OWN}{request}"})

@@ -224,7 +224,7 @@ def test_in_one_pod_the_queues_are_the_pods_own(monkeypatch: pytest.MonkeyPatch)
 # -- scaling ------------------------------------------------------------------------------------
 
 
-#: Of each worker: waiting long, short, in hand, and waiting for another try.
+#: Of each worker: waiting long, short, in hand, and waiting for another attempt.
 Hands = dict[str, tuple[int, int, int, int]]
 
 

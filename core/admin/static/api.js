@@ -36,7 +36,7 @@ export function complain(text, lasting = false) {
   $("notice").hidden = !text;
 }
 
-/** Runs the action of a button; an error is shown until the next try. */
+/** Runs the action of a button; an error is shown until the next click. */
 export async function attempt(action) {
   try {
     await action();

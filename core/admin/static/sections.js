@@ -72,7 +72,7 @@ function dead({ dead: jobs, may, overview }) {
   const total = overview?.dead ?? 0;
   const more = total > jobs.length ? `the latest ${jobs.length} of ${total}; ` : "";
   const how = may.change
-    ? "a retry starts with all its tries"
+    ? "a retry resets the attempts of a job"
     : may.token_is_set
       ? "unlock the page to retry or discard them"
       : "set ADMIN_TOKEN to retry or discard them here, or use: python worker.py dead";
@@ -87,7 +87,7 @@ function deadTable(jobs, change) {
     { name: "picture", value: (job) => job.image_id },
     { name: "request", value: (job) => code(job.request_id || "none") },
     { name: "error", value: (job) => job.error },
-    { name: "tries", value: (job) => String(job.attempts), kind: "number" },
+    { name: "attempts", value: (job) => String(job.attempts), kind: "number" },
   ];
   if (change) columns.push({ name: "", value: deadButtons, kind: "actions" });
   return table(columns, jobs, "No job has been given up.");
@@ -130,10 +130,10 @@ const failures = (rows) =>
       { name: "reason", value: (row) => tag(row.reason, row.dead ? "bad" : "wait") },
       { name: "picture", value: (row) => row.image_id || code(row.request_id || "none") },
       { name: "error", value: (row) => row.error },
-      { name: "try", value: (row) => `${row.attempts}${row.dead ? ", dead" : ""}`, kind: "number" },
+      { name: "attempt", value: (row) => `${row.attempts}${row.dead ? ", dead" : ""}`, kind: "number" },
     ],
     rows,
-    "No try has failed since the worker started.",
+    "No attempt has failed since the worker started.",
   );
 
 const batches = (rows) =>

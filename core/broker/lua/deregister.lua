@@ -6,7 +6,7 @@
 -- KEYS[3]  its claims
 -- KEYS[4]  crews
 -- KEYS[5]  segments of the namespace
--- KEYS[6]  dead list
+-- KEYS[6]  dead-letter list
 -- KEYS[7…] its lists
 -- ARGV[1]  worker
 -- ARGV[2]  namespace

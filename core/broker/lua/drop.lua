@@ -1,4 +1,4 @@
--- Remove an entry from the dead list. A full server does not refuse this.
+-- Remove an entry from the dead-letter list. A full server does not refuse this.
 -- Returns 1, or -1 if another entry is at the index.
 local entry = find_entry()
 if not entry then

@@ -1,9 +1,9 @@
--- Give up a job: put it on the dead list and publish the failure for its request.
--- KEYS[10] dead list
+-- Give up a job: put it on the dead-letter list and publish the failure for its request.
+-- KEYS[10] dead-letter list
 -- KEYS[11] cleanup list of the worker
 -- KEYS[12] result hash of the request (absent if the request is not known)
 -- KEYS[13] result queue (absent if there is none)
--- ARGV[9]  entry of the dead list
+-- ARGV[9]  entry of the dead-letter list
 -- ARGV[10] milliseconds that the result hash lives
 -- ARGV[11] namespace if the device may be at fault, or ''
 -- ARGV[12] seconds for which a device fault is remembered

@@ -1,6 +1,6 @@
--- Find an entry of the dead list, from an index towards the head. Entries are pushed to the tail,
--- so the removal of others only moves an entry towards the head.
--- KEYS[1]  dead list
+-- Find an entry of the dead-letter list, from an index towards the head. Entries are pushed to the
+-- tail, so the removal of others only moves an entry towards the head.
+-- KEYS[1]  dead-letter list
 -- ARGV[1]  index at which the search begins
 -- ARGV[2]  head of the entry
 -- ARGV[3]  length of the entry

@@ -1,5 +1,5 @@
--- Read the heads of entries of the dead list, a few megabytes at most.
--- KEYS[1]  dead list
+-- Read the heads of entries of the dead-letter list, a few megabytes at most.
+-- KEYS[1]  dead-letter list
 -- ARGV[1]  index of the first entry
 -- ARGV[2]  largest number of entries
 -- ARGV[3]  bytes that may be copied; the script stops after the entry that exceeds them

@@ -1,11 +1,11 @@
--- Replace a payload that is too large by an entry of the dead list, and publish the failure.
+-- Replace a payload that is too large by an entry of the dead-letter list, and publish the failure.
 -- KEYS[1]  list that has the payload
--- KEYS[2]  dead list
+-- KEYS[2]  dead-letter list
 -- KEYS[3]  result hash of the request (absent if the request is not known)
 -- KEYS[4]  result queue (absent if there is none)
 -- ARGV[1]  length of the payload
 -- ARGV[2]  its sha1
--- ARGV[3]  entry of the dead list
+-- ARGV[3]  entry of the dead-letter list
 -- ARGV[4]  '1' if it can be anywhere in the list, '0' if only at its head, '' if it is in no list any
 --          more (at-most-once delivery)
 -- ARGV[5]  '1' if this repeats a call whose reply was lost
@@ -13,7 +13,7 @@
 -- ARGV[7] to ARGV[9]: the outcome for the result queue (see outcomes.lua)
 -- ARGV[10…] fields and values of the hash
 -- Returns what push_outcome returns, or nil if the payload was no longer there.
-redis.call('LLEN', KEYS[2])  -- fails before any write if the dead list is of another type
+redis.call('LLEN', KEYS[2])  -- fails before any write if the dead-letter list is of another type
 
 local function take_out()
   if ARGV[4] == '' then

@@ -1,4 +1,4 @@
--- Schedule a job for another try: it goes to the tail of its queue after a delay, or at once
+-- Schedule a job for another attempt: it goes to the tail of its queue after a delay, or at once
 -- without one.
 -- ARGV[9]  '1' if this counts as an attempt, else '0'
 -- ARGV[10] delay in milliseconds

@@ -55,7 +55,7 @@ def test_jobs_batches_and_failures_are_counted(
     }
     wait_until(lambda: expected.items() <= admin.metrics().items(), "everything is counted")
     now = admin.metrics()
-    # The failed tries were batches too: their inference came to an end.
+    # The failed attempts were batches too: their inference came to an end.
     assert now["inpainting_stage_duration_seconds_count", "infer"] == 4
     assert 0 < now["inpainting_stage_duration_seconds_sum", "store"] < 30
     assert 0 < now["inpainting_shm_free_bytes",] <= now["inpainting_shm_size_bytes",]

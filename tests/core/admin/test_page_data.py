@@ -1,4 +1,4 @@
-"""What the status page is told, and what it may have done: dead jobs, pictures, tries."""
+"""What the status page shows, and what it may do: dead jobs, pictures, trials."""
 
 from __future__ import annotations
 

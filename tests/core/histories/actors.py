@@ -59,7 +59,7 @@ class Worker:
         self.identity = Identity(worker, NAMESPACE, "host", number, 0)
         self.settings = settings
         self.queues = Queues(settings, self.identity)
-        self.queues.link.retry_until_answered = self.call  # type: ignore[method-assign]
+        self.queues.link.repeat_until_answered = self.call  # type: ignore[method-assign]
         self.is_repeated = False
         self.hands: list[Hand] = []
         self.counter = 0
@@ -77,7 +77,7 @@ class Worker:
         self.is_repeated = False
         hand.is_reply_lost = loses
         if loses:
-            self.queues._held[hand.claim] += 1
+            self.queues._in_flight[hand.claim] += 1
             if epoch is not None:
                 self.queues._epochs[number] = epoch
         return reply
@@ -157,7 +157,7 @@ class State:
             asked.smembers(keys.workers(NAMESPACE))
             asked.zrangebyscore(keys.segments(NAMESPACE), "-inf", 0)
             long, short, dead, *replies, workers, marked = asked.execute()
-        #: In their queues, and waiting for another try.
+        #: In their queues, and waiting for another attempt.
         self.queued: list[list[bytes]] = [long, short]
         for _ in waiting:
             members = replies.pop(len(lists))

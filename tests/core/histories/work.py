@@ -30,7 +30,7 @@ class Work(World):
     @rule(at=WORKERS, kind=KINDS, count=st.integers(1, 2))
     def jobs_are_claimed(self, at: int, kind: Kind, count: int) -> None:
         worker = self.workers[at]
-        self.hold(worker, self.run(worker.queues.take(kind, count)))
+        self.take_up(worker, self.run(worker.queues.take(kind, count)))
 
     @precondition(lambda self: self.has_queued())
     @rule(at=WORKERS, kind=KINDS)
@@ -41,7 +41,7 @@ class Work(World):
             self.move_unheard(worker, kind)
 
     def move_unheard(self, worker: str, kind: Kind) -> None:
-        """A claim that nobody enters into the books: its place among others is not known."""
+        """A claim that nobody records: its place among others is not known."""
         processing = keys.processing(worker, kind)
         payload = self.redis.lmove(self.settings.queue(kind), processing)
         if payload and payload not in self.order:
@@ -50,7 +50,7 @@ class Work(World):
     @rule(at=WORKERS)
     def a_worker_reconciles(self, at: int) -> None:
         worker = self.workers[at]
-        self.hold(worker, self.run(worker.queues.reconcile()))
+        self.take_up(worker, self.run(worker.queues.reconcile()))
 
     def hands(self, *stages: str) -> list[tuple[Worker, Hand]]:
         """What the workers have in memory that has got so far."""

@@ -57,7 +57,7 @@ class World(RuleBasedStateMachine):
         self.committed: Counter[bytes] = Counter()  # how often it became a result
         self.superseded: Counter[bytes] = Counter()  # how often a newer result was out
         self.order: dict[bytes, int] = {}  # when a payload was first claimed
-        self.unordered: set[bytes] = set()  # those whose first claim is in no books
+        self.unordered: set[bytes] = set()  # those whose first claim was not recorded
         self.newest: dict[str, int] = {}  # of a request: the latest of those that were committed
         self.written: dict[str, bytes] = {}  # result segment -> its payload
         self.fetched: set[str] = set()  # segments that the consumer has taken over
@@ -84,7 +84,7 @@ class World(RuleBasedStateMachine):
 
         return self.run(start())
 
-    def hold(self, worker: Worker, claims: list[Claim]) -> None:
+    def take_up(self, worker: Worker, claims: list[Claim]) -> None:
         if not claims:
             return
         standings = self.run(worker.queues.enter(claims))

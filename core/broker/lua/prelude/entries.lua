@@ -1,6 +1,6 @@
--- Prepended to the scripts that remove an entry of the dead list. Their first keys and arguments
--- are the same:
--- KEYS[1]  dead list
+-- Prepended to the scripts that remove an entry of the dead-letter list. Their first keys and
+-- arguments are the same:
+-- KEYS[1]  dead-letter list
 -- ARGV[1]  index of the entry
 -- ARGV[2]  head of the entry
 -- ARGV[3]  length of the entry

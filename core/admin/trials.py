@@ -27,7 +27,7 @@ LONGEST_NAME: Final = 200
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
-class Tries:
+class Trials:
     """Answers a request with the inpainted picture."""
 
     def __init__(self, settings: Settings, watch: Watch) -> None:

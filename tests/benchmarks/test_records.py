@@ -1,4 +1,4 @@
-"""The books' benchmark tells a series that levels off from one that grows."""
+"""The benchmark of records tells a series that levels off from one that grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from benchmarks.books import Run, levelled_off
+from benchmarks.records import Run, levelled_off
 from harness.redis_server import RedisServer
 
 

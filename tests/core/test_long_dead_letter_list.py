@@ -1,4 +1,4 @@
-"""A dead list that is long, or of long messages, or on a full server, or changed by others."""
+"""A dead-letter list that is long, has long messages, fills its server, or is changed by others."""
 
 from __future__ import annotations
 

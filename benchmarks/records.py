@@ -1,8 +1,8 @@
-"""What the books of results cost at many commits a second: Redis' memory and the process' own.
+"""What the records of results cost at many commits a second: Redis' memory and the process' own.
 
-Jobs are claimed and committed as a worker does, with its recovery beside them, without pictures and
-without a network; once with consumers that fetch each result, and once with none. With consumers
-both must level off.
+Jobs are claimed and committed as a worker does, with its recovery, without pictures and without a
+network; once with consumers that fetch each result, and once with none. With consumers both must
+level off.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Sample:
     commits: int
     redis_bytes: int
     process_bytes: int
-    entries: int
+    records: int
     unread: int
 
 
@@ -70,13 +70,13 @@ class Committer:
         return self._settings.queue(KIND)
 
     @property
-    def books(self) -> str:
-        """The key of the books."""
+    def records(self) -> str:
+        """The key of the records of results."""
         return keys.segments(self._identity.namespace)
 
     @contextlib.asynccontextmanager
     async def running(self) -> Any:
-        """Registered, with the recovery beside."""
+        """Registered, with its recovery."""
         await self._queues.register()
         recovering = asyncio.create_task(self._recovery.run())
         try:
@@ -163,7 +163,7 @@ class Run:
                 self._commits,
                 int((await self._redis.info("memory"))["used_memory"]),
                 machine.resident_bytes(),
-                await self._redis.zcard(self._committer.books),
+                await self._redis.zcard(self._committer.records),
                 self._commits - self._read,
             )
         )
@@ -183,9 +183,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="of each of the two runs")
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between two samples")
     parser.add_argument("--concurrent", type=int, default=64, help="commits that are under way")
-    add_output_argument(parser, "books")
+    add_output_argument(parser, "records")
     options = parser.parse_args()
-    report = Report("books", ("fetched", "rate", "s"), options.json)
+    report = Report("records", ("fetched", "rate", "s"), options.json)
     verdicts = []
     for fetched in (True, False):
         with RedisServer() as server:
@@ -207,7 +207,7 @@ def _add(report: Report, samples: Sequence[Sample], rate: float, fetched: bool) 
             **{
                 "Redis MiB": round(sample.redis_bytes / MIB, 1),
                 "process MiB": round(sample.process_bytes / MIB, 1),
-                "entries in the books": sample.entries,
+                "records": sample.records,
                 "results unread": sample.unread,
             },
         )
