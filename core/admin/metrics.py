@@ -196,6 +196,11 @@ class _WorkerCollector(Collector):
                 "Jobs that wait in Redis for another attempt.",
                 sum(overview.delayed.values()),
             ),
+            (
+                "inpainting_result_queue_outcomes",
+                "Outcomes that wait in a result queue that all requests share.",
+                overview.outcomes,
+            ),
             ("inpainting_workers", "Workers alive on this shared memory.", len(overview.workers)),
         ):
             yield GaugeMetricFamily(name, meaning, value)

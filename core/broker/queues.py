@@ -343,7 +343,7 @@ class Queues(Finishing):
         return await waiter.wait("BLMOVE", queue, queue, "LEFT", "LEFT", timeout_s) is not None
 
     async def _refuse(self, kind: Kind, place: str, large: Oversized) -> None:
-        """Replace a message that is too large by an entry of the dead-letter list, and publish this.
+        """Replace a message that is too large by an entry of the dead-letter list; publish this.
 
         `place` is the list that has the message, '' if it is in none any more.
         """

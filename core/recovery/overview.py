@@ -12,7 +12,7 @@ from typing import Any, cast
 import redis
 
 from core import keys
-from core.config import Settings
+from core.config import REQUEST_ID, Settings
 from core.contract import is_result_name
 from core.identity import is_kin
 from core.keys import Kind
@@ -72,6 +72,7 @@ class Overview:
     delayed: dict[str, int]
     dead: int
     attempts: int
+    outcomes: int
     workers: tuple[WorkerInfo, ...]
     orphans: tuple[OrphanInfo, ...]
 
@@ -121,6 +122,7 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
         batch.hlen(keys.ATTEMPTS)
         batch.hgetall(keys.CREWS)
         *lengths, dead, attempts, crews = batch.execute()
+    outcomes = _outcomes(client, settings)
     waiting, delayed = lengths[: len(Kind)], lengths[len(Kind) :]
     if namespace:
         members = cast("set[bytes]", client.smembers(keys.workers(namespace)))
@@ -134,6 +136,7 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
         {str(kind): length for kind, length in zip(Kind, delayed, strict=True)},
         dead,
         attempts,
+        outcomes,
         tuple(
             _workers(client, settings, sorted(name.decode("utf-8", "replace") for name in members))
         ),
@@ -152,6 +155,17 @@ def shm_use(settings: Settings) -> ShmUse:
                 continue  # just unlinked
             count += 1
     return ShmUse(shm.size_bytes(), shm.free_bytes(), count, size)
+
+
+def _outcomes(client: redis.Redis, settings: Settings) -> int:
+    """The length of a result queue that all requests share, if it is a list."""
+    name = settings.result_queue
+    if not name or REQUEST_ID in name:
+        return 0
+    try:
+        return client.llen(name)
+    except redis.ResponseError:  # another program uses the key
+        return 0
 
 
 def _orphans(client: redis.Redis, crews: dict[bytes, bytes]) -> Iterator[OrphanInfo]:

@@ -31,7 +31,7 @@ ERROR = BadMessage("bad_json", "the message is not JSON")
 
 def settings_of(raw: RedisClient, **changes: Any) -> Settings:
     port = raw.connection_pool.connection_kwargs["port"]
-    return Settings(_env_file=None, redis_url=f"redis://127.0.0.1:{port}", **changes)
+    return Settings(_env_file=None, **{"redis_url": f"redis://127.0.0.1:{port}", **changes})
 
 
 @asynccontextmanager
