@@ -178,6 +178,15 @@ def a_dead_job_expires(stage: Stage) -> None:
     wait_until(lambda: not stage.client.exists(keys.DEAD), "its entry is removed")
 
 
+def a_job_expires(stage: Stage) -> None:
+    request = stage.send(expires_at=1)
+    stage.see_die(stage.start_victim())
+    assert stage.pipeline.result(request)["reason"] == "expired"
+    assert len(segments()) == 2
+    stage.rescue()
+    assert not segments()
+
+
 SCENARIOS: dict[Callable[[Stage], None], set[Fault]] = {
     a_job_is_done: {
         Fault.REGISTERED,
@@ -199,6 +208,7 @@ SCENARIOS: dict[Callable[[Stage], None], set[Fault]] = {
     a_result_is_left_by_a_dead_worker: {Fault.FENCED, Fault.BARRED, Fault.REQUEUED},
     inputs_are_left_by_a_dead_worker: {Fault.CLEANUP_UNLINKED},
     nobody_fetches_a_result: {Fault.EXPIRED},
+    a_job_expires: {Fault.LAPSED},
     a_dead_job_expires: {Fault.DEAD_EXPIRED},
 }
 

@@ -11,7 +11,9 @@ A history that fails is printed as it was found: with SHRINK=1 it is shortened f
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, Phase
@@ -44,10 +46,11 @@ class Delivery(Mishaps):
         self.every_worker_that_holds_jobs_is_known(state)
         self.no_result_is_lost(state, existing)
         self.every_segment_has_somebody_who_will_remove_it(state, existing)
+        self.every_outcome_is_told_once()
         self.is_sound = True
 
     def every_job_is_in_exactly_one_place(self, state: State) -> None:
-        places = self.committed + self.superseded
+        places = self.committed + self.superseded + self.lapsed
         for payloads in (*state.queued, *state.processing.values(), state.dead):
             places.update(payloads)
         assert places == self.pushed
@@ -84,9 +87,19 @@ class Delivery(Mishaps):
         late = {name for name in existing if name.rpartition("-")[0] + "-" in state.marked}
         assert not existing - known - late, "segments that nobody will remove"
         for payload in self.pushed:
-            if not (self.committed[payload] or self.superseded[payload]):
+            if not (self.committed + self.superseded + self.lapsed)[payload]:
                 needed = {*input_names(payload, self.settings)}
                 assert needed <= existing, "inputs were removed before their job was done"
+
+    def every_outcome_is_told_once(self) -> None:
+        """Each result and each failure that was published, by its request."""
+        told: dict[str, Counter[str]] = {"done": Counter(), "failed": Counter()}
+        for outcome in map(json.loads, self.redis.lrange(self.settings.result_queue, 0, -1)):
+            told[outcome["status"]][outcome["request_id"]] += 1
+        committed: Counter[str] = Counter()
+        for payload, count in self.committed.items():
+            committed[json.loads(payload)["request_id"]] += count
+        assert (told["done"], told["failed"]) == (+committed, +self.failed)
 
     # -- the end ----------------------------------------------------------------------------------
 

@@ -16,11 +16,14 @@ from hypothesis.stateful import (
 from core import keys
 from core.claims import Outcome
 from core.contract import input_names
-from core.errors import BadMessage
+from core.errors import BadMessage, Expired
 from core.keys import Kind
 from core.pixels import shm
 from tests.core.histories.actors import NAMESPACE, Hand, Worker
 from tests.core.histories.world import BYTE, INDEX, KINDS, RARELY, REQUESTS, UIDS, WORKERS, World
+
+#: How a job may fail.
+FATES = ("fail", "retry", "postpone", "lapse")
 
 
 class Work(World):
@@ -128,7 +131,7 @@ class Work(World):
             hand.todo = [("unlink", hand.segment)]
             if outcome is Outcome.SUPERSEDED:
                 hand.todo.append(("forget", hand.segment))
-                self.clean_superseded(hand)
+                self.clean_inputs(hand)
             return
         if replaced:
             hand.todo += [("unlink", replaced), ("forget", replaced)]
@@ -146,7 +149,7 @@ class Work(World):
             assert self.order[payload] > newest, "an older submission replaced a newer result"
             self.newest[hand.request_id] = self.order[payload]
 
-    def clean_superseded(self, hand: Hand) -> None:
+    def clean_inputs(self, hand: Hand) -> None:
         names = input_names(hand.claim.payload, self.settings)
         hand.todo += [("unlink", name) for name in names]
         hand.todo.append(("cleaned", ""))
@@ -166,7 +169,7 @@ class Work(World):
             return
         hand.decided = True
         if outcome is Outcome.SUPERSEDED:
-            self.clean_superseded(hand)
+            self.clean_inputs(hand)
 
     @precondition(lambda self: self.hands("decided"))
     @rule(index=INDEX, steps=st.integers(1, 4))
@@ -188,7 +191,7 @@ class Work(World):
             self.run(worker.queues.drop_cleanup_entry(hand.claim, member))
 
     @precondition(lambda self: self.hands("claimed", "loaded", "failing"))
-    @rule(index=INDEX, fate=st.sampled_from(["fail", "retry", "postpone"]), is_reply_lost=RARELY)
+    @rule(index=INDEX, fate=st.sampled_from(FATES), is_reply_lost=RARELY)
     def a_job_fails(self, index: int, fate: str, is_reply_lost: bool) -> None:
         """A job that has failed has written no result, nor will it."""
         worker, hand = self.choose(index, "claimed", "loaded", "failing")
@@ -199,18 +202,25 @@ class Work(World):
         if fate == "fail":
             error = BadMessage("bad_values", "a test")
             step = worker.queues.fail(hand.claim, error, 1, (hand.request_id, ""))
+        elif fate == "lapse":
+            late = Expired("expired", "a test")
+            step = worker.queues.lapse(hand.claim, (hand.request_id, ""), late)
         else:
             delay_s = 100 if fate == "retry" else 0
             step = worker.queues.retry(hand.claim, counted=fate == "retry", delay_s=delay_s)
         is_repeated = hand.is_reply_lost
+        has_result = self.redis.hexists(keys.result(hand.request_id), "inpaint_shm_info")
         outcome = self.run(worker.finish(hand, step, is_reply_lost))
-        if outcome is Outcome.SUPERSEDED and not is_repeated:
-            self.superseded[hand.claim.payload] += 1
+        if not is_repeated:
+            self.superseded[hand.claim.payload] += outcome is Outcome.SUPERSEDED
+            self.lapsed[hand.claim.payload] += outcome is Outcome.EXPIRED
+            is_told = outcome in (Outcome.FAILED, Outcome.EXPIRED) and not has_result
+            self.failed[hand.request_id] += is_told
         if is_reply_lost:
             hand.failing = fate
-        elif outcome is Outcome.SUPERSEDED:
+        elif outcome in (Outcome.SUPERSEDED, Outcome.EXPIRED):
             hand.decided, hand.failing = True, ""
-            self.clean_superseded(hand)
+            self.clean_inputs(hand)
         else:
             worker.hands.remove(hand)
 

@@ -50,12 +50,17 @@ class World(RuleBasedStateMachine):
         self.redis.flushall()
         self.runner = asyncio.Runner()
         self.settings = Settings(
-            _env_file=None, redis_url=self.url, shm_name_prefix=f"img_shm_{OWN}"
+            _env_file=None,
+            redis_url=self.url,
+            shm_name_prefix=f"img_shm_{OWN}",
+            result_queue="outcomes",
         )
         self.digest = kinship(self.settings, NAMESPACE)
         self.pushed: Counter[bytes] = Counter()  # how often each payload was sent
         self.committed: Counter[bytes] = Counter()  # how often it became a result
         self.superseded: Counter[bytes] = Counter()  # how often a newer result was out
+        self.lapsed: Counter[bytes] = Counter()  # how often it expired
+        self.failed: Counter[str] = Counter()  # of a request: failures that were published
         self.order: dict[bytes, int] = {}  # when a payload was first claimed
         self.unordered: set[bytes] = set()  # those whose first claim was not recorded
         self.newest: dict[str, int] = {}  # of a request: the latest of those that were committed
