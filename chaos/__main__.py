@@ -120,6 +120,7 @@ def _print(tally: Tally, account: Account) -> None:
         ("delivered", account.delivered),
         ("refused", account.refused),
         ("too large", account.truncated),
+        ("expired", account.expired),
         ("lost", account.lost),
         ("delivered twice", account.too_often),
         ("segments left", account.segments_left),

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from chaos import large
 from chaos.consumer import FETCHED, VERDICTS
-from chaos.jobs import HOPELESS, QUEUES, Case, Jobs
+from chaos.jobs import COPIES, HOPELESS, QUEUES, Case, Jobs
 from chaos.large import LargeMessage
+from chaos.outcomes import Told
 from chaos.settings import MAX_ATTEMPTS
 from core import keys
 from harness.wire import DEV_SHM
@@ -46,6 +47,7 @@ class Account:
     delivered: int = 0
     refused: int = 0
     truncated: int = 0
+    expired: int = 0
     given_up: Counter[str] = field(default_factory=Counter)  # good jobs, by reason
     lost: int = 0
     too_often: int = 0
@@ -61,13 +63,15 @@ class Evidence:
     `crashes` has of each job how many processes were killed or frozen that had begun to compute it.
     `outages` are the times, in unix seconds, in which every inference killed its process.
     `had_guests` says that workers with a /dev/shm of their own took jobs: what they refuse is on
-    the dead-letter list only until their namespace is dissolved.
+    the dead-letter list only until their namespace is dissolved. `told` are the outcomes in the
+    result queue; None if there is none.
     """
 
     crashes: Counter[int] = field(default_factory=Counter)
     outages: list[tuple[float, float]] = field(default_factory=list)
     large: list[LargeMessage] = field(default_factory=list)
     had_guests: bool = False
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Fate:
 
     delivered: list[int | None] = field(default_factory=list)
     dead: list[Death] = field(default_factory=list)
+    expired: int = 0
 
     @property
     def reasons(self) -> list[str]:
@@ -163,8 +168,11 @@ def _enter(
 ) -> None:
     """Enter one job."""
     case, count, reasons = jobs.case(number), len(fate.delivered), fate.reasons
+    if evidence.told:
+        fate.expired = evidence.told.reasons(number).count("expired")
+        account.expired += fate.expired
     about = f"{jobs.request(number)} ({case}): delivered {fate.delivered}, dead: {reasons}"
-    most = 2 if case in (Case.AGAIN, Case.TWICE) else 1
+    most = COPIES.get(case, 1)
     account.delivered += count
     may_be_gone = case in HOPELESS and evidence.had_guests
     if is_sent and _is_lost(case, fate) and not may_be_gone:
@@ -173,8 +181,16 @@ def _enter(
     if count > most or (case in HOPELESS and count):
         account.too_often += 1
         account.wrong.append(f"delivered too often: {about}")
-    if count + len(reasons) > most:
+    if count + len(reasons) + fate.expired > most:
         account.wrong.append(f"in too many places: {about}")
+    if fate.expired and case not in (Case.EXPIRED, Case.HASTY):
+        account.wrong.append(f"expired, although it has no time: {about}")
+    if evidence.told and (
+        problem := evidence.told.problem(
+            case, number, count, reasons, may_be_gone=evidence.had_guests
+        )
+    ):
+        account.wrong.append(f"{problem}: {about}")
     if case is Case.AGAIN and fate.delivered == [1, 0]:
         account.wrong.append(f"the older edition came after the newer one: {about}")
     allowed = {HOPELESS[case], "crashed"} if case in HOPELESS else EXCUSES.get(case, {"crashed"})
@@ -198,7 +214,7 @@ def _is_lost(case: Case, fate: Fate) -> bool:
     """Whether a job has no end. The older edition of a request needs none, the newer one does."""
     if case is Case.AGAIN:
         return 1 not in fate.delivered and all(death.edition != 1 for death in fate.dead)
-    return not fate.delivered and not fate.dead
+    return not (fate.delivered or fate.dead or fate.expired)
 
 
 def _check_outages(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -33,6 +34,8 @@ class Case(StrEnum):
     NO_JSON = "no json"
     NO_SEGMENT = "no segment"
     BAD_PADDING = "bad padding"
+    EXPIRED = "expired"  # before it is sent
+    HASTY = "hasty"  # expires soon after it is sent
 
 
 #: Jobs that can have no result, and their reason on the dead-letter list.
@@ -41,7 +44,11 @@ HOPELESS: Final = {
     Case.NO_JSON: "bad_json",
     Case.NO_SEGMENT: "segment_missing",
     Case.BAD_PADDING: "bad_padding",
+    Case.EXPIRED: "expired",
 }
+
+#: How many messages there are of a request, where it is not one.
+COPIES: Final = {Case.AGAIN: 2, Case.TWICE: 2}
 
 #: Out of 10,000 jobs; the rest are good. A poisonous one costs seconds, as it kills in a row.
 SHARE: Final = {
@@ -52,8 +59,13 @@ SHARE: Final = {
     Case.NO_JSON: 100,
     Case.NO_SEGMENT: 60,
     Case.BAD_PADDING: 100,
+    Case.EXPIRED: 150,
+    Case.HASTY: 200,
 }
 
+
+#: How soon a hasty job expires, in seconds.
+HASTE_S: Final = (0.05, 0.5, 3.0)
 
 #: How late the segments of a job come that come late, in seconds: after one to four attempts.
 LATE_S: Final = (0.1, 0.3, 0.8, 1.6)
@@ -103,7 +115,7 @@ class Jobs:
         return f"img_shm_{self.tag}{number}_{edition}", f"mask_shm_{self.tag}{number}_{edition}"
 
     def payload(self, number: int, edition: int = 0) -> bytes:
-        """The message."""
+        """The message. That of a hasty job has the present time in it."""
         case = self.case(number)
         if case is Case.NO_JSON:
             return f"{self.request(number)} is no JSON".encode()
@@ -120,6 +132,10 @@ class Jobs:
             original_size=[height - top - bottom, width - left - right],
             padding_info=[height, 0, 0, 0] if case is Case.BAD_PADDING else padding,
         )
+        if case is Case.EXPIRED:
+            message["expires_at"] = 1 + number
+        elif case is Case.HASTY:
+            message["expires_at"] = time.time() + HASTE_S[number % len(HASTE_S)]
         return wire.encode(message)
 
     def put(self, number: int, edition: int = 0) -> None:

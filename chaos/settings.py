@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from chaos.outcomes import OUTCOMES
+
 TTL_S: Final = 1.5
 MAX_ATTEMPTS: Final = 5
 ORPHAN_AFTER_S: Final = 3.0
@@ -17,6 +19,7 @@ SETTINGS: Final = {
     "RETRY_DELAY_MAX_S": "2",
     "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
     "ORPHAN_AFTER_S": str(ORPHAN_AFTER_S),
+    "RESULT_QUEUE": OUTCOMES,
     "ADMIN_HOST": "127.0.0.1",
     "ADMIN_PORT": "0",
 }
