@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,12 +18,14 @@ from core import contract
 from harness import ROOT
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
-from harness.workers import StartWorker
+from harness.wire import LONG, SHORT, Kind, Pipeline, page
+from harness.workers import SOON, StartWorker
 from lama import halving
 
 PAGE = (ROOT / "docs/contract.md").read_text()
-SENDER, RECEIVER = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+SENDER, RECEIVER, QUEUE_RECEIVER = re.findall(
+    r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE
+)
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -84,13 +87,46 @@ def test_a_picture_goes_from_the_pages_sender_to_its_receiver(
     assert receiver.stdout.readline().startswith("r2: bad_field: ")
 
 
+def test_a_thousand_outcomes_reach_the_pages_receiver_once_each_while_workers_are_killed(
+    start_worker: StartWorker, start_program: Start, pipeline: Pipeline, client: RedisClient
+) -> None:
+    settings = {**SOON, "RESULT_QUEUE": "inpainting_outcomes", "MAX_ATTEMPTS": 100}
+    workers = [start_worker(**settings) for _ in range(2)]
+    receiver = start_program(QUEUE_RECEIVER)
+    assert receiver.stdout is not None
+    expected: dict[str, str | None] = {}
+    received: list[dict[str, Any]] = []
+    for number in range(1000):
+        kind: Kind = "short" if number % 2 else "long"
+        options: dict[str, Any] = {"request_id": f"r{number}"}
+        reason = {7: "bad_field", 8: "expired"}.get(number % 10)
+        if reason == "bad_field":
+            options["padding_info"] = "bad"
+        elif reason == "expired":
+            options["expires_at"] = 1
+        expected[f"r{number}"] = reason
+        pipeline.submit(*page(20, 30, number), kind, canvas=(32, 32), **options)
+        if number % 250 == 200:  # those behind it are in hand, or soon are
+            workers.pop(0).kill()
+            workers.append(start_worker(**settings))
+    while len(received) < 1000:
+        outcome, end = json.JSONDecoder().raw_decode(line := receiver.stdout.readline())
+        received.append(outcome)
+        assert (outcome["status"] == "done") == ("shm_name" in line[end:])
+        assert outcome["is_long"] == (int(outcome["request_id"][1:]) % 2 == 0)
+    assert {told["request_id"]: told["reason"] for told in received} == expected
+    wait_until(lambda: not client.exists(LONG, SHORT, "inpainting_outcomes"), "all is done")
+    assert not list(client.scan_iter("inpainting_result:*"))
+    wait_until(lambda: client.llen("inpainting:dead") == 100, "the bad ones are dead")
+
+
 def test_every_reason_of_a_failure_has_its_row() -> None:
     table = PAGE.partition("| `reason` |")[2].partition("\n\n")[0]
     listed = set(
         re.findall(r"`([a-z]+_[a-z_]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.M)))
     )
-    listed |= set(re.findall(r"^\| `(crashed)` ", table, re.MULTILINE))
-    raised = {"crashed"}
+    listed |= set(re.findall(r"^\| `(crashed|expired)` ", table, re.MULTILINE))
+    raised = {"crashed", "expired"}
     for path in (ROOT / "core").rglob("*.py"):
         found = re.findall(
             r"(?:BadMessage|TransientFailure|_refuse)\(\s*\"([a-z_]+)\"", path.read_text()

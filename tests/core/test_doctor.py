@@ -66,6 +66,43 @@ def test_a_redis_that_refuses_the_user_is_told_apart(server: RedisServer) -> Non
     assert "redis://user:password@host" in only(found, "problem")["remedy"]
 
 
+def said_of_receivers(server: RedisServer, **environment: object) -> list[tuple[str, str]]:
+    """What is said of the ways in which receivers learn of results."""
+    _, found = findings("redis", REDIS_URL=server.url, **environment)
+    return [
+        (finding["level"], finding["message"])
+        for finding in found
+        if "events" in finding["message"] or "result queue" in finding["message"]
+    ]
+
+
+def test_how_receivers_learn_of_results_is_said(server: RedisServer, client: RedisClient) -> None:
+    ((level, message),) = said_of_receivers(server)
+    assert (level, message[:29]) == ("warning", "publishes no keyspace events,")
+    client.config_set("notify-keyspace-events", "Eh")
+    assert said_of_receivers(server) == [("ok", "publishes keyspace events of results")]
+    client.config_set("notify-keyspace-events", "")
+    client.rpush("told", "{}", "{}")
+    told = {"RESULT_QUEUE": "told"}
+    assert said_of_receivers(server, **told) == [("ok", "2 outcomes wait in the result queue told")]
+    ((level, message),) = said_of_receivers(server, **told, RESULT_QUEUE_MAX=2)
+    assert (level, message[:40]) == ("warning", "the result queue told is full, with 2 ou")
+    ((level, message),) = said_of_receivers(server, RESULT_QUEUE="told:{request_id}")
+    assert (level, message) == (
+        "ok",
+        "each request has a result queue of its own, told:{request_id}",
+    )
+
+
+def test_a_result_queue_that_is_no_list_is_a_problem(
+    server: RedisServer, client: RedisClient
+) -> None:
+    client.set("told", "x")
+    status, found = findings("redis", REDIS_URL=server.url, RESULT_QUEUE="told")
+    assert status == 1
+    assert "the key told is a string, must be a list" in only(found, "problem")["message"]
+
+
 def test_a_redis_that_forgets_or_evicts_is_a_warning(server: RedisServer, client: Any) -> None:
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:

@@ -23,7 +23,7 @@ from core.broker.requirements import (
 )
 from core.commands.checks import redis_commands
 from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
-from core.config import Settings
+from core.config import REQUEST_ID, Settings
 from core.config.redis_url import parse_redis_url, without_password
 from core.keys import Kind
 from core.recovery.overview import read_overview
@@ -92,6 +92,7 @@ def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
+    yield _outcomes(settings, client)
     types = list(_key_types(settings, client))
     yield from types
     if all(finding.level is Level.OK for finding in types):
@@ -157,6 +158,33 @@ def _latency(client: redis.Redis) -> Finding:
     return ok("redis", text)
 
 
+def _outcomes(settings: Settings, client: redis.Redis) -> Finding:
+    """How receivers learn of results: from the result queue, or from events."""
+    name = settings.result_queue
+    if name and REQUEST_ID in name:
+        return ok("redis", f"each request has a result queue of its own, {name}")
+    if name:
+        waiting = read_overview(client, settings).outcomes
+        if waiting >= settings.result_queue_max:
+            return warning(
+                "redis",
+                f"the result queue {name} is full, with {waiting} outcomes: the oldest are dropped",
+                "start a receiver, or raise RESULT_QUEUE_MAX",
+            )
+        return ok("redis", f"{waiting} outcomes wait in the result queue {name}")
+    try:
+        flags = str(client.config_get("notify-keyspace-events")["notify-keyspace-events"])
+    except (ResponseError, KeyError):
+        return ok("redis", "it does not say whether it publishes keyspace events")
+    if "E" in flags and ({"h", "A"} & {*flags}):
+        return ok("redis", "publishes keyspace events of results")
+    return warning(
+        "redis",
+        "publishes no keyspace events, and RESULT_QUEUE is unset: receivers have to scan",
+        "set RESULT_QUEUE, or CONFIG SET notify-keyspace-events Eh",
+    )
+
+
 def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     """Jobs of dead workers whose crew has no living worker to recover them."""
     for orphan in read_overview(client, settings).orphans:
@@ -172,6 +200,8 @@ def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
 def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     expected = {settings.queue(kind): "list" for kind in Kind}
     expected |= keys.TYPES
+    if settings.result_queue and REQUEST_ID not in settings.result_queue:
+        expected[settings.result_queue] = "list"
     is_good = True
     for key, needed in expected.items():
         actual = cast(bytes, client.type(key)).decode()
