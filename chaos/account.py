@@ -1,4 +1,4 @@
-"""The account: what became of every job, every segment and every key."""
+"""The account: what happened to every job, every segment and every key."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Account:
 
 @dataclass
 class Evidence:
-    """What the arena knows, beside Redis, about the ends of jobs.
+    """What the arena knows, and Redis does not, about the ends of jobs.
 
     `crashes` has of each job how many processes were killed or frozen that had begun to compute it.
     `outages` are the times, in unix seconds, in which every inference killed its process.

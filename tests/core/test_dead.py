@@ -1,4 +1,4 @@
-"""The dead-letter list: what may become of an entry, whoever else works on it."""
+"""The dead-letter list: what may happen to an entry while others work on it."""
 
 from __future__ import annotations
 

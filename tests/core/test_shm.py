@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def name(shm_baseline: None) -> Iterator[str]:
-    """A name that is free, and is free again afterwards whatever was put there."""
+    """A name that is free, and is free again afterwards."""
     chosen = f"img_shm_{OWN}"
     yield chosen
     path = Path("/dev/shm", chosen)

@@ -67,7 +67,7 @@ class Delivery(Mishaps):
     def every_segment_has_somebody_who_will_remove_it(
         self, state: State, existing: set[str]
     ) -> None:
-        """Whoever holds the job, whoever has the result, or a reaper that finds its mark."""
+        """Who has the job, who has the result, or a reaper that finds its mark."""
         lists = (*state.queued, state.dead, *state.processing.values(), *state.cleanup.values())
         live = {payload for payloads in lists for payload in payloads}
         inputs = {name for payload in live for name in input_names(payload, self.settings)}

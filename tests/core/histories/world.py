@@ -35,7 +35,7 @@ BYTE = np.zeros(1, np.uint8)
 WORKERS = st.integers(0, 1)
 KINDS = st.sampled_from([Kind.LONG, Kind.LONG, Kind.LONG, Kind.SHORT])
 REQUESTS = st.sampled_from(["r0", "r1", "a request"])
-INDEX = st.integers(0, 3)  # of whatever there is to choose from, modulo its length
+INDEX = st.integers(0, 3)  # of what there is to choose from, modulo its length
 RARELY = st.sampled_from([False, False, False, True])
 
 
