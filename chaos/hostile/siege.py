@@ -69,7 +69,6 @@ class Siege:
         self.bystanders = Bystanders(folder)
         self.report = Report()
         self.redis = pipeline.redis
-        self.worker_id = ""
 
     def run(self, cases: int) -> Report:
         """Send so many hostile cases; a good job goes before the first and among the others."""
