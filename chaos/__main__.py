@@ -1,6 +1,6 @@
 """The program: python -m chaos --minutes 5 --seed 1
 
-Runs producer, consumer, workers with a tiny network and a Redis of its own, disturbs them and their
+Runs sender, receiver, workers with a tiny network and a Redis of its own, disturbs them and their
 surroundings at random, and accounts for everything at the end. Exits with 1 on any deviation.
 """
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from chaos.account import Evidence
 from chaos.jobs import Jobs
 from chaos.probe import Crowd, free_ports
-from chaos.producer import Journal
 from chaos.programs import Program, Tally
 from chaos.proxy import Proxy
+from chaos.sender import Journal
 from chaos.servers import Servers
 from chaos.settings import GRACES_S, SETTINGS
 from core import keys
@@ -36,7 +36,7 @@ Disturbance = Callable[["Arena"], None]
 class Arena:
     """All programs of a run and the network between them and Redis.
 
-    Workers reach Redis through `network`, which misbehaves; producer and consumer through a proxy
+    Workers reach Redis through `network`, which misbehaves; sender and receiver through a proxy
     that does not, so that they too find a new master.
     """
 
@@ -81,7 +81,7 @@ class Arena:
     def _start(self) -> None:
         url = f"redis://127.0.0.1:{self._quiet.port}"
         common = [url, self.jobs.tag, str(self.jobs.seed)]
-        extra = {"producer": [str(self.journal.path), str(RATE)], "consumer": []}
+        extra = {"sender": [str(self.journal.path), str(RATE)], "receiver": []}
         for kind, arguments in extra.items():
             self.neighbours[kind] = Program(
                 kind,

@@ -144,7 +144,7 @@ class Jobs:
         return {path.name for path in wire.DEV_SHM.iterdir() if self.tag in path.name}
 
     def remove(self, number: int) -> int:
-        """Unlink the segments of a job that its producer died before sending; their number."""
+        """Unlink the segments of a job that its sender died before sending; their number."""
         removed = 0
         for edition in (0, 1):
             for name in self.names(number, edition):

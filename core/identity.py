@@ -43,7 +43,7 @@ def current_identity(settings: Settings) -> Identity:
     except OSError as error:
         raise NoSharedMemory(
             f"{SHM_FOLDER} cannot be used ({error.strerror}): mount a tmpfs there, or in a "
-            "container the producer's own"
+            "container the sender's own"
         ) from error
     return identity_in(settings, f"{boot}-{device}")
 

@@ -55,7 +55,7 @@ PRELUDES: Final = {
     "ownership": ("commit", "fail", "release", "retry", "supersede"),
     "failures": ("fail", "tell"),
     "entries": ("discard", "drop", "redrive"),
-    "marks": ("expire", "sweep"),
+    "late_results": ("expire", "sweep"),
 }
 
 COMMAND_TIMEOUT_S = 5.0

@@ -1,4 +1,4 @@
-"""Expiry of results: removes those not fetched in time, and the entries of fetched ones."""
+"""Expiry of results: removes those not fetched in time, and the records of fetched ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 
 from core import keys
-from core.claims import condemned_until
+from core.claims import barred_until
 from core.config import Settings
 from core.faults import Fault, fault_point
 from core.identity import crew_name
@@ -19,10 +19,10 @@ from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
-#: Largest number of entries examined in one call.
+#: Largest number of records examined in one call.
 CHUNK: Final = 500
 
-#: Seconds within which every entry is examined once.
+#: Seconds within which every record is examined once.
 SWEEP_S: Final = 30.0
 
 #: Largest number of calls for the sweep at a stop.
@@ -32,7 +32,7 @@ Unlink = Callable[[Collection[str]], Awaitable[None]]
 
 
 class ResultExpiry:
-    """Removes entries from the sorted set of result segments of one namespace."""
+    """Removes records from the sorted set of result segments of one namespace."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ResultExpiry:
             return
         fault_point(Fault.EXPIRED)
         await self._unlink([segment])
-        await self._scripts["retire"]([self._segments], [member, condemned_until(self._settings)])
+        await self._scripts["retire"]([self._segments], [member, barred_until(self._settings)])
         log.info(
             "segment %s of request %s: nobody fetched it",
             segment,
@@ -86,7 +86,7 @@ class ResultExpiry:
         )
 
     async def sweep_whole(self) -> None:
-        """Drop all entries of fetched results, up to a limit of calls."""
+        """Drop all records of fetched results, up to a limit of calls."""
         cursor = b"0"
         for _ in range(WHOLE_CALLS):
             cursor, _dropped = await self._scripts["sweep"](
@@ -96,7 +96,7 @@ class ResultExpiry:
                 return
 
     async def _sweep(self) -> None:
-        """Drop entries of fetched results, in the part of the set that is due now."""
+        """Drop records of fetched results, in the part of the set that is due now."""
         since_s = time.monotonic() - self._swept_at
         self._swept_at = time.monotonic()
         count = int(await self._redis.zcard(self._segments))

@@ -157,11 +157,11 @@ class Orphans:
         crew = known.crew
         is_here = self._is_here(crew)
         reaper = self._reaper(crew)
-        given_back: list[str] = []
+        recovered: list[str] = []
         for worker in known.members:
-            given_back += await reaper.reap(worker, counted=False)
+            recovered += await reaper.reap(worker, counted=False)
         if known.has_seen_segments and not is_here:
-            self.known_gone.update(given_back[:MOST_GONE])
+            self.known_gone.update(recovered[:MOST_GONE])
         if remaining := await reaper.members():
             log.debug("%s still has %s", crew.name, ", ".join(remaining))
             return  # the next pass continues
@@ -173,8 +173,8 @@ class Orphans:
             if not await self._drop_dead(known):
                 return
         else:
-            if given_back:
-                self._log_dissolved(crew, len(given_back))
+            if recovered:
+                self._log_dissolved(crew, len(recovered))
             return
         others = [
             other for other in crews if other.crew.namespace == crew.namespace and other != known
@@ -183,7 +183,7 @@ class Orphans:
             await self._abandon(crew.namespace)
         names = [crew.name, f"{crew.name} seen", f"{crew.name} sighted"]
         await self._redis.hdel(keys.CREWS, *names)
-        self._log_dissolved(crew, len(given_back))
+        self._log_dissolved(crew, len(recovered))
 
     def _log_dissolved(self, crew: Crew, count: int) -> None:
         log.warning(

@@ -130,7 +130,7 @@ class Recovery:
         await self._reaper.reap(self._identity.worker, counted=False)
 
     async def tidy(self) -> None:
-        """Drop the entries of fetched results, at a clean stop."""
+        """Drop the records of fetched results, at a clean stop."""
         await self._results.sweep_whole()
 
     async def close(self) -> None:
@@ -153,7 +153,7 @@ class Recovery:
             raise
 
     async def _find_forgotten(self) -> None:
-        """Add workers that hold jobs to the set of workers again, if they were removed.
+        """Add workers that have jobs to the set of workers again, if they were removed.
 
         A stalled network may deliver a dead worker's last claim after the worker was recovered.
         """
@@ -181,12 +181,12 @@ class Recovery:
         """Unlink results that dead workers wrote for jobs that had been taken from them."""
         starts: dict[str, str] = {}
         offset = 0
-        while condemned := cast(
+        while barred := cast(
             "list[bytes]",
             await self._redis.zrangebyscore(self._segments, "-inf", "(0", start=offset, num=CHUNK),
         ):
-            offset += len(condemned)
-            marks = (member.decode().split(" ", 1) for member in condemned)
+            offset += len(barred)
+            marks = (member.decode().split(" ", 1) for member in barred)
             starts.update({name: request_id for name, request_id in marks if name.endswith("-")})
         if not starts:
             return

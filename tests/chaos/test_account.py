@@ -18,9 +18,9 @@ from chaos.account import (
     jobs_account,
     remove_unsent,
 )
-from chaos.consumer import VERDICTS
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
 from chaos.large import SMALLEST, describe, make
+from chaos.receiver import VERDICTS
 from core import keys
 from harness.redis_server import RedisClient
 from harness.workers import OWN

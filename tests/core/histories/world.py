@@ -1,4 +1,4 @@
-"""What the histories know of jobs and segments; producers and consumers."""
+"""What the histories know of jobs and segments; senders and receivers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class World(RuleBasedStateMachine):
         self.unordered: set[bytes] = set()  # those whose first claim was not recorded
         self.newest: dict[str, int] = {}  # of a request: the latest of those that were committed
         self.written: dict[str, bytes] = {}  # result segment -> its payload
-        self.fetched: set[str] = set()  # segments that the consumer has taken over
+        self.fetched: set[str] = set()  # segments that the receiver has taken over
         self.expired: set[str] = set()  # segments whose time is over, so that they may go unread
         self.dead_workers: list[str] = []
         self.numbers = 0
@@ -112,7 +112,7 @@ class World(RuleBasedStateMachine):
         self.redis.rpush(self.settings.queue(kind), payload)
         self.pushed[payload] += 1
 
-    # -- producers and consumers --------------------------------------------------------------
+    # -- senders and receivers --------------------------------------------------------------
 
     @rule(request_id=REQUESTS, kind=KINDS)
     def a_job_is_sent(self, request_id: str, kind: Kind) -> None:
@@ -142,5 +142,5 @@ class World(RuleBasedStateMachine):
     @rule(index=INDEX)
     def a_fetched_result_is_read_and_unlinked(self, index: int) -> None:
         segment = sorted(self.fetched)[index % len(self.fetched)]
-        assert shm.unlink(segment, UIDS), "somebody removed what the consumer had taken over"
+        assert shm.unlink(segment, UIDS), "somebody removed what the receiver had taken over"
         self.fetched.remove(segment)
