@@ -14,7 +14,7 @@ from core import keys
 from core.claims import barred_until
 from core.config import Settings
 from core.faults import Fault, fault_point
-from core.identity import crew_name
+from core.identity import crew_of
 from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class ResultExpiry:
         self._scripts = scripts
         self._settings = settings
         self._segments = keys.segments(namespace)
-        self._clock, self._crew = f"{namespace} clock", crew_name(settings, namespace)
+        self._clock, self._crew = f"{namespace} clock", crew_of(settings, namespace).name
         self._unlink = unlink
         self._cursor = b"0"
         self._swept_at = time.monotonic()
@@ -67,7 +67,7 @@ class ResultExpiry:
         ):
             for member in due:
                 await self._expire(member, now)
-        await self._sweep()
+        await self._sweep_part()
 
     async def _expire(self, member: bytes, now: int) -> None:
         segment, request_id = member.decode().split(" ", 1)
@@ -87,22 +87,20 @@ class ResultExpiry:
 
     async def sweep_whole(self) -> None:
         """Drop all records of fetched results, up to a limit of calls."""
-        cursor = b"0"
-        for _ in range(WHOLE_CALLS):
-            cursor, _dropped = await self._scripts["sweep"](
-                [self._segments], [cursor, CHUNK, keys.result("")]
-            )
-            if cursor == b"0":
-                return
+        self._cursor = b"0"
+        await self._sweep(WHOLE_CALLS)
 
-    async def _sweep(self) -> None:
+    async def _sweep_part(self) -> None:
         """Drop records of fetched results, in the part of the set that is due now."""
         since_s = time.monotonic() - self._swept_at
         self._swept_at = time.monotonic()
         count = int(await self._redis.zcard(self._segments))
-        calls = max(4, int(count / CHUNK * since_s / SWEEP_S) + 1)
+        await self._sweep(max(4, int(count / CHUNK * since_s / SWEEP_S) + 1))
+
+    async def _sweep(self, calls: int) -> None:
+        """Continue the sweep by so many calls; it ends early at the end of the set."""
         for _ in range(calls):
-            self._cursor, _dropped = await self._scripts["sweep"](
+            self._cursor = await self._scripts["sweep"](
                 [self._segments], [self._cursor, CHUNK, keys.result("")]
             )
             if self._cursor == b"0":

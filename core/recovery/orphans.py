@@ -20,9 +20,9 @@ from redis.asyncio import Redis
 
 from core import keys
 from core.config import Settings
-from core.identity import kinship
+from core.identity import Crew, crew_of
 from core.keys import Kind
-from core.recovery.reaping import Crew, Reaper
+from core.recovery.reaping import Reaper
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +118,11 @@ class Orphans:
             namespace = key.decode("utf-8", "replace").removeprefix(keys.workers(""))
             if namespace in noted or namespace == self._crew.namespace:
                 continue
-            queues = self._crew.queues
-            crew = Crew(namespace, kinship(self._settings, namespace), queues, "")
-            members = await self._reaper(crew).members()
+            members = await self._reaper(crew_of(self._settings, namespace)).members()
             if members:
-                host = members[0].rsplit("-", 2)[0]
-                description = {"host": host, **{str(kind): name for kind, name in queues.items()}}
+                crew = crew_of(self._settings, namespace, host=members[0].rsplit("-", 2)[0])
                 now = int((await self._redis.time())[0])
-                notes: dict[Any, Any] = {
-                    crew.name: json.dumps(description),
-                    f"{crew.name} seen": now,
-                }
+                notes: dict[Any, Any] = {crew.name: crew.description, f"{crew.name} seen": now}
                 await self._redis.hset(keys.CREWS, mapping=notes)
 
     async def known(self) -> list[KnownCrew]:

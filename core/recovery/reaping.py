@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -22,6 +21,7 @@ from core.claims import barred_until
 from core.config import LONGEST_MESSAGE, Settings
 from core.contract import input_names, request_of, result_name_start
 from core.faults import Fault, fault_point
+from core.identity import Crew
 from core.keys import Kind
 from core.pixels import shm
 from core.telemetry import log_extra, watch
@@ -29,25 +29,6 @@ from core.telemetry import log_extra, watch
 log = logging.getLogger(__name__)
 
 GHOST: Final = "~"
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Workers of one namespace that serve the same queues."""
-
-    namespace: str
-    kinship: str
-    queues: Mapping[Kind, str]
-    host: str
-
-    @property
-    def name(self) -> str:
-        """Its name in Redis."""
-        return f"{self.namespace} {self.kinship}"
-
-    def has(self, worker: str) -> bool:
-        """Whether a worker, or its ghost, belongs to it."""
-        return worker.rpartition("-")[2].startswith(self.kinship)
 
 
 class Reaper:

@@ -3,12 +3,12 @@
 -- ARGV[1]  cursor
 -- ARGV[2]  approximate number of records to examine
 -- ARGV[3]  prefix of the keys of result hashes
--- Returns the next cursor, '0' at the end, and how many were dropped.
+-- Returns the next cursor, '0' at the end.
 --
 -- A record with an integer score stays: the worker that committed it may not know this yet, and
 -- recognises its own success by the record.
 local reply = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
-local records, dropped = reply[2], 0
+local records = reply[2]
 for i = 1, #records, 2 do
   local member, score = records[i], tonumber(records[i + 1])
   if score > 0 and score % 1 ~= 0 then
@@ -18,8 +18,7 @@ for i = 1, #records, 2 do
     local is_there = info and string.find(info, segment, 1, true)
     if not is_there and not searched_until(KEYS[1], segment, member) then
       redis.call('ZREM', KEYS[1], member)
-      dropped = dropped + 1
     end
   end
 end
-return {reply[1], dropped}
+return reply[1]

@@ -22,7 +22,7 @@ from core import keys
 from core.claims import Claim
 from core.config import Settings
 from core.contract import result_name_start
-from core.identity import kinship
+from core.identity import crew_of
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.reaping import GHOST
@@ -52,7 +52,7 @@ class World(RuleBasedStateMachine):
         self.settings = Settings(
             _env_file=None, redis_url=self.url, shm_name_prefix=f"img_shm_{OWN}"
         )
-        self.digest = kinship(self.settings, NAMESPACE)
+        self.digest = crew_of(self.settings, NAMESPACE).kinship
         self.pushed: Counter[bytes] = Counter()  # how often each payload was sent
         self.committed: Counter[bytes] = Counter()  # how often it became a result
         self.superseded: Counter[bytes] = Counter()  # how often a newer result was out
