@@ -14,9 +14,9 @@ CANVAS: Final = (64, 96)
 SIZE: Final = (60, 90)
 
 
-def make_message(pipeline: Pipeline, seed: int = 1) -> Json:
-    """The message of a small page for the long queue, whose segments are in place."""
-    return pipeline.message(*page(*SIZE, seed), "long", canvas=CANVAS)
+def make_message(pipeline: Pipeline, kind: Kind = "long", seed: int = 1, **options: Any) -> Json:
+    """The message of a small page, whose segments are in place; options as for the pipeline's."""
+    return pipeline.message(*page(*SIZE, seed), kind, canvas=CANVAS, **options)
 
 
 def send(pipeline: Pipeline, kind: Kind = "long", seed: int = 1, **options: Any) -> str:
@@ -24,9 +24,9 @@ def send(pipeline: Pipeline, kind: Kind = "long", seed: int = 1, **options: Any)
     return pipeline.submit(*page(*SIZE, seed), kind, canvas=CANVAS, **options)
 
 
-def hide(message: Json) -> Callable[[], object]:
-    """Take the mask of a message away; what is returned puts it back."""
-    path = DEV_SHM / message["preprocessed_mask_shm_info"]["shm_name"]
+def hide(message: Json, field: str = "preprocessed_mask_shm_info") -> Callable[[], object]:
+    """Take a segment of a message away; what is returned puts it back."""
+    path = DEV_SHM / message[field]["shm_name"]
     hidden = path.with_name(f"{path.name}.hidden")
     path.rename(hidden)
     return lambda: hidden.rename(path)
