@@ -56,7 +56,7 @@ def _run(
 
 
 def _stillness(workers: Sequence[Sequence[Span]], began: float, ended: float) -> dict[str, float]:
-    """How busy the device was, its gaps, and the processor time of a batch beside copying."""
+    """How busy the device was, its gaps, and the processor time of a batch without copying."""
     batches = sorted(batch for spans in workers for span in spans for batch in span.batches)
     inside = [batch for batch in batches if began <= batch[0] and batch[1] <= ended]
     gaps = [max(0.0, after[0] - before[1]) * 1000 for before, after in pairwise(inside)]

@@ -1,6 +1,6 @@
 """The engine against the network as it was published and the ways others run it.
 
-Competitors run in turns in one process, from bytes to bytes, beside a matrix product of the same
+Competitors take turns in one process, from bytes to bytes, with a matrix product of the same
 precision, whose rate is the limit. `--memory` measures the peak of each in a process of its own.
 """
 
@@ -26,7 +26,7 @@ from lama.saicinpainting.training.modules.precision import half_dtype
 
 KEYS = ("network", "mask", "batch", "size", "threads", "device", "keep_memory", "competitor")
 
-#: Which competitors compute in half precision and thus have the higher limit.
+#: Which competitors compute in half precision and so have the higher limit.
 _HALF = (
     "engine half",
     "OpenVINO bfloat16",

@@ -1,7 +1,7 @@
 """What the records of results cost at many commits a second: Redis' memory and the process' own.
 
 Jobs are claimed and committed as a worker does, with its recovery, without pictures and without a
-network; once with consumers that fetch each result, and once with none. With consumers both must
+network; once with receivers that fetch each result, and once with none. With receivers both must
 level off.
 """
 
@@ -108,7 +108,7 @@ class Committer:
 
 
 class Run:
-    """Jobs at a rate for some time, with consumers or without."""
+    """Jobs at a rate for some time, with receivers or without."""
 
     def __init__(self, url: str, rate: float, concurrent: int, *, fetched: bool) -> None:
         self._redis: Any = redis.asyncio.Redis.from_url(url, protocol=2)
@@ -148,7 +148,7 @@ class Run:
             self._pushed += missing
 
     async def _fetch(self, results: Sequence[str]) -> None:
-        """As consumers do: the hash is read and deleted."""
+        """As receivers do: the hash is read and deleted."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in results:
                 pipeline.hgetall(key)
@@ -220,7 +220,7 @@ def _verdict(samples: Sequence[Sample], fetched: bool) -> str:
     process_memory = words[levelled_off([sample.process_bytes for sample in samples])]
     rate = last.commits / last.seconds
     return (
-        f"{'with' if fetched else 'without'} consumers: {rate:.0f} commits a second; Redis' memory "
+        f"{'with' if fetched else 'without'} receivers: {rate:.0f} commits a second; Redis' memory "
         f"{redis_memory}, the process' {process_memory}"
     )
 

@@ -1,4 +1,4 @@
-"""What the worker costs beside the network, and how it divides its work.
+"""What the worker costs in addition to the network, and how it divides its work.
 
 Competitors are this worker, a plain consumer (see plain_consumer.py), and what neither can beat:
 the network alone, or the copies alone. Sections can be run one by one:

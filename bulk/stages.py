@@ -1,6 +1,6 @@
-"""The three stages of a picture: decode, fill, encode. Whoever runs them, they are these.
+"""The three stages of a picture: decode, fill, encode. They are the same here and on Ray.
 
-They keep nothing of a picture, and the last one writes the same bytes whenever it is repeated, so
+They keep nothing of a picture, and the last one writes the same bytes if it is repeated, so
 that a stage can be done again elsewhere.
 """
 

@@ -1,6 +1,6 @@
 """The program: python -m chaos --minutes 5 --seed 1
 
-Runs producer, consumer, workers with a tiny network and a Redis of its own, disturbs them and their
+Runs sender, receiver, workers with a tiny network and a Redis of its own, disturbs them and their
 surroundings at random, and accounts for everything at the end. Exits with 1 on any deviation.
 """
 
@@ -16,21 +16,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from chaos import deeds, surroundings
+from chaos import disturbances, surroundings
 from chaos.account import Account
-from chaos.arena import Arena, Deed
+from chaos.arena import Arena, Disturbance
 from chaos.programs import Tally
 from chaos.settling import settle
 from harness import private
 
 #: The disturbances and their weights; the first in the table comes first in a run.
-WEIGHTS: Final[dict[Deed, float]] = {
-    deeds.kill: 5,
-    deeds.stop: 2,
-    deeds.freeze: 6,
-    deeds.neighbour: 2,
-    deeds.redis: 2,
-    deeds.network: 8,
+WEIGHTS: Final[dict[Disturbance, float]] = {
+    disturbances.kill: 5,
+    disturbances.stop: 2,
+    disturbances.freeze: 6,
+    disturbances.neighbour: 2,
+    disturbances.redis: 2,
+    disturbances.network: 8,
     surroundings.large: 1,
     surroundings.blind: 2,
     surroundings.vanish: 1,
@@ -42,9 +42,9 @@ WEIGHTS: Final[dict[Deed, float]] = {
     surroundings.idle: 2,
 }
 
-DEEDS: Final = {deed.__name__: deed for deed in WEIGHTS}
+DISTURBANCES: Final = {each.__name__: each for each in WEIGHTS}
 
-#: Deaths at fault points; not a deed, since workers are started with them.
+#: Deaths at fault points; not a disturbance, since workers are started with them.
 POINTS: Final = "points"
 
 
@@ -58,13 +58,13 @@ def main() -> int:
     parser.add_argument(
         "--only",
         type=_names,
-        default=[*DEEDS, POINTS],
+        default=[*DISTURBANCES, POINTS],
         metavar="NAME,NAME",
-        help=f"what is done; of {', '.join(DEEDS)}, and {POINTS} for deaths at fault points",
+        help=f"what is done; of {', '.join(DISTURBANCES)}, and {POINTS} for deaths at fault points",
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing is left running either way
-    chosen = possible([DEEDS[name] for name in options.only if name != POINTS])
+    chosen = possible([DISTURBANCES[name] for name in options.only if name != POINTS])
     folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(exist_ok=True)
     arena = Arena(
@@ -76,7 +76,7 @@ def main() -> int:
     )
     began = time.monotonic()
     with arena.running():
-        arena.disturb(options.minutes * 60, {deed: WEIGHTS[deed] for deed in chosen})
+        arena.disturb(options.minutes * 60, {each: WEIGHTS[each] for each in chosen})
         account = settle(arena)
     print(f"seed {options.seed}, {options.workers} workers, {time.monotonic() - began:.0f} s")
     _print(arena.tally, account)
@@ -91,18 +91,18 @@ def main() -> int:
 
 def _names(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := sorted({*names} - {*DEEDS, POINTS}):
+    if unknown := sorted({*names} - {*DISTURBANCES, POINTS}):
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: unknown")
     return names
 
 
-def possible(chosen: list[Deed]) -> list[Deed]:
-    """The deeds that this machine allows; prints which it does not allow."""
-    in_namespaces = [deed for deed in (surroundings.blind, surroundings.vanish) if deed in chosen]
+def possible(chosen: list[Disturbance]) -> list[Disturbance]:
+    """The disturbances that this machine allows; prints which it does not allow."""
+    in_namespaces = [each for each in (surroundings.blind, surroundings.vanish) if each in chosen]
     if in_namespaces and not private.is_allowed():
-        names = " and ".join(deed.__name__ for deed in in_namespaces)
+        names = " and ".join(each.__name__ for each in in_namespaces)
         print(f"mount namespaces are refused here: the run goes on without {names}")
-        return [deed for deed in chosen if deed not in in_namespaces]
+        return [each for each in chosen if each not in in_namespaces]
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The account: what became of every job, every segment and every key."""
+"""The account: what happened to every job, every segment and every key."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from chaos import large
-from chaos.consumer import FETCHED, VERDICTS
 from chaos.jobs import COPIES, HOPELESS, QUEUES, Case, Jobs
 from chaos.large import LargeMessage
 from chaos.outcomes import Told
+from chaos.receiver import FETCHED, VERDICTS
 from chaos.settings import MAX_ATTEMPTS
 from core import keys
 from harness.wire import DEV_SHM
@@ -58,7 +58,7 @@ class Account:
 
 @dataclass
 class Evidence:
-    """What the arena knows, beside Redis, about the ends of jobs.
+    """What the arena knows, and Redis does not, about the ends of jobs.
 
     `crashes` has of each job how many processes were killed or frozen that had begun to compute it.
     `outages` are the times, in unix seconds, in which every inference killed its process.
@@ -110,7 +110,7 @@ def is_idle(client: Any) -> bool:
 
 
 def remove_unsent(client: Any, jobs: Jobs, unsure: set[int]) -> None:
-    """Unlink what a producer left that died before it had sent these jobs.
+    """Unlink what a sender left that died before it had sent these jobs.
 
     Those of dead jobs are the workers' to remove.
     """
@@ -138,7 +138,7 @@ def jobs_account(
 
 
 def _read_verdicts(account: Account, client: Any, jobs: Jobs, fates: dict[int, Fate]) -> None:
-    """The consumer's verdicts, in the order in which results were fetched."""
+    """The receiver's verdicts, in the order in which results were fetched."""
     verdicts = [(json.loads(text), name) for name, text in client.hgetall(VERDICTS).items()]
     for verdict, name in sorted(verdicts, key=lambda noted: int(noted[0]["order"])):
         fates[jobs.number(verdict["request"])].delivered.append(verdict["edition"])

@@ -12,9 +12,9 @@ from pathlib import Path
 from chaos.account import Evidence
 from chaos.jobs import Jobs
 from chaos.probe import Crowd, free_ports
-from chaos.producer import Journal
 from chaos.programs import Program, Tally
 from chaos.proxy import Proxy
+from chaos.sender import Journal
 from chaos.servers import Servers
 from chaos.settings import GRACES_S, SETTINGS
 from core import keys
@@ -30,13 +30,13 @@ RATE = 60.0
 #: Until a worker is started again that has ended by itself, in seconds.
 RESTART_PAUSE_S = 0.5
 
-Deed = Callable[["Arena"], None]
+Disturbance = Callable[["Arena"], None]
 
 
 class Arena:
     """All programs of a run and the network between them and Redis.
 
-    Workers reach Redis through `network`, which misbehaves; producer and consumer through a proxy
+    Workers reach Redis through `network`, which misbehaves; sender and receiver through a proxy
     that does not, so that they too find a new master.
     """
 
@@ -81,7 +81,7 @@ class Arena:
     def _start(self) -> None:
         url = f"redis://127.0.0.1:{self._quiet.port}"
         common = [url, self.jobs.tag, str(self.jobs.seed)]
-        extra = {"producer": [str(self.journal.path), str(RATE)], "consumer": []}
+        extra = {"sender": [str(self.journal.path), str(RATE)], "receiver": []}
         for kind, arguments in extra.items():
             self.neighbours[kind] = Program(
                 kind,
@@ -126,18 +126,18 @@ class Arena:
 
     # -- disturbing -----------------------------------------------------------------------------
 
-    def disturb(self, seconds: float, deeds: Mapping[Deed, float]) -> None:
-        """Do a deed every second or so: each of them once, then at random by their weights."""
+    def disturb(self, seconds: float, disturbances: Mapping[Disturbance, float]) -> None:
+        """Disturb something every second or so: each thing once, then at random by weight."""
         deadline = time.monotonic() + seconds
-        waiting = list(deeds)[1:]
+        waiting = list(disturbances)[1:]
         self.random.shuffle(waiting)
-        waiting += list(deeds)[:1]
+        waiting += list(disturbances)[:1]
         self.look_after(1.0)
         while (left := deadline - time.monotonic()) > 0:
             if waiting:
                 waiting.pop()(self)
-            elif deeds:
-                self.random.choices(list(deeds), list(deeds.values()))[0](self)
+            elif disturbances:
+                self.random.choices(list(disturbances), list(disturbances.values()))[0](self)
             self.look_after(min(left, self.random.uniform(0.2, 2.2)))
 
     def look_after(self, seconds: float) -> None:
@@ -147,8 +147,8 @@ class Arena:
             now = time.monotonic()
             due = [one for one in self._due if one[0] <= now]
             self._due = [one for one in self._due if one[0] > now]
-            for _, deed in due:
-                deed()
+            for _, action in due:
+                action()
             self.guests = [guest for guest in self.guests if not self._has_ended(guest)]
             for program in self._lasting():
                 if self._has_ended(program):
@@ -159,13 +159,13 @@ class Arena:
                 return
             time.sleep(0.02)
 
-    def later(self, seconds: float, deed: Callable[[], None]) -> None:
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something after a delay."""
-        self._due.append((time.monotonic() + seconds, deed))
+        self._due.append((time.monotonic() + seconds, action))
 
-    def when_ended(self, program: Program, deed: Callable[[], None]) -> None:
+    def when_ended(self, program: Program, action: Callable[[], None]) -> None:
         """Do something as soon as the process of a program has ended."""
-        self._when_ended[program] = deed
+        self._when_ended[program] = action
 
     def expect_trouble(self, seconds: float) -> None:
         """Note that Redis may be out of reach; beyond a heartbeat, all workers may count as dead.
@@ -202,8 +202,8 @@ class Arena:
     def _has_ended(self, program: Program) -> bool:
         if not program.has_ended():
             return False
-        if deed := self._when_ended.pop(program, None):
-            deed()
+        if action := self._when_ended.pop(program, None):
+            action()
         return True
 
     def _restart(self, program: Program) -> None:
@@ -218,7 +218,7 @@ class Arena:
         self.network.heal()
         for crowd in self.crowds:
             crowd.end()
-        self._due = [(0.0, deed) for _, deed in self._due]
+        self._due = [(0.0, action) for _, action in self._due]
         self.look_after(0.1)
 
     def stop_all(self) -> None:

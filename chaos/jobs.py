@@ -59,8 +59,8 @@ SHARE: Final = {
     Case.NO_JSON: 100,
     Case.NO_SEGMENT: 60,
     Case.BAD_PADDING: 100,
-    Case.EXPIRED: 150,
-    Case.HASTY: 200,
+    Case.EXPIRED: 80,
+    Case.HASTY: 100,
 }
 
 
@@ -160,7 +160,7 @@ class Jobs:
         return {path.name for path in wire.DEV_SHM.iterdir() if self.tag in path.name}
 
     def remove(self, number: int) -> int:
-        """Unlink the segments of a job that its producer died before sending; their number."""
+        """Unlink the segments of a job that its sender died before sending; their number."""
         removed = 0
         for edition in (0, 1):
             for name in self.names(number, edition):

@@ -119,14 +119,14 @@ class Proxy:
         self._each(random.Random(0), 1.0, release)  # noqa: S311 - nothing is secret here
 
     def _each(
-        self, chosen: random.Random, share: float, deed: Callable[[Connection], None]
+        self, chosen: random.Random, share: float, action: Callable[[Connection], None]
     ) -> None:
         done = threading.Event()
 
         def do() -> None:
             for connection in list(self._connections):
                 if chosen.random() < share:
-                    deed(connection)
+                    action(connection)
             done.set()
 
         self._loop.call_soon_threadsafe(do)

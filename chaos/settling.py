@@ -31,7 +31,7 @@ ALARMS: Final = (
 def settle(arena: Arena) -> Account:
     """Wait until all is done, stop all programs, and make the account."""
     arena.calm_down()
-    arena.neighbours.pop("producer").stop()
+    arena.neighbours.pop("sender").stop()
     with arena.servers.client() as client:
         deadline = time.monotonic() + PATIENCE_S
         while not is_idle(client):

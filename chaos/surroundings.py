@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from chaos import large as large_messages
 from chaos.arena import Arena
-from chaos.deeds import kill, stop
+from chaos.disturbances import kill, stop
 from chaos.jobs import QUEUES
 from chaos.probe import Crowd
 from chaos.programs import Program

@@ -61,8 +61,8 @@ class Standing:
     superseded: bool = False
 
 
-def condemned_until(settings: Settings) -> int:
-    """The score, in the set of segments, of a segment that must not be committed any more.
+def barred_until(settings: Settings) -> int:
+    """The score, in the set of segments, of a segment that is barred from being committed.
 
     Its absolute value is a time by which no worker can still commit it.
     """

@@ -1,13 +1,15 @@
-"""The identity of a worker: its name, its host, and the shared memory that it sees."""
+"""The identity of a worker: its name, its host, the shared memory that it sees, its crew."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,42 @@ class Identity:
     started: int
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The workers of one namespace that serve the same queues.
+
+    Two pipelines with queues of their own may share a host and a Redis, and the name of a dead
+    worker is all that is known of it. So a worker's name has `kinship`: four hex digits, a hash of
+    the queues' names and the namespace. `host` is empty if it is not known.
+    """
+
+    namespace: str
+    kinship: str
+    queues: Mapping[Kind, str]
+    host: str
+
+    @property
+    def name(self) -> str:
+        """Its name in Redis."""
+        return f"{self.namespace} {self.kinship}"
+
+    @property
+    def description(self) -> str:
+        """What Redis has under its name: JSON of its host and its queues."""
+        return json.dumps({"host": self.host, **{str(kind): self.queues[kind] for kind in Kind}})
+
+    def has(self, worker: str) -> bool:
+        """Whether a worker, or its ghost, belongs to it."""
+        return worker.rpartition("-")[2].startswith(self.kinship)
+
+
+def crew_of(settings: Settings, namespace: str, host: str = "") -> Crew:
+    """The crew that serves the configured queues in a namespace."""
+    queues = {kind: settings.queue(kind) for kind in Kind}
+    digest = hashlib.sha256("\0".join((*queues.values(), namespace)).encode()).hexdigest()
+    return Crew(namespace, digest[:4], queues, host)
+
+
 def current_identity(settings: Settings) -> Identity:
     """A new identity for this process; raises NoSharedMemory."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -43,7 +81,7 @@ def current_identity(settings: Settings) -> Identity:
     except OSError as error:
         raise NoSharedMemory(
             f"{SHM_FOLDER} cannot be used ({error.strerror}): mount a tmpfs there, or in a "
-            "container the producer's own"
+            "container the sender's own"
         ) from error
     return identity_in(settings, f"{boot}-{device}")
 
@@ -52,30 +90,10 @@ def identity_in(settings: Settings, namespace: str) -> Identity:
     """A new identity for this process, in the given namespace."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:40] or "host"
     pid = os.getpid()
-    worker = f"{host}-{pid}-{kinship(settings, namespace)}{secrets.token_hex(4)}"
+    worker = f"{host}-{pid}-{crew_of(settings, namespace).kinship}{secrets.token_hex(4)}"
     return Identity(worker, namespace, host, pid, int(time.time()))
 
 
 def process_name() -> str:
     """`{pid namespace}:{pid}`, which is unique among the containers of a host."""
     return f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpid()}"
-
-
-def is_kin(worker: str, settings: Settings, namespace: str) -> bool:
-    """Whether a worker belongs to the crew of these queues in this namespace.
-
-    Only the jobs of such a worker can be put back: two pipelines with queues of their own may share
-    a host and a Redis, and the name of a dead worker is all that is known of it.
-    """
-    return worker.rpartition("-")[2].startswith(kinship(settings, namespace))
-
-
-def crew_name(settings: Settings, namespace: str) -> str:
-    """The name of a crew: the workers of these queues in this namespace."""
-    return f"{namespace} {kinship(settings, namespace)}"
-
-
-def kinship(settings: Settings, namespace: str) -> str:
-    """Four hex digits: a hash of the queues' names and the namespace."""
-    names = "\0".join((*(settings.queue(kind) for kind in Kind), namespace))
-    return hashlib.sha256(names.encode()).hexdigest()[:4]

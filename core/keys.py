@@ -91,18 +91,18 @@ def reaper(namespace: str) -> str:
 def segments(namespace: str) -> str:
     """sorted set: `{segment} {request_id}` of committed results by expiry, in unix seconds.
 
-    An entry is dropped soon after its result was fetched. Half a second is added to the score once
+    A record is dropped soon after its result was fetched. Half a second is added to the score once
     the worker has the reply to its commit.
 
     Score 0 marks a segment whose result was replaced before it was fetched, or was superseded: a
-    worker must unlink it, since no consumer knows of it. A negative score marks a segment that must
-    not be committed (again), because another process has removed it or is about to; its absolute
-    value is the time at which the mark may be forgotten. A name that ends in a hyphen is the prefix
-    of segments that a worker may still write for a job that was taken from it.
+    worker must unlink it, since no receiver knows of it. A negative score bars a segment from being
+    committed (again), because another process has removed it or is about to; its absolute value is
+    the time at which this may be forgotten. A name that ends in a hyphen is the prefix of segments
+    that a worker may still write for a job that was taken from it.
     """
     return f"inpainting:segments:{namespace}"
 
 
 def result(request_id: str) -> str:
-    """hash: a result, read and deleted by the consumer."""
+    """hash: a result, read and deleted by the receiver."""
     return f"inpainting_result:{request_id}"

@@ -24,11 +24,11 @@ import numpy as np
 from core.config import Settings
 from core.errors import DeviceFault, TransientFailure
 from core.network import halving
-from core.pixels.handover import Filled, Loaded, Network, Picture, Restored, is_pending
+from core.pixels.handover import Filled, Loaded, Network, Picture
 from harness.device import VARIABLE as DEVICE
 from harness.device import Device
 from harness.fills import EXPLODING, POISON, SHAPELESS, fill_grey, fill_mean
-from lama.padding import without_padding
+from harness.pending import arrived, pending
 
 #: Environment variable: the name of the network.
 VARIABLE: Final = "HARNESS_NETWORK"
@@ -36,27 +36,6 @@ VARIABLE: Final = "HARNESS_NETWORK"
 #: Environment variable: milliseconds a picture that `identity` takes, asleep, like a device that
 #: computes without the processor.
 IDENTITY_MS: Final = "IDENTITY_MS"
-
-
-class StubPending:
-    """A picture on its way from the stub's device."""
-
-    def __init__(self, picture: Picture) -> None:
-        self._picture = picture
-
-    def result(self) -> Picture:
-        return self._picture
-
-
-def pending(loaded: Loaded, filled: Picture) -> StubPending:
-    """A filled picture, H×W×3 RGB, on its way: without padding, BGR."""
-    content = without_padding(filled, loaded.job.padding, loaded.job.original_size)
-    return StubPending(np.ascontiguousarray(content[..., ::-1]))
-
-
-def arrived(pictures: Sequence[Filled]) -> list[Filled]:
-    """The pictures, those that were on their way included."""
-    return [Restored(picture.result()) if is_pending(picture) else picture for picture in pictures]
 
 
 class StubDevice:

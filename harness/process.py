@@ -1,7 +1,7 @@
 """A program in a process of its own: started, watched, signalled, waited for and stopped.
 
 The workers of the tests, the programs that chaos restarts, the demo's worker, the benchmarks'
-consumers and the private Redis are all of this kind.
+receivers and the private Redis are all of this kind.
 """
 
 from __future__ import annotations

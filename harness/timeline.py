@@ -23,7 +23,7 @@ import torch
 from core.config import Settings
 from core.contract import CANVAS
 from core.pixels.handover import Filled, Loaded, Network
-from harness.networks import arrived
+from harness.pending import arrived
 from lama.engine.transfers import Staged, Transfers
 from lama.staged import BLOCKS
 

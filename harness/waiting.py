@@ -15,5 +15,5 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE_S:g} s in vain until {what}")
+            raise AssertionError(f"not so after {PATIENCE_S:g} s: {what}")
         time.sleep(0.005)

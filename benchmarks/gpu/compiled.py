@@ -1,4 +1,4 @@
-"""torch.compile and torch.export with the plain network, beside the engine."""
+"""torch.compile and torch.export with the plain network, compared with the engine."""
 
 from __future__ import annotations
 

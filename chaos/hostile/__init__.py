@@ -6,5 +6,5 @@ every good job, gives every bad one a reason on the dead-letter list, forges no 
 opens or removes nothing that no message may name. The same seed makes the same cases.
 
 case.py is a case, messages.py, texts.py and segments.py are the ways to spoil it, bystanders.py are
-the files that must stay untouched, siege.py sends the cases and checks what became of them.
+the files that must stay untouched, siege.py sends the cases and checks how they ended.
 """

@@ -1,4 +1,4 @@
-"""A hostile case: a good job that mutations spoil, and what must become of it."""
+"""A hostile case: a good job that mutations spoil, and how it must end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from chaos.hostile.bystanders import Bystanders
 from harness.wire import Json, Kind
 
-#: What becomes of a case. "either" is where an independent answer would repeat the worker's code.
+#: How a case ends. "either" is where an independent answer would repeat the worker's code.
 Fate = Literal["dead", "delivered", "either"]
 
 MAX_PIXELS = 1 << 18

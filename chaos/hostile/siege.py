@@ -1,4 +1,4 @@
-"""Sends hostile cases to a worker, and checks what became of each and of the worker."""
+"""Sends hostile cases to a worker, and checks how each ended and how the worker is."""
 
 from __future__ import annotations
 
@@ -69,7 +69,6 @@ class Siege:
         self.bystanders = Bystanders(folder)
         self.report = Report()
         self.redis = pipeline.redis
-        self.worker_id = ""
 
     def run(self, cases: int) -> Report:
         """Send so many hostile cases; a good job goes before the first and among the others."""
@@ -131,7 +130,7 @@ class Siege:
         case.done.append(mutation.__name__)
 
     def round(self, cases: list[Case]) -> None:
-        """A batch with good jobs among it, and a look at what became of each."""
+        """A batch with good jobs among it, and a look at how each ended."""
         good = {}
         with cutting(cases):
             for number, case in enumerate(cases or [None] * 30):
@@ -201,7 +200,7 @@ class Siege:
             if outcome == "silence" or case.fate not in (outcome, "either"):
                 self.report.wrong.append(f"{case.done}: {outcome}: {case.payload[:600]!r}")
             if is_dead and not self.is_told(case):
-                self.report.wrong.append(f"{case.done}: not told: {case.payload[:300]!r}")
+                self.report.wrong.append(f"{case.done}: unpublished: {case.payload[:300]!r}")
             if outcome == "delivered":
                 self.report.delivered += 1
                 if any(path.exists() for path in case.paths) and case.fate == "delivered":
@@ -220,7 +219,7 @@ class Siege:
         is_known = case.payload.startswith(b'{"request_id": "%s", ' % request_id.encode())
         if not is_known or case.payload.count(b'"request_id"') > 1:
             return True
-        # A message that is too long is told after it has left the queue.
+        # The failure of a message that is too long is published after it has left the queue.
         key, deadline = f"inpainting_result:{request_id}", time.monotonic() + 5
         while self.redis.hget(key, "status") != b"failed":
             if time.monotonic() > deadline:

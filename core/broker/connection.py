@@ -56,7 +56,7 @@ PRELUDES: Final = {
     "failures": ("fail", "lapse", "refuse"),
     "outcomes": ("commit", "fail", "lapse", "refuse"),
     "entries": ("discard", "drop", "redrive"),
-    "marks": ("expire", "sweep"),
+    "late_results": ("expire", "sweep"),
 }
 
 COMMAND_TIMEOUT_S = 5.0

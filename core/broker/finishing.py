@@ -21,7 +21,7 @@ from core.broker.pipelining import Pipelined
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.result_queue import ResultQueue
-from core.claims import Claim, Outcome, Standing, condemned_until
+from core.claims import Claim, Outcome, Standing, barred_until
 from core.config import Settings
 from core.contract import result_name_start
 from core.errors import Expired, JobError
@@ -119,7 +119,7 @@ class Finishing:
     async def forget_replaced(self, request_id: str, segment: str) -> None:
         """Note that a replaced segment has been unlinked."""
         key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
-        score = condemned_until(self.settings)
+        score = barred_until(self.settings)
         await self.link.repeat_until_answered(
             lambda _: self._scripts["retire"]([key], [member, score])
         )
@@ -127,7 +127,7 @@ class Finishing:
     async def drop_cleanup_entry(self, claim: Claim, member: str = "") -> None:
         """Remove a job from the cleanup list: its inputs have been unlinked.
 
-        `member` is `{segment} {request_id}`, the entry of its result; empty if it has none.
+        `member` is `{segment} {request_id}`, the record of its result; empty if it has none.
         """
         cleanup = keys.cleanup(self.identity.worker)
         segments = keys.segments(self.identity.namespace)

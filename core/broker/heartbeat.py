@@ -14,8 +14,7 @@ from core import __version__, keys
 from core.broker.connection import UNREADY_AFTER_S, script_text, sync_client
 from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
 from core.config import Settings
-from core.identity import Identity, crew_name, process_name
-from core.keys import Kind
+from core.identity import Identity, crew_of, process_name
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)
@@ -81,8 +80,7 @@ class Heartbeat(threading.Thread):
 
 def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str], list[Any]]:
     """Keys and arguments of lua/register.lua."""
-    crew = crew_name(settings, identity.namespace)
-    description = {"host": identity.host, **{str(kind): settings.queue(kind) for kind in Kind}}
+    crew = crew_of(settings, identity.namespace, identity.host)
     ttl_ms = int(settings.heartbeat_ttl_s * 1000)
     return (
         [
@@ -91,7 +89,7 @@ def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str
             keys.CREWS,
             keys.segments(identity.namespace),
         ],
-        [identity.worker, heartbeat_value(identity), ttl_ms, crew, json.dumps(description)],
+        [identity.worker, heartbeat_value(identity), ttl_ms, crew.name, crew.description],
     )
 
 

@@ -32,7 +32,7 @@ from core.claims import Claim, Standing
 from core.config import Settings
 from core.contract import too_long
 from core.faults import Fault, fault_point
-from core.identity import Identity, crew_name
+from core.identity import Identity, crew_of
 from core.keys import Kind
 from core.telemetry import transitions
 
@@ -103,7 +103,7 @@ class Queues(Finishing):
                 *(keys.processing(worker, kind) for kind in Kind),
                 keys.cleanup(worker),
             ],
-            [worker, namespace, crew_name(self.settings, namespace), ttl_ms],
+            [worker, namespace, crew_of(self.settings, namespace).name, ttl_ms],
         ):
             fault_point(Fault.STRUCK_OFF)
 

@@ -44,7 +44,7 @@ def submit_file(
     Without a kind, it goes to the queue whose canvas shrinks it least. It is sent at full size, but
     for one above MAX_IMAGE_PIXELS. Raises SubmitError, which names the file and what is wrong.
     """
-    form = _writable_form(output)  # first, so that no worker computes in vain
+    form = _writable_form(output)  # first, before a worker computes anything
     picture, hole = _read(settings, image_path, mask_path, form)
     remarks = (*picture.remarks, *remarks_on(hole))
     if any(remark.reason == NO_HOLE for remark in remarks):

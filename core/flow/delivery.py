@@ -86,7 +86,7 @@ class Deliverer:
         """Store the results of a batch whose jobs have `attempts` failed attempts.
 
         If some find no room in shared memory, the stored ones are committed at once: their
-        consumers free memory. The others wait; after ROOM_PATIENCE_S their jobs are postponed.
+        receivers free memory. The others wait; after ROOM_PATIENCE_S their jobs are postponed.
         """
         results = Results()
         backoff = Backoff()

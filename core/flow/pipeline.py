@@ -101,7 +101,7 @@ class BatchPipeline:
         """Claim nothing from now on; returns once no claim is in flight."""
         await self._source.stop()
 
-    async def put_back(self) -> None:
+    async def release_unstarted(self) -> None:
         """Return the jobs that run() has claimed and not started to their queues."""
         fault_point(Fault.STOPPED)
         unknown: list[Claim] = []

@@ -180,7 +180,7 @@ class Service:
         await asyncio.wait({working})  # unlike `await working`, this does not pass a cancel on
         working.result()
         await stopping
-        await self._pipeline.put_back()
+        await self._pipeline.release_unstarted()
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name

@@ -1,7 +1,7 @@
 """Reads, writes and unlinks POSIX shared-memory segments that other programs share.
 
 On Linux a segment is a file in /dev/shm. It is read and written here as a file, not mapped: a
-producer that truncates a mapped segment would kill this process with SIGBUS. Python's
+sender that truncates a mapped segment would kill this process with SIGBUS. Python's
 `SharedMemory` (before 3.13) also unlinks segments that the process has only attached.
 """
 
@@ -214,7 +214,7 @@ def _open_for_reading(name: str, allowed_uids: Collection[int]) -> int:
 def _missing(name: str) -> TransientFailure:
     return TransientFailure(
         "segment_missing",
-        f"there is no segment {name!r}: its producer removed it, or its /dev/shm is not this "
+        f"there is no segment {name!r}: its sender removed it, or its /dev/shm is not this "
         "worker's (are both containers in one IPC namespace?)",
     )
 

@@ -1,4 +1,4 @@
-"""Expiry of results: removes those not fetched in time, and the entries of fetched ones."""
+"""Expiry of results: removes those not fetched in time, and the records of fetched ones."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 
 from core import keys
-from core.claims import condemned_until
+from core.claims import barred_until
 from core.config import Settings
 from core.faults import Fault, fault_point
-from core.identity import crew_name
+from core.identity import crew_of
 from core.telemetry import log_extra
 
 log = logging.getLogger(__name__)
 
-#: Largest number of entries examined in one call.
+#: Largest number of records examined in one call.
 CHUNK: Final = 500
 
-#: Seconds within which every entry is examined once.
+#: Seconds within which every record is examined once.
 SWEEP_S: Final = 30.0
 
 #: Largest number of calls for the sweep at a stop.
@@ -32,7 +32,7 @@ Unlink = Callable[[Collection[str]], Awaitable[None]]
 
 
 class ResultExpiry:
-    """Removes entries from the sorted set of result segments of one namespace."""
+    """Removes records from the sorted set of result segments of one namespace."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ResultExpiry:
         self._scripts = scripts
         self._settings = settings
         self._segments = keys.segments(namespace)
-        self._clock, self._crew = f"{namespace} clock", crew_name(settings, namespace)
+        self._clock, self._crew = f"{namespace} clock", crew_of(settings, namespace).name
         self._unlink = unlink
         self._cursor = b"0"
         self._swept_at = time.monotonic()
@@ -67,7 +67,7 @@ class ResultExpiry:
         ):
             for member in due:
                 await self._expire(member, now)
-        await self._sweep()
+        await self._sweep_part()
 
     async def _expire(self, member: bytes, now: int) -> None:
         segment, request_id = member.decode().split(" ", 1)
@@ -77,7 +77,7 @@ class ResultExpiry:
             return
         fault_point(Fault.EXPIRED)
         await self._unlink([segment])
-        await self._scripts["retire"]([self._segments], [member, condemned_until(self._settings)])
+        await self._scripts["retire"]([self._segments], [member, barred_until(self._settings)])
         log.info(
             "segment %s of request %s: nobody fetched it",
             segment,
@@ -86,23 +86,21 @@ class ResultExpiry:
         )
 
     async def sweep_whole(self) -> None:
-        """Drop all entries of fetched results, up to a limit of calls."""
-        cursor = b"0"
-        for _ in range(WHOLE_CALLS):
-            cursor, _dropped = await self._scripts["sweep"](
-                [self._segments], [cursor, CHUNK, keys.result("")]
-            )
-            if cursor == b"0":
-                return
+        """Drop all records of fetched results, up to a limit of calls."""
+        self._cursor = b"0"
+        await self._sweep(WHOLE_CALLS)
 
-    async def _sweep(self) -> None:
-        """Drop entries of fetched results, in the part of the set that is due now."""
+    async def _sweep_part(self) -> None:
+        """Drop records of fetched results, in the part of the set that is due now."""
         since_s = time.monotonic() - self._swept_at
         self._swept_at = time.monotonic()
         count = int(await self._redis.zcard(self._segments))
-        calls = max(4, int(count / CHUNK * since_s / SWEEP_S) + 1)
+        await self._sweep(max(4, int(count / CHUNK * since_s / SWEEP_S) + 1))
+
+    async def _sweep(self, calls: int) -> None:
+        """Continue the sweep by so many calls; it ends early at the end of the set."""
         for _ in range(calls):
-            self._cursor, _dropped = await self._scripts["sweep"](
+            self._cursor = await self._scripts["sweep"](
                 [self._segments], [self._cursor, CHUNK, keys.result("")]
             )
             if self._cursor == b"0":

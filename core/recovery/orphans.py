@@ -20,9 +20,9 @@ from redis.asyncio import Redis
 
 from core import keys
 from core.config import Settings
-from core.identity import kinship
+from core.identity import Crew, crew_of
 from core.keys import Kind
-from core.recovery.reaping import Crew, Reaper
+from core.recovery.reaping import Reaper
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +118,11 @@ class Orphans:
             namespace = key.decode("utf-8", "replace").removeprefix(keys.workers(""))
             if namespace in noted or namespace == self._crew.namespace:
                 continue
-            queues = self._crew.queues
-            crew = Crew(namespace, kinship(self._settings, namespace), queues, "")
-            members = await self._reaper(crew).members()
+            members = await self._reaper(crew_of(self._settings, namespace)).members()
             if members:
-                host = members[0].rsplit("-", 2)[0]
-                description = {"host": host, **{str(kind): name for kind, name in queues.items()}}
+                crew = crew_of(self._settings, namespace, host=members[0].rsplit("-", 2)[0])
                 now = int((await self._redis.time())[0])
-                notes: dict[Any, Any] = {
-                    crew.name: json.dumps(description),
-                    f"{crew.name} seen": now,
-                }
+                notes: dict[Any, Any] = {crew.name: crew.description, f"{crew.name} seen": now}
                 await self._redis.hset(keys.CREWS, mapping=notes)
 
     async def known(self) -> list[KnownCrew]:
@@ -157,11 +151,11 @@ class Orphans:
         crew = known.crew
         is_here = self._is_here(crew)
         reaper = self._reaper(crew)
-        given_back: list[str] = []
+        recovered: list[str] = []
         for worker in known.members:
-            given_back += await reaper.reap(worker, counted=False)
+            recovered += await reaper.reap(worker, counted=False)
         if known.has_seen_segments and not is_here:
-            self.known_gone.update(given_back[:MOST_GONE])
+            self.known_gone.update(recovered[:MOST_GONE])
         if remaining := await reaper.members():
             log.debug("%s still has %s", crew.name, ", ".join(remaining))
             return  # the next pass continues
@@ -173,8 +167,8 @@ class Orphans:
             if not await self._drop_dead(known):
                 return
         else:
-            if given_back:
-                self._log_dissolved(crew, len(given_back))
+            if recovered:
+                self._log_dissolved(crew, len(recovered))
             return
         others = [
             other for other in crews if other.crew.namespace == crew.namespace and other != known
@@ -183,7 +177,7 @@ class Orphans:
             await self._abandon(crew.namespace)
         names = [crew.name, f"{crew.name} seen", f"{crew.name} sighted"]
         await self._redis.hdel(keys.CREWS, *names)
-        self._log_dissolved(crew, len(given_back))
+        self._log_dissolved(crew, len(recovered))
 
     def _log_dissolved(self, crew: Crew, count: int) -> None:
         log.warning(

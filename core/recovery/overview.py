@@ -14,7 +14,7 @@ import redis
 from core import keys
 from core.config import REQUEST_ID, Settings
 from core.contract import is_result_name
-from core.identity import is_kin
+from core.identity import crew_of
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.orphans import parse_crews
@@ -222,7 +222,7 @@ def _worker(
             dead=int(beat.get("dead", 0)),
             per_minute=float(beat.get("per_minute", 0)),
             processing=processing,
-            here=is_kin(worker, settings, str(beat["namespace"])),
+            here=crew_of(settings, str(beat["namespace"])).has(worker),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # dead, or another program's

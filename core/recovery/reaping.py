@@ -11,17 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from core import keys
 from core.broker.queues import LOOK_BYTES
-from core.claims import condemned_until
+from core.claims import barred_until
 from core.config import LONGEST_MESSAGE, Settings
 from core.contract import input_names, request_of, result_name_start
 from core.faults import Fault, fault_point
+from core.identity import Crew
 from core.keys import Kind
 from core.pixels import shm
 from core.telemetry import log_extra, watch
@@ -29,25 +29,6 @@ from core.telemetry import log_extra, watch
 log = logging.getLogger(__name__)
 
 GHOST: Final = "~"
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Workers of one namespace that serve the same queues."""
-
-    namespace: str
-    kinship: str
-    queues: Mapping[Kind, str]
-    host: str
-
-    @property
-    def name(self) -> str:
-        """Its name in Redis."""
-        return f"{self.namespace} {self.kinship}"
-
-    def has(self, worker: str) -> bool:
-        """Whether a worker, or its ghost, belongs to it."""
-        return worker.rpartition("-")[2].startswith(self.kinship)
 
 
 class Reaper:
@@ -92,7 +73,7 @@ class Reaper:
             return []
         recovered = []
         for kind in Kind:
-            recovered += await self._give_back(owner, ghost, kind, counted)
+            recovered += await self._requeue(owner, ghost, kind, counted)
         await self._finish_cleanup(owner)
         for name in (ghost, owner):
             lists = [keys.processing(name, kind) for kind in Kind] + [keys.cleanup(name)]
@@ -101,10 +82,10 @@ class Reaper:
             )
         return recovered
 
-    async def condemn(self, name: str, request_id: str) -> bool:
+    async def bar(self, name: str, request_id: str) -> bool:
         """Bar a segment, or a prefix of names, from being committed; False if it was committed."""
-        member, until = f"{name} {request_id}", condemned_until(self._settings)
-        return bool(await self._scripts["condemn"]([self._segments], [member, until]))
+        member, until = f"{name} {request_id}", barred_until(self._settings)
+        return bool(await self._scripts["bar"]([self._segments], [member, until]))
 
     async def remove_uncommitted(self, name: str, request_id: str) -> None:
         """Unlink a segment unless it was committed.
@@ -112,7 +93,7 @@ class Reaper:
         A committed one belongs to a copy of the message, which was sent twice. Any other is barred
         first, so that its worker, if it is still alive, cannot commit a segment that is gone.
         """
-        if await self.condemn(name, request_id):
+        if await self.bar(name, request_id):
             fault_point(Fault.BARRED)
             await self._unlink([name])
 
@@ -134,7 +115,7 @@ class Reaper:
             fault_point(Fault.FENCED)
         return bool(moved >= 0)
 
-    async def _give_back(self, owner: str, ghost: str, kind: Kind, counted: bool) -> list[str]:
+    async def _requeue(self, owner: str, ghost: str, kind: Kind, counted: bool) -> list[str]:
         lost = keys.processing(ghost, kind)
         jobs = [
             (sha1, request_of(payload), payload)
@@ -148,7 +129,7 @@ class Reaper:
                 if request:  # else no worker writes a result for it
                     starts[result_name_start(self._settings, owner, payload)] = request[0]
             for start, request_id in starts.items():
-                await self.condemn(start, request_id)
+                await self.bar(start, request_id)
             for name in await asyncio.to_thread(shm.names):
                 start = start_of(name)
                 if start in starts:

@@ -24,13 +24,12 @@ from core.broker.dead_job import DeadJob
 from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
 from core.config import Settings
 from core.contract import is_result_name
-from core.identity import Identity, kinship
-from core.keys import Kind
+from core.identity import Identity, crew_of
 from core.pixels import shm
 from core.recovery.dead_expiry import DeadExpiry
 from core.recovery.expiry import ResultExpiry, Unlink
 from core.recovery.orphans import KnownCrew, Orphans
-from core.recovery.reaping import Crew, Reaper, start_of
+from core.recovery.reaping import Reaper, start_of
 from core.recovery.visibility import ShmVisibility
 
 log = logging.getLogger(__name__)
@@ -63,13 +62,7 @@ class Recovery:
         self._scripts = load_scripts(self._redis)
         self._lease = keys.reaper(identity.namespace)
         self._segments = keys.segments(identity.namespace)
-        crew = Crew(
-            identity.namespace,
-            kinship(settings, identity.namespace),
-            {kind: settings.queue(kind) for kind in Kind},
-            identity.host,
-        )
-        self._crew = crew
+        self._crew = crew = crew_of(settings, identity.namespace, identity.host)
         self._reaper = Reaper(self._redis, self._scripts, settings, crew, True)
         self._results = ResultExpiry(
             self._redis, self._scripts, settings, identity.namespace, self._unlink
@@ -130,7 +123,7 @@ class Recovery:
         await self._reaper.reap(self._identity.worker, counted=False)
 
     async def tidy(self) -> None:
-        """Drop the entries of fetched results, at a clean stop."""
+        """Drop the records of fetched results, at a clean stop."""
         await self._results.sweep_whole()
 
     async def close(self) -> None:
@@ -153,7 +146,7 @@ class Recovery:
             raise
 
     async def _find_forgotten(self) -> None:
-        """Add workers that hold jobs to the set of workers again, if they were removed.
+        """Add workers that have jobs to the set of workers again, if they were removed.
 
         A stalled network may deliver a dead worker's last claim after the worker was recovered.
         """
@@ -171,7 +164,7 @@ class Recovery:
         """Drop submissions whose jobs were removed by hand, or lost by at-most-once delivery."""
         cursor = b"0"
         while True:
-            cursor, _dropped = await self._scripts["purge"](
+            cursor = await self._scripts["purge"](
                 [keys.SUBMISSIONS], [cursor, CHUNK, SUBMISSION_TTL_S]
             )
             if cursor == b"0":
@@ -181,12 +174,12 @@ class Recovery:
         """Unlink results that dead workers wrote for jobs that had been taken from them."""
         starts: dict[str, str] = {}
         offset = 0
-        while condemned := cast(
+        while barred := cast(
             "list[bytes]",
             await self._redis.zrangebyscore(self._segments, "-inf", "(0", start=offset, num=CHUNK),
         ):
-            offset += len(condemned)
-            marks = (member.decode().split(" ", 1) for member in condemned)
+            offset += len(barred)
+            marks = (member.decode().split(" ", 1) for member in barred)
             starts.update({name: request_id for name, request_id in marks if name.endswith("-")})
         if not starts:
             return

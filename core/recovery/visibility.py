@@ -1,6 +1,6 @@
 """Whether this worker sees the shared memory of its jobs.
 
-A worker without the producers' /dev/shm (a container without `ipc: host`, another host) finds no
+A worker without the senders' /dev/shm (a container without `ipc: host`, another host) finds no
 segment. It would fail faster than a healthy worker computes, and so would take nearly every job.
 """
 
@@ -39,8 +39,8 @@ MISSES: Final = ("segment_missing", "segment_unreadable")
 
 OBSTACLE: Final = "segments"
 FIX: Final = (
-    "give worker and producers one IPC namespace (ipc: host, or ipc: service:…), or mount the "
-    "producers' /dev/shm; workers of several hosts need queues of their own, see {host}"
+    "give worker and senders one IPC namespace (ipc: host, or ipc: service:…), or mount the "
+    "senders' /dev/shm; workers of several hosts need queues of their own, see {host}"
 )
 
 

@@ -271,7 +271,7 @@ class Watch:
             self.jobs[kind, "lost"] += 1
 
     def job_given_back(self, kind: str) -> None:
-        """A job was put back without an attempt, because the failure was not its fault."""
+        """A job was given back: the failure was not its fault."""
         with self.lock:
             self.jobs[kind, "given_back"] += 1
 
@@ -291,7 +291,7 @@ class Watch:
             self.jobs[kind, "superseded"] += 1
 
     def jobs_recovered(self, kind: str, count: int) -> None:
-        """Jobs of a dead worker were put back."""
+        """Jobs of a dead worker were recovered."""
         with self.lock:
             self.recovered[kind] += count
 

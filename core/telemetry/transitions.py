@@ -39,7 +39,7 @@ def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
 
 
 def given_back(claim: Claim, error: Exception) -> None:
-    """A job is put back without an attempt, because the failure is not its fault."""
+    """A job goes back to its queue without an attempt, because the failure is not its fault."""
     watch.job_given_back(claim.kind)
     log.debug("%s is given back: %s", _name(claim), error, extra=_log_extra(claim))
 

@@ -18,10 +18,10 @@ from chaos.account import (
     jobs_account,
     remove_unsent,
 )
-from chaos.consumer import VERDICTS
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
 from chaos.large import SMALLEST, describe, make
 from chaos.outcomes import OUTCOMES, Told
+from chaos.receiver import VERDICTS
 from core import keys
 from harness.redis_server import RedisClient
 from harness.workers import OWN
@@ -319,7 +319,7 @@ def test_what_is_not_done_is_seen(client: RedisClient, key: str) -> None:
 def test_every_case_occurs_and_most_jobs_are_good(jobs: Jobs) -> None:
     cases = [jobs.case(number) for number in range(10_000)]
     assert {*cases} == {*Case}
-    assert cases.count(Case.GOOD) > 8_500
+    assert cases.count(Case.GOOD) > 8_900
     assert sum(SHARE.values()) < 1_000
 
 

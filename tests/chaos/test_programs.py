@@ -1,4 +1,4 @@
-"""How programs of a run end is put down; producer and consumer survive their own deaths."""
+"""How programs of a run end is put down; sender and receiver survive their own deaths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chaos.consumer import FETCHED, VERDICTS, Consumer
 from chaos.jobs import Case, Jobs
-from chaos.producer import Journal, Producer
 from chaos.programs import Program, Tally
+from chaos.receiver import FETCHED, VERDICTS, Receiver
+from chaos.sender import Journal, Sender
 from core.pixels import shm
 from harness.device import BROKEN_TEXT
 from harness.redis_server import RedisClient
@@ -24,7 +24,7 @@ from harness.workers import OWN, segments
 
 @pytest.fixture(autouse=True)
 def own_handler() -> Iterator[None]:
-    """Producer and consumer are programs: they set a handler for SIGTERM."""
+    """Sender and receiver are programs: they set a handler for SIGTERM."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
@@ -112,13 +112,13 @@ def test_segments_that_come_late_come_after_the_message(
     jobs = Jobs(f"shm_{OWN}x", seed=1)
     number = next(number for number in range(1000) if jobs.case(number) is Case.LATE)
     journal = Journal(tmp_path / "journal")
-    producer = Producer(client, jobs, journal, rate=1000)
-    producer._send(number)
+    sender = Sender(client, jobs, journal, rate=1000)
+    sender._send(number)
     assert client.llen(jobs.queue(number)) == 1
     assert (journal.read(), segments()) == (({number}, set()), set())
 
     def has_come() -> bool:
-        producer._put_late()
+        sender._put_late()
         return bool(segments())
 
     wait_until(has_come, "the segments come")
@@ -126,7 +126,7 @@ def test_segments_that_come_late_come_after_the_message(
     assert jobs.remove(number) == 2
 
 
-def test_a_producer_goes_on_after_the_last_job_that_was_begun(
+def test_a_sender_goes_on_after_the_last_job_that_was_begun(
     client: RedisClient, tmp_path: Path, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
@@ -136,7 +136,7 @@ def test_a_producer_goes_on_after_the_last_job_that_was_begun(
     number = next(number for number in range(2, 1000) if jobs.case(number) is Case.GOOD)
     journal.write("begun", number - 1)
 
-    class Once(Producer):
+    class Once(Sender):
         def _wait_for_room(self) -> bool:
             return not self._stopped
 
@@ -152,15 +152,15 @@ def test_a_producer_goes_on_after_the_last_job_that_was_begun(
     assert jobs.remove(number) == 2
 
 
-def test_a_producer_sends_a_job_again_that_a_full_server_refused(
+def test_a_sender_sends_a_job_again_that_a_full_server_refused(
     client: RedisClient, tmp_path: Path, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
     number = next(number for number in range(1000) if jobs.case(number) is Case.GOOD)
     journal = Journal(tmp_path / "journal")
-    producer = Producer(client, jobs, journal, rate=1000)
+    sender = Sender(client, jobs, journal, rate=1000)
     client.config_set("maxmemory", 1)
-    sending = threading.Thread(target=producer._send, args=(number,))
+    sending = threading.Thread(target=sender._send, args=(number,))
     sending.start()
     sending.join(0.3)
     assert sending.is_alive()
@@ -171,7 +171,7 @@ def test_a_producer_sends_a_job_again_that_a_full_server_refused(
     jobs.remove(number)
 
 
-def test_a_consumer_finishes_what_it_had_fetched_before_it_died(
+def test_a_receiver_finishes_what_it_had_fetched_before_it_died(
     client: RedisClient, shm_baseline: None
 ) -> None:
     jobs = Jobs(f"shm_{OWN}x", seed=1)
@@ -191,8 +191,8 @@ def test_a_consumer_finishes_what_it_had_fetched_before_it_died(
     judged = {"request": jobs.request(8), "problem": "", "edition": 0, "order": 0}
     client.hset(VERDICTS, "judged", json.dumps(judged))
     fetched(8, "judged")  # and unlinked; only the note was left
-    consumer = Consumer(client, jobs)
-    consumer._round()
+    receiver = Receiver(client, jobs)
+    receiver._round()
     verdicts = {name.decode(): json.loads(text) for name, text in client.hgetall(VERDICTS).items()}
     assert {name: [*verdict.values()] for name, verdict in verdicts.items()} == {
         right: [jobs.request(5), "", 0, 1],

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from chaos import deeds, probe, surroundings
+from chaos import disturbances, probe, surroundings
 from chaos.__main__ import possible
-from chaos.arena import Deed
+from chaos.arena import Disturbance
 from chaos.probe import Crowd, free_ports
 from chaos.programs import Tally
 from chaos.servers import Servers
@@ -65,10 +65,10 @@ def test_a_private_program_sees_a_shared_memory_of_its_own() -> None:
 def test_a_run_goes_on_without_mount_namespaces_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen: list[Deed] = [deeds.kill, surroundings.blind]
+    chosen: list[Disturbance] = [disturbances.kill, surroundings.blind]
     for refusing in (("false",), ("/nowhere/unshare",)):
         monkeypatch.setattr(private, "own_shm", lambda command=refusing: command)
-        assert possible(chosen) == [deeds.kill]
+        assert possible(chosen) == [disturbances.kill]
         assert "goes on without blind" in capsys.readouterr().out
 
 

@@ -69,7 +69,7 @@ def test_a_commit_whose_reply_was_lost_is_recognised_when_it_is_repeated(raw: Re
             Outcome.COMMITTED,
             "",
         )
-        raw.delete("inpainting_result:r")  # the consumer has fetched it meanwhile
+        raw.delete("inpainting_result:r")  # the receiver has fetched it meanwhile
         assert await queues.commit(first, "r", "s1", {"inpaint_shm_info": "{}"}) == (
             Outcome.COMMITTED,
             "",

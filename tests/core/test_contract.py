@@ -343,7 +343,7 @@ def test_a_slash_before_a_name_is_dropped_wherever_the_name_is_read() -> None:
         parse_job(changed(f"{IMAGE}.shm_name", result), SETTINGS)
 
 
-def test_a_result_has_the_fields_that_consumers_read() -> None:
+def test_a_result_has_the_fields_that_receivers_read() -> None:
     job = parse_job(json.dumps(GOOD).encode(), SETTINGS)
     segment = Segment("img_shm_result", (300, 860, 3), np.dtype("uint8"))
     fields = result_fields(job, segment, Kind.SHORT, "me")

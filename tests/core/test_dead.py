@@ -1,4 +1,4 @@
-"""The dead-letter list: what may become of an entry, whoever else works on it."""
+"""The dead-letter list: what may happen to an entry while others work on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core import keys
 from core.broker.dead_job import write_entry
 from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
-from core.identity import current_identity, is_kin
+from core.identity import crew_of, current_identity
 from core.pixels import shm
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
@@ -129,7 +129,9 @@ def test_inputs_on_another_host_are_left_to_a_worker_there(
     assert dead.discard(job)
     (member,) = client.smembers(keys.workers("elsewhere"))
     assert client.lrange(keys.cleanup(member.decode()), 0, -1) == [payload]
-    assert is_kin(member.decode(), settings, "elsewhere"), "or no worker there would look at it"
+    assert crew_of(settings, "elsewhere").has(member.decode()), (
+        "or no worker there would look at it"
+    )
     for name in segments():
         shm.unlink(name, settings.uids)
 

@@ -241,7 +241,7 @@ def test_segments_that_may_be_read_and_not_unlinked_are_a_warning(
     assert not [finding for finding in found if finding["level"] == "warning"]
 
 
-def test_jobs_that_wait_tell_whether_their_producer_shares_the_memory(
+def test_jobs_that_wait_tell_whether_their_sender_shares_the_memory(
     server: RedisServer, pipeline: Pipeline, client: RedisClient
 ) -> None:
     message = pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96))

@@ -1,4 +1,4 @@
-"""The heartbeat goes on whatever happens."""
+"""The heartbeat continues through every failure."""
 
 from __future__ import annotations
 

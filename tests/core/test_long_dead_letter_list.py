@@ -53,7 +53,7 @@ def names(jobs: Any) -> list[str]:
 
 
 def fill(server: RedisClient) -> None:
-    """Have a server refuse whatever needs memory."""
+    """Make a server refuse everything that needs memory."""
     server.config_set("maxmemory", 1)
     with pytest.raises(redis.exceptions.OutOfMemoryError):
         server.rpush("another", "x")

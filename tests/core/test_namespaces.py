@@ -14,7 +14,7 @@ import pytest
 from core import keys
 from core.broker.connection import Link
 from core.broker.dead_job import write_entry
-from core.identity import Identity, crew_name, current_identity, identity_in
+from core.identity import Identity, crew_of, current_identity, identity_in
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
@@ -90,7 +90,7 @@ class Gone:
 
     def leave(self, *payloads: bytes, seen: float = 0.0, kind: Kind = Kind.LONG) -> None:
         """Payloads in hand, as a worker leaves them that dies at once with its host."""
-        crew = crew_name(self.settings, self.namespace)
+        crew = crew_of(self.settings, self.namespace).name
         about = {str(one): self.settings.queue(one) for one in Kind} | {"host": self.identity.host}
         self.client.hset(
             keys.CREWS,
@@ -199,7 +199,7 @@ def test_a_crew_that_lives_is_never_dissolved(
     gone.leave_result("unfetched")
     client.set(keys.heartbeat(gone.identity.worker), "alive")
     worker = start_worker(**ORPHANING)
-    crew = crew_name(gone.settings, gone.namespace)
+    crew = crew_of(gone.settings, gone.namespace).name
     wait_until(lambda: int(client.hget(keys.CREWS, f"{crew} seen")) > 1, "it is seen")
     assert processing(client) == 1
     assert client.exists(keys.result("unfetched"))

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def name(shm_baseline: None) -> Iterator[str]:
-    """A name that is free, and is free again afterwards whatever was put there."""
+    """A name that is free, and is free again afterwards."""
     chosen = f"img_shm_{OWN}"
     yield chosen
     path = Path("/dev/shm", chosen)
@@ -101,7 +101,7 @@ def test_a_segment_may_be_larger_than_its_payload(name: str) -> None:
     assert read(name).tolist() == [[7] * 4] * 4
 
 
-def test_a_producer_that_cuts_a_segment_while_it_is_read_causes_an_error_at_most(name: str) -> None:
+def test_a_sender_that_cuts_a_segment_while_it_is_read_causes_an_error_at_most(name: str) -> None:
     size = 1 << 22
     shm.write(name, np.ones(size, np.uint8), 0o600)
     stop = threading.Event()

@@ -1,7 +1,7 @@
 """Delivery under every order of events: random histories on a real server and real segments.
 
-A history is made of producers, two workers that may crash, freeze, give everything back or lose
-replies at any step, a consumer, reapers that stop half-way or stall and go on later, and workers of
+A history is made of senders, two workers that may crash, freeze, give everything back or lose
+replies at any step, a receiver, reapers that stop half-way or stall and go on later, and workers of
 another shared memory that vanish with jobs in hand. After each step the whole state is compared
 with what delivery promises; at the end everything is recovered and nothing is left.
 
@@ -65,12 +65,12 @@ class Delivery(Mishaps):
     def no_result_is_lost(self, state: State, existing: set[str]) -> None:
         gone = {*state.results.values()} - existing - self.expired
         assert not gone, "results name segments that are gone"
-        assert self.fetched <= existing, "the consumer's segments were removed"
+        assert self.fetched <= existing, "the receiver's segments were removed"
 
     def every_segment_has_somebody_who_will_remove_it(
         self, state: State, existing: set[str]
     ) -> None:
-        """Whoever holds the job, whoever has the result, or a reaper that finds its mark."""
+        """Who has the job, who has the result, or a reaper that finds its mark."""
         lists = (*state.queued, state.dead, *state.processing.values(), *state.cleanup.values())
         live = {payload for payloads in lists for payload in payloads}
         inputs = {name for payload in live for name in input_names(payload, self.settings)}
@@ -118,7 +118,7 @@ class Delivery(Mishaps):
             shm.unlink_all(segments(), UIDS)
 
     def recover_everything(self) -> None:
-        """All workers crash; a new one and the consumer do what is left to do."""
+        """All workers crash; a new one and the receiver do what is left to do."""
         for at in (0, 1):
             self.a_worker_crashes_and_a_new_one_starts(at)
         self.reap(self.workers[0])
@@ -145,7 +145,7 @@ class Delivery(Mishaps):
                 worker.hands.remove(hand)
 
     def nothing_is_left(self) -> None:
-        """Once the consumer has everything and all times are over."""
+        """Once the receiver has everything and all times are over."""
         self.nothing_is_lost_or_left_behind()
         state = State(self.redis, self.settings)
         assert not state.processing

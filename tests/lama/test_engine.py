@@ -282,6 +282,6 @@ def test_on_a_gpu_recorded_sizes_give_what_others_give(dtype, caplog):
             plain.fill(pictures, holes), recorded.fill(pictures, holes), strict=True
         ):
             assert np.abs(one.astype(int) - other).max() <= 1
-    # Whatever is asked meanwhile of the allocator: a graph's own memory stays where it is.
+    # A graph's own memory stays where it is, in spite of other allocations.
     recorded.check_device()
     assert recorded.fill(pictures, holes)[0].shape == (64, 64, 3)

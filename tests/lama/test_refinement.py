@@ -53,7 +53,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def model():
-    """A network whose output isn't the same grey whatever the features are."""
+    """A network whose output depends on the features."""
     network = tiny.tiny_model()
     with torch.no_grad():
         network.generator.model[-2].weight.mul_(30)

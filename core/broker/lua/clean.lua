@@ -4,7 +4,7 @@
 -- ARGV[1]  payload
 -- ARGV[2]  member of the segments, or ''
 --
--- The worker knows of its commit. Half a second is added to the entry's score, which marks it as
+-- The worker knows of its commit. Half a second is added to the record's score, which marks it as
 -- one that may go as soon as the result is fetched (see sweep.lua).
 redis.call('LREM', KEYS[1], 1, ARGV[1])
 local score = ARGV[2] ~= '' and tonumber(redis.call('ZSCORE', KEYS[2], ARGV[2]))

@@ -1,16 +1,16 @@
--- Drop the entries of fetched results: their hash is gone or names another segment.
+-- Drop the records of fetched results: their hash is gone or names another segment.
 -- KEYS[1]  segments of the namespace
 -- ARGV[1]  cursor
--- ARGV[2]  approximate number of entries to examine
+-- ARGV[2]  approximate number of records to examine
 -- ARGV[3]  prefix of the keys of result hashes
--- Returns the next cursor, '0' at the end, and how many were dropped.
+-- Returns the next cursor, '0' at the end.
 --
--- An entry with an integer score stays: the worker that committed it may not know this yet, and
--- recognises its own success by the entry.
+-- A record with an integer score stays: the worker that committed it may not know this yet, and
+-- recognises its own success by the record.
 local reply = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
-local entries, dropped = reply[2], 0
-for i = 1, #entries, 2 do
-  local member, score = entries[i], tonumber(entries[i + 1])
+local records = reply[2]
+for i = 1, #records, 2 do
+  local member, score = records[i], tonumber(records[i + 1])
   if score > 0 and score % 1 ~= 0 then
     local segment, request = string.match(member, '^(%S+) (.*)$')
     local key = ARGV[3] .. request
@@ -18,8 +18,7 @@ for i = 1, #entries, 2 do
     local is_there = info and string.find(info, segment, 1, true)
     if not is_there and not searched_until(KEYS[1], segment, member) then
       redis.call('ZREM', KEYS[1], member)
-      dropped = dropped + 1
     end
   end
 end
-return {reply[1], dropped}
+return reply[1]

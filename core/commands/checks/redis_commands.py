@@ -71,7 +71,7 @@ EXEC
 DEL list hash zset set string
 """
 
-#: What the two delivery modes need besides.
+#: What each delivery mode needs in addition.
 BY_DELIVERY: Final = {
     Delivery.AT_LEAST_ONCE: (
         "LMOVE list list LEFT RIGHT",

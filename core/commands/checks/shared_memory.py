@@ -33,7 +33,7 @@ MAKE_ROOM: Final = (
     "shm_size, or ipc: host)"
 )
 SHARE: Final = (
-    "give worker and producer one IPC namespace (ipc: host, or ipc: service:…), or mount the same "
+    "give worker and sender one IPC namespace (ipc: host, or ipc: service:…), or mount the same "
     "folder on /dev/shm of both"
 )
 
@@ -52,7 +52,7 @@ def check(settings: Settings) -> Iterator[Finding]:
             "shm",
             f"uid {os.geteuid()} can't unlink segments of uid {', '.join(map(str, uids))} "
             f"(SHM_ALLOWED_UIDS) in {shm.SHM_FOLDER}: the inputs of their jobs stay",
-            "run worker and producer under one uid, or the worker as root",
+            "run worker and sender under one uid, or the worker as root",
         )
     try:
         with sync_client(settings) as client:
@@ -112,7 +112,7 @@ def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Fin
 def _opening(names: list[str], settings: Settings) -> Iterator[Finding]:
     """Whether these segments are here, and can be opened."""
     if not names:
-        yield ok("shm", "no job is waiting, so whether producers share it cannot be checked")
+        yield ok("shm", "no job is waiting, so whether senders share it cannot be checked")
         return
     failures = [failure for name in names if (failure := _failure(name, settings))]
     missing = sum(failure.reason == "segment_missing" for failure in failures)

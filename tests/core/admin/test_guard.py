@@ -80,7 +80,7 @@ def test_these_may(guard: Guard, check: object, headers: dict[str, str], peer: s
         (try_it, LOCAL, "10.0.0.9", 403),
         (try_it, {**LOCAL, "x-forwarded-for": "10.0.0.9"}, "127.0.0.1", 403),
         (try_it, {**LOCAL, "x-forwarded-proto": "https"}, "127.0.0.1", 403),
-        # The same by a proxy that says nothing of itself, with whatever its client says.
+        # The same by a proxy that says nothing of itself, with what its client says.
         (try_it, {**LOCAL, "connection": "close"}, "127.0.0.1", 403),
         (try_it, {**LOCAL, "connection": "upgrade"}, "127.0.0.1", 403),
         (try_it, {key: LOCAL[key] for key in LOCAL if key != "connection"}, "127.0.0.1", 403),

@@ -1,4 +1,4 @@
-"""That nobody wears the admin port down: neither idle clients, nor slow ones, nor large bodies."""
+"""The admin port answers in spite of idle clients, slow clients and large bodies."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from core import keys
 from core.broker.connection import Link
 from core.broker.queues import Queues
 from core.claims import Claim
-from core.identity import Identity, kinship
+from core.identity import Identity, crew_of
 from core.keys import Kind
 from core.recovery.recovery import Recovery
 from tests.core.histories.actors import NAMESPACE, Pass, Worker
@@ -48,7 +48,7 @@ class Mishaps(Work):
     @rule(kind=KINDS, count=st.integers(1, 2))
     def a_worker_elsewhere_vanishes_with_its_shared_memory(self, kind: Kind, count: int) -> None:
         """It was the last of its namespace, for so long that the next pass dissolves that."""
-        digest = kinship(self.settings, ELSEWHERE)
+        digest = crew_of(self.settings, ELSEWHERE).kinship
         number = self.number()
         worker = f"host-{number}-{digest}{number:08x}"
         queues = Queues(self.settings, Identity(worker, ELSEWHERE, "host", number, 0))

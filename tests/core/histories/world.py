@@ -1,4 +1,4 @@
-"""What the histories know of jobs and segments; producers and consumers."""
+"""What the histories know of jobs and segments; senders and receivers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core import keys
 from core.claims import Claim
 from core.config import Settings
 from core.contract import result_name_start
-from core.identity import kinship
+from core.identity import crew_of
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.reaping import GHOST
@@ -35,7 +35,7 @@ BYTE = np.zeros(1, np.uint8)
 WORKERS = st.integers(0, 1)
 KINDS = st.sampled_from([Kind.LONG, Kind.LONG, Kind.LONG, Kind.SHORT])
 REQUESTS = st.sampled_from(["r0", "r1", "a request"])
-INDEX = st.integers(0, 3)  # of whatever there is to choose from, modulo its length
+INDEX = st.integers(0, 3)  # of what there is to choose from, modulo its length
 RARELY = st.sampled_from([False, False, False, True])
 
 
@@ -55,7 +55,7 @@ class World(RuleBasedStateMachine):
             shm_name_prefix=f"img_shm_{OWN}",
             result_queue="outcomes",
         )
-        self.digest = kinship(self.settings, NAMESPACE)
+        self.digest = crew_of(self.settings, NAMESPACE).kinship
         self.pushed: Counter[bytes] = Counter()  # how often each payload was sent
         self.committed: Counter[bytes] = Counter()  # how often it became a result
         self.superseded: Counter[bytes] = Counter()  # how often a newer result was out
@@ -65,7 +65,7 @@ class World(RuleBasedStateMachine):
         self.unordered: set[bytes] = set()  # those whose first claim was not recorded
         self.newest: dict[str, int] = {}  # of a request: the latest of those that were committed
         self.written: dict[str, bytes] = {}  # result segment -> its payload
-        self.fetched: set[str] = set()  # segments that the consumer has taken over
+        self.fetched: set[str] = set()  # segments that the receiver has taken over
         self.expired: set[str] = set()  # segments whose time is over, so that they may go unread
         self.dead_workers: list[str] = []
         self.numbers = 0
@@ -117,7 +117,7 @@ class World(RuleBasedStateMachine):
         self.redis.rpush(self.settings.queue(kind), payload)
         self.pushed[payload] += 1
 
-    # -- producers and consumers --------------------------------------------------------------
+    # -- senders and receivers --------------------------------------------------------------
 
     @rule(request_id=REQUESTS, kind=KINDS)
     def a_job_is_sent(self, request_id: str, kind: Kind) -> None:
@@ -147,5 +147,5 @@ class World(RuleBasedStateMachine):
     @rule(index=INDEX)
     def a_fetched_result_is_read_and_unlinked(self, index: int) -> None:
         segment = sorted(self.fetched)[index % len(self.fetched)]
-        assert shm.unlink(segment, UIDS), "somebody removed what the consumer had taken over"
+        assert shm.unlink(segment, UIDS), "somebody removed what the receiver had taken over"
         self.fetched.remove(segment)

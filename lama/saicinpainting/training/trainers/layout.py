@@ -128,11 +128,11 @@ def disagreement(generator: FFCResNetGenerator, state: Mapping[str, Tensor], str
     return f"keys {'; '.join(found)}" if found else ""
 
 
-def first_few(names: Iterable[str], most: int = 3) -> str:
+def first_few(names: Iterable[str]) -> str:
     """`a, b, c, … (7 in all)`: names for a message of one line."""
     listed = list(names)
-    text = ", ".join(name[:80] for name in listed[:most]) or "none"
-    return text if len(listed) <= most else f"{text}, … ({len(listed)} in all)"
+    text = ", ".join(name[:80] for name in listed[:3]) or "none"
+    return text if len(listed) <= 3 else f"{text}, … ({len(listed)} in all)"
 
 
 def _count(state: Mapping[str, Tensor], first: int, name: str) -> int:

@@ -81,7 +81,7 @@ class PickleReader:
         """The next pickle's content: plain types, StoredTensor, StandIn, Name.
 
         Raises UnsafeCheckpointError for a name that could run something; for a damaged pickle
-        whatever comes of it.
+        any exception.
         """
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -281,7 +281,7 @@ def _called(what: object, arguments: Any) -> Any:
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     """A dict of keys and values in turn; only names and numbers are kept as keys.
 
-    Others hash through whatever the file has nested in them.
+    Others hash what the file has nested in them.
     """
     pairs = zip(items[::2], items[1::2], strict=True)
     return {key: value for key, value in pairs if isinstance(key, (str, int))}

@@ -29,7 +29,7 @@ def freeze(arena: Arena) -> None:
 
 
 def neighbour(arena: Arena) -> None:
-    """Producer or consumer gets SIGKILL."""
+    """Sender or receiver gets SIGKILL."""
     arena.random.choice(list(arena.neighbours.values())).send(signal.SIGKILL)
 
 

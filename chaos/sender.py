@@ -18,7 +18,7 @@ import redis
 
 from chaos.jobs import QUEUES, Case, Jobs
 
-#: The producer waits while so many jobs are queued: disturbances are to hit jobs in progress.
+#: The sender waits while so many jobs are queued: disturbances are to hit jobs in progress.
 ENOUGH = 100
 
 
@@ -43,7 +43,7 @@ class Journal:
         return begun, sent
 
 
-class Producer:
+class Sender:
     """Sends job after job until SIGTERM."""
 
     def __init__(self, client: Any, jobs: Jobs, journal: Journal, rate: float) -> None:
@@ -135,7 +135,7 @@ def main() -> int:
     options = parser.parse_args()
     with redis.Redis.from_url(options.url, protocol=2, socket_timeout=5, retry=None) as client:
         jobs = Jobs(options.tag, options.seed)
-        Producer(client, jobs, Journal(options.journal), options.rate).run()
+        Sender(client, jobs, Journal(options.journal), options.rate).run()
     return 0
 
 

@@ -38,7 +38,7 @@ return 1
 """
 
 
-class Consumer:
+class Receiver:
     """Takes results over and checks their pixels until SIGTERM."""
 
     def __init__(self, client: Any, jobs: Jobs) -> None:
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
     with redis.Redis.from_url(options.url, protocol=2, socket_timeout=5, retry=None) as client:
-        Consumer(client, Jobs(options.tag, options.seed)).run()
+        Receiver(client, Jobs(options.tag, options.seed)).run()
     return 0
 
 

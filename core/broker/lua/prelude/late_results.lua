@@ -1,8 +1,8 @@
--- Prepended to the scripts that drop entries of results.
+-- Prepended to the scripts that drop records of results.
 
 -- The time, in unix seconds, until which results that a dead worker wrote for a lost job are searched
--- for; nil if they are not. Until then an entry stays even if its result was fetched: it tells a
--- committed result from one that is to be unlinked (see keys.py).
+-- for; nil if they are not. Until then a record stays even if its result was fetched: it tells a
+-- committed result from one that is to be unlinked (see core/keys.py).
 local function searched_until(segments, segment, member)
   local start = string.match(segment, '^.*%-')
   local mark = start and redis.call('ZSCORE', segments, start .. string.sub(member, #segment + 1))
