@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import http.client
 import json
@@ -23,6 +24,7 @@ def _own_block() -> tuple[int, socket.socket]:
 
 #: ADMIN_PORT of workers. The 98 ports after it are this process' own, too.
 PORT, _LOCK = _own_block()
+atexit.register(_LOCK.close)
 
 JSON = {"Content-Type": "application/json"}
 

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     composite_original: bool = Field(
         True,
         description="take the pixels outside the hole from original_shm_info, if the message "
-        "has it",
+        "has it; original_mask_shm_info, if the message has it, says where the hole is",
     )
     max_image_pixels: int = Field(
         16_777_216,
