@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         16_777_216,
         ge=1,
         le=2**30,
-        description="maximum number of pixels (height × width) of a picture",
+        description="maximum number of pixels (width × height) of a picture",
     )
 
     # Shared memory.
