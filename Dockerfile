@@ -46,7 +46,9 @@ RUN find /app /model \( -type d ! -perm -555 -o -type f ! -perm -444 \) -exec ch
 # same uid (--user 1234).
 STOPSIGNAL SIGTERM
 # Metrics, health and the status page. The start period covers loading a model from a cold disk.
-EXPOSE 9090
+# 0.0.0.0, so that `docker run -p` and the probes of Kubernetes reach it.
+ENV ADMIN_HOST=0.0.0.0
+EXPOSE 5262
 HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 \
     CMD ["python", "/app/worker.py", "health"]
 ENTRYPOINT []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -60,7 +60,8 @@ class Job:
     """A validated message, in pixels: sizes (height, width), paddings (top, right, bottom, left).
 
     `original` is None if the message names no original. It is a BadMessage if the one it names
-    cannot be used; the job is then done without it. `expires_at` is in unix seconds.
+    cannot be used; the job is then done without it. The same holds for `original_mask`, the hole at
+    `original_size`. `expires_at` is in unix seconds.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class Job:
     mask: Segment
     original: Segment | BadMessage | None
     is_long: bool
+    original_mask: Segment | BadMessage | None = None
     expires_at: float | None = None
 
 
@@ -97,16 +99,11 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
         _refuse("bad_shape", f"a picture has shape [H, W, 3], not {shown(list(image.shape))}")
     if image.dtype == np.bool_:
         _refuse("bad_dtype", "a picture of dtype bool has no colours")
-    if mask.shape[2:] not in ((), (1,), (3,)):
-        _refuse(
-            "bad_shape",
-            f"a mask has shape [H, W], [H, W, 1] or [H, W, 3], not {shown(list(mask.shape))}",
-        )
+    _require_shape_of_mask(mask)
     if image.shape[:2] != mask.shape[:2]:
         _refuse(
             "size_mismatch",
-            f"the picture is {image.shape[0]}×{image.shape[1]}, "
-            f"its mask {mask.shape[0]}×{mask.shape[1]}",
+            f"the picture is {by_width(image.shape)}, its mask {by_width(mask.shape)}",
         )
     height, width = fields.integers(message, "original_size", 2, minimum=1)
     if height * width > limit:
@@ -119,7 +116,7 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
         _refuse(
             "bad_padding",
             f"padding_info {shown([top, right, bottom, left])} leaves nothing of a picture of "
-            f"{image.shape[0]}×{image.shape[1]}",
+            f"{by_width(image.shape)}",
         )
     return Job(
         request_id=fields.identifier(message, "request_id"),
@@ -130,6 +127,7 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
         mask=mask,
         original=_original(message, (height, width), settings),
         is_long=fields.flag(message, "is_long"),
+        original_mask=_original_mask(message, (height, width), settings),
         expires_at=fields.optional_time(message, "expires_at"),
     )
 
@@ -260,6 +258,38 @@ def _without_slash(name: Any) -> Any:
 
 def _is_input(name: str, settings: Settings) -> bool:
     return name.startswith(settings.shm_input_prefixes) and not is_result_name(name, settings)
+
+
+def by_width(shape: Sequence[int]) -> str:
+    """A size as people read it, width × height, of an array's shape."""
+    return f"{shape[1]}×{shape[0]}"
+
+
+def _require_shape_of_mask(mask: Segment) -> None:
+    if mask.shape[2:] not in ((), (1,), (3,)):
+        _refuse(
+            "bad_shape",
+            f"a mask has shape [H, W], [H, W, 1] or [H, W, 3], not {shown(list(mask.shape))}",
+        )
+
+
+def _original_mask(
+    message: Mapping[str, Any], size: tuple[int, int], settings: Settings
+) -> Segment | BadMessage | None:
+    if message.get("original_mask_shm_info") is None:
+        return None
+    try:
+        segment = _segment(message, "original_mask_shm_info", settings)
+        _require_shape_of_mask(segment)
+        if segment.shape[:2] != size:
+            _refuse(
+                "size_mismatch",
+                f"original_mask_shm_info is {by_width(segment.shape)}, the original "
+                f"{by_width(size)}",
+            )
+    except BadMessage as error:
+        return error
+    return segment
 
 
 def _original(

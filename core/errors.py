@@ -26,6 +26,10 @@ class NoGpu(WorkerError):
     )
 
 
+class NoFreePort(WorkerError):
+    """The admin port cannot be where ADMIN_PORT says."""
+
+
 class RedisUnsuitable(WorkerError):
     """The Redis server answers, but cannot serve the configured delivery mode."""
 

@@ -40,7 +40,7 @@ LEGEND = (
     "s: seconds from submission to result, all pictures having been submitted at once.\n"
     "PSNR, SSIM: likeness to the clean picture over the pixels of the hole, with the text still "
     "there → erased.\n"
-    "rest: same if the pixels outside the hole are the very ones that were sent, else DIFF."
+    "rest: same if every pixel outside the mask is the one that was sent, else DIFF."
 )
 
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import http.client
 import json
 import re
+import socket
 from typing import Any
 
 from harness.process import Process
 from harness.waiting import wait_until
 
-#: ADMIN_PORT of workers: where each begins its search for a free port.
-PORT = 19_100
+
+def _own_block() -> tuple[int, socket.socket]:
+    """The first of 100 ports that no other process of the tests uses, and the lock on them."""
+    for first in range(19_100, 32_000, 100):
+        with contextlib.suppress(OSError):
+            return first, socket.create_server(("127.0.0.1", first + 99))
+    raise OSError("no block of ports is free from 19100 to 32000")
+
+
+#: ADMIN_PORT of workers. The 98 ports after it are this process' own, too.
+PORT, _LOCK = _own_block()
+atexit.register(_LOCK.close)
 
 JSON = {"Content-Type": "application/json"}
 

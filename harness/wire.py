@@ -199,6 +199,7 @@ class Pipeline:
         image_id: str = "picture.jpg",
         canvas: Size | None = None,
         original: bool = False,
+        original_mask: Array | None = None,
         mask_prefix: str = "img_shm_",
         **overrides: Any,
     ) -> Json:
@@ -215,6 +216,8 @@ class Pipeline:
         )
         if original:
             fields["original_shm_info"] = self.put_array(image_bgr)
+        if original_mask is not None:
+            fields["original_mask_shm_info"] = self.put_array(original_mask)
         return {key: value for key, value in (fields | overrides).items() if value is not ...}
 
     def push(self, message: Json | bytes, kind: Kind) -> bytes:

@@ -72,7 +72,7 @@ def explained(image: np.ndarray, error: Exception) -> tuple[str, str]:
     said = re.split(r"\. (?!\d)|\n", str(error) or "no memory")[0]
     return (
         "out_of_memory",
-        f"a picture of {height}×{width} pixels does not fit into memory{_needed(error)}: {said}",
+        f"a picture of {width}×{height} pixels does not fit into memory{_needed(error)}: {said}",
     )
 
 

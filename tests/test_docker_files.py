@@ -16,6 +16,7 @@ from core.config import Settings
 from tests.deploy.tools import run
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKERS = ("worker", "worker-1", "worker-cpu")
 INSTALL = ROOT / "deploy/install-dependencies.sh"
 
 #: Stands in for pip: records what it was asked for, and "installs" torch.
@@ -141,7 +142,7 @@ def test_base_with_too_old_a_torch_fails_in_one_line(tmp_path: Path) -> None:
 
 def test_compose_sets_nothing_that_the_worker_does_not_know(services: dict[str, Any]) -> None:
     known = {name.upper() for name in Settings.model_fields}
-    for name in ("worker", "worker-cpu"):
+    for name in WORKERS:
         assert set(services[name]["environment"]) <= known
 
 
@@ -149,7 +150,7 @@ def test_compose_stops_a_worker_later_than_the_worker_stops_itself(
     services: dict[str, Any],
 ) -> None:
     grace_s = Settings.model_fields["shutdown_grace_s"].default
-    for name in ("worker", "worker-cpu"):
+    for name in WORKERS:
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > grace_s
 
 
@@ -157,16 +158,28 @@ def test_compose_shows_the_admin_port_to_its_own_host_only(services: dict[str, A
     port = Settings.model_fields["admin_port"].default
     assert services["worker"]["ports"] == [f"127.0.0.1:${{STATUS_PORT:-{port}}}:{port}"]
     assert services["worker-cpu"]["ports"] == services["worker"]["ports"]
-    assert f"EXPOSE {port}\n" in (ROOT / "Dockerfile").read_text()
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"EXPOSE {port}\n" in dockerfile
+    assert "ENV ADMIN_HOST=0.0.0.0\n" in dockerfile
+    for name in WORKERS:
+        assert services[name]["environment"]["ADMIN_HOST"] == "0.0.0.0"
 
 
 def test_compose_gives_every_worker_the_hosts_shared_memory(services: dict[str, Any]) -> None:
-    assert services["worker"]["ipc"] == services["worker-cpu"]["ipc"] == "host"
+    assert {services[name]["ipc"] for name in WORKERS} == {"host"}
 
 
-def test_compose_reserves_a_gpu_for_the_one_worker_only(services: dict[str, Any]) -> None:
-    [device] = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device["capabilities"] == ["gpu"]
+def test_compose_gives_every_gpu_one_worker_and_every_worker_a_port(
+    services: dict[str, Any],
+) -> None:
+    taken = []
+    for name in ("worker", "worker-1"):
+        [device] = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        taken += device["device_ids"]
+    assert taken == ["0", "1"]
+    assert services["worker"]["ports"] != services["worker-1"]["ports"]
+    assert services["worker-1"]["profiles"] == ["second-gpu"]
     assert not services["worker-cpu"]["deploy"]
     assert services["worker-cpu"]["environment"]["USE_CUDA"] == "0"
 

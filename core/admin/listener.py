@@ -24,6 +24,8 @@ from typing import Any, Final
 
 from core.admin.handler import Handler
 from core.admin.http import Route, RoutingServer
+from core.config import Settings
+from core.errors import NoFreePort
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +44,6 @@ MOST_HEAD_BYTES: Final = 16 << 10
 
 #: Number of connections accepted in a row before waiting ones are examined again.
 _ACCEPTED_AT_ONCE: Final = 64
-
-#: Number of further ports that are tried if a port is taken.
-_PORTS_TRIED: Final = 100
 
 #: Pause in seconds after an accept() that failed, mostly for lack of file descriptors.
 _PAUSE_S: Final = 0.05
@@ -230,21 +229,29 @@ def _turn_away(connection: socket.socket) -> None:
         )
 
 
-def ports_from(port: int) -> range:
-    """The ports on which a server of this port may listen: this one and those after it."""
-    return range(port, min(port + _PORTS_TRIED, 65_535) + 1)
+def listen(host: str, ports: range, routes: Mapping[tuple[str, str], Route]) -> HttpServer:
+    """A server on the first of these ports that is free.
 
-
-def listen(host: str, port: int, routes: Mapping[tuple[str, str], Route]) -> HttpServer:
-    """A server on this port or, if it is taken, on the next free one.
-
-    Raises OSError if no port is free or the host is not an address of this machine.
+    Raises NoFreePort if none is, and OSError if the host is not an address of this machine.
     """
-    ports = ports_from(port)
-    for candidate in ports:
+    for port in ports:
         try:
-            return HttpServer(host, candidate, routes)
+            return HttpServer(host, port, routes)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise OSError(f"ADMIN_HOST={host} cannot be listened on: {error}") from error
-    raise OSError(f"no free port from ADMIN_PORT={port} to {ports[-1]}")
+            reason = error
+    raise NoFreePort(_no_free_port(host, ports, reason)) from reason
+
+
+def _no_free_port(host: str, ports: range, error: OSError) -> str:
+    if len(ports) > 1:
+        return f"no port from {ports[0]} to {ports[-1]} is free on {host}"
+    default = Settings.model_fields["admin_port"].default
+    remedy = f"set another port, or unset ADMIN_PORT for the first free one from {default} on"
+    if error.errno == errno.EACCES:
+        return f"ADMIN_PORT={ports[0]} needs rights that this worker lacks: {remedy}"
+    return (
+        f"ADMIN_PORT={ports[0]} is taken on {host} by another program or worker "
+        f"(`ss -ltnp 'sport = :{ports[0]}'` names it): stop that, {remedy}"
+    )

@@ -95,12 +95,12 @@ class AdminServer:
             target=self._http.serve_forever, args=(POLL_S,), name="admin", daemon=True
         ).start()
         watch.admin_port = port = self._http.server_port
-        configured = self._settings.admin_port
+        first = self._settings.admin_port
         log.info(
             "metrics, health and status page on http://%s:%d/%s",
             _reachable_as(self._settings.admin_host),
             port,
-            "" if port == configured else f" (ADMIN_PORT={configured} is taken)",
+            "" if port == first else f" (port {first} is taken)",
         )
 
     def stop(self) -> None:
@@ -127,7 +127,7 @@ class AdminServer:
         for path in sorted(STATIC.iterdir()):
             route = Route(_file(path), guard.anybody)
             routes["GET", "/" if path.name == "index.html" else f"/{path.name}"] = route
-        return listen(self._settings.admin_host, self._settings.admin_port, routes)
+        return listen(self._settings.admin_host, self._settings.admin_ports, routes)
 
     # -- answers --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from core.admin.http import HttpError, Request, Response, json_response
 from core.client import Client, SubmitError, suitable_kind
+from core.client.windows import Filler, most_whole
 from core.config import Settings
 from core.keys import Kind
 from core.pixels.arrays import Picture
@@ -47,30 +48,31 @@ class Trials:
         mask = _decoded(fields, "mask", cv2.IMREAD_GRAYSCALE, limit)
         if image.shape[:2] != mask.shape[:2]:
             _refuse("picture and mask must have the same size")
-        kind = _kind(fields, image)
+        kind = _kind(fields)
         name = str(fields.get("name") or "picture")[:LONGEST_NAME]
         try:
             return self._run(image, mask, kind, name)
         except SubmitError as error:
             raise HttpError(HTTPStatus.BAD_GATEWAY, str(error)) from error
 
-    def _run(self, image: Any, mask: Any, kind: Kind, name: str) -> Response:
-        began = time.monotonic()
+    def _run(self, image: Picture, mask: Picture, kind: Kind | None, name: str) -> Response:
+        kind = kind or suitable_kind(*mask.shape[:2])
         with Client(self._settings) as client:
-            submission = client.submit(image, mask, kind, name)
-            result = client.wait(submission, TIMEOUT_S, self._stopped)
-        total_s = time.monotonic() - began
+            limit = most_whole(self._settings)
+            fill = Filler(client, name, TIMEOUT_S, kind, limit, given_up=self._stopped)
+            result = fill(image, mask)
+        requests = fill.request_ids
         done, data = cv2.imencode(".png", result)
         if not done:
             raise HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "the result cannot be encoded")
         return json_response(
             {
-                "request_id": submission.request_id,
+                "request_id": requests[0] if requests else "",
                 "kind": str(kind),
                 "width": result.shape[1],
                 "height": result.shape[0],
-                "total_s": total_s,
-                "batch": self._batch(submission.request_id),
+                "total_s": fill.seconds,
+                "batch": self._batch(requests[0]) if len(requests) == 1 else None,
                 "image": base64.b64encode(data.tobytes()).decode(),
             }
         )
@@ -103,10 +105,10 @@ def _fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _kind(fields: dict[str, Any], image: Picture) -> Kind:
+def _kind(fields: dict[str, Any]) -> Kind | None:
     kind = fields.get("kind") or "auto"
     if kind == "auto":
-        return suitable_kind(*image.shape[:2])
+        return None
     if kind not in list(Kind):
         _refuse("kind must be auto, long or short")
     return Kind(kind)

@@ -31,6 +31,9 @@ from core.pixels.arrays import Picture
 
 POLL_S: Final = 0.02
 
+#: Fields of a message whose segments the worker never unlinks.
+ORIGINALS: Final = ("original_shm_info", "original_mask_shm_info")
+
 
 class SubmitError(WorkerError):
     """A picture could not be submitted, or no result was returned."""
@@ -54,14 +57,14 @@ class Prepared:
 class Submission:
     """A submitted job.
 
-    This program unlinks `segments` if the job fails, and `original`, one of them, in any case.
+    This program unlinks `segments` if the job fails, and `own`, some of them, in any case.
     """
 
     request_id: str
     kind: Kind
     payload: bytes
     segments: tuple[str, ...]
-    original: str
+    own: tuple[str, ...]
 
 
 def prepare(image: Picture, mask: Picture, kind: Kind) -> Prepared:
@@ -115,16 +118,19 @@ class Client:
         """Put a BGR picture and its mask into shared memory and a job on the queue.
 
         They are letterboxed into the canvas of the kind, or sent as they are with `full_size`.
-        The picture itself is sent as the original, so that the result keeps its pixels outside the
-        hole. Raises SubmitError if Redis or /dev/shm cannot take it. After an error or an interrupt
-        nothing is left behind.
+        The picture itself is sent as the original, with its mask, so that the result keeps its
+        pixels outside the hole. Raises SubmitError if Redis or /dev/shm cannot take it. After an
+        error or an interrupt nothing is left behind.
         """
         prepared = as_it_is(image, mask) if full_size else prepare(image, mask, kind)
         arrays = {
             "preprocessed_img_shm_info": prepared.image,
             "preprocessed_mask_shm_info": prepared.mask,
             "original_shm_info": image,
+            "original_mask_shm_info": mask,
         }
+        if full_size:  # the worker has this mask already
+            del arrays["original_mask_shm_info"]
         segments = {
             field: Segment(f"img_shm_{uuid.uuid4().hex}", array.shape, array.dtype)
             for field, array in arrays.items()
@@ -200,7 +206,7 @@ class Client:
     def _take_back(self, submission: Submission) -> None:
         """Remove a job that still waits, and unlink this program's segments."""
         # If a worker has the job, or Redis does not answer, a worker unlinks the inputs.
-        names: tuple[str, ...] = (submission.original,)
+        names = submission.own
         try:
             if self._withdraw(submission):
                 names = submission.segments
@@ -242,8 +248,8 @@ def _submission(
         **{field: json.loads(segment.to_json()) for field, segment in segments.items()},
     }
     names = tuple(segment.name for segment in segments.values())
-    original = segments["original_shm_info"].name
-    return Submission(request_id, kind, json.dumps(message).encode(), names, original)
+    own = tuple(segment.name for field, segment in segments.items() if field in ORIGINALS)
+    return Submission(request_id, kind, json.dumps(message).encode(), names, own)
 
 
 def _unlink(names: Iterable[str]) -> None:

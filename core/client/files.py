@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from core.client import Client, SubmitError, suitable_kind
+from core.client.client import Client, SubmitError, suitable_kind
+from core.client.windows import Filler, most_whole
 from core.config import Settings
 from core.keys import Kind
 from core.pictures.codec import MOST_PIXELS, Picture, decode, encode, require_form
@@ -24,9 +23,13 @@ from core.pixels.arrays import Picture as Array
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A result that is written: its queue, the seconds it took, and what a user should know."""
+    """A result that is written: its queue, the seconds it took, and what a user should know.
+
+    A picture has one request, or several if it is large or has transparent parts.
+    """
 
     kind: Kind
+    request_ids: tuple[str, ...]
     seconds: float
     remarks: tuple[Remark, ...]
 
@@ -41,8 +44,9 @@ def submit_file(
 ) -> Submitted:
     """Have a running worker inpaint a picture on disk.
 
-    Without a kind, it goes to the queue whose canvas shrinks it least. It is sent at full size, but
-    for one above MAX_IMAGE_PIXELS. Raises SubmitError, which names the file and what is wrong.
+    Without a kind, it goes to the queue whose canvas suits it. It is sent at full size: whole, or
+    a large one by windows around its holes. Raises SubmitError, which names the file and what is
+    wrong.
     """
     form = _writable_form(output)  # first, before a worker computes anything
     picture, hole = _read(settings, image_path, mask_path, form)
@@ -53,22 +57,16 @@ def submit_file(
             f"MASK_THRESHOLD={settings.mask_threshold}"
         )
     kind = kind or suitable_kind(*picture.size)
-    fits = hole.size <= settings.max_image_pixels
-    if not fits:
-        text = (
-            f"{hole.size} pixels are above MAX_IMAGE_PIXELS={settings.max_image_pixels}, so it is "
-            "filled at a smaller size: raise it, or use `bulk`"
-        )
-        remarks = (*remarks, Remark("shrunk", text))
-    began = time.monotonic()
-    filled = _filled(settings, picture.layers(hole), hole, kind, image_path.name, timeout_s, fits)
-    elapsed = time.monotonic() - began
+    mask = hole.view(np.uint8) * np.uint8(255)
+    with Client(settings) as client:
+        fill = Filler(client, image_path.name, timeout_s, kind, most_whole(settings))
+        filled = [_swapped(fill(_swapped(layer), mask)) for layer in picture.layers(hole)]
     try:
         with named("unencodable"):
             output.write_bytes(encode(picture, filled, hole, form))
     except PictureError as error:
         raise SubmitError(f"{output} cannot be written: {error}") from error
-    return Submitted(kind, elapsed, remarks)
+    return Submitted(kind, tuple(fill.request_ids), fill.seconds, remarks)
 
 
 def _read(settings: Settings, image_path: Path, mask_path: Path, form: str) -> tuple[Picture, Hole]:
@@ -87,24 +85,6 @@ def _read(settings: Settings, image_path: Path, mask_path: Path, form: str) -> t
             return picture, as_stored(hole, picture.orientation, picture.size)
     except PictureError as error:
         raise SubmitError(f"{image_path}, {mask_path}: {error}") from error
-
-
-def _filled(
-    settings: Settings,
-    layers: Sequence[Array],
-    hole: Hole,
-    kind: Kind,
-    image_id: str,
-    timeout_s: float,
-    full_size: bool,
-) -> list[Array]:
-    """The layers with the hole filled by a worker, each by a job of its own."""
-    mask = hole.view(np.uint8) * np.uint8(255)
-    with Client(settings) as client:
-        submissions = [
-            client.submit(_swapped(layer), mask, kind, image_id, full_size) for layer in layers
-        ]
-        return [_swapped(client.wait(submission, timeout_s)) for submission in submissions]
 
 
 def _swapped(array: Array) -> Array:

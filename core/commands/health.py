@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from core.admin.listener import ports_from
 from core.commands.common import RedisUnavailable, add_command, connected, print_json
 from core.config import Settings, load_settings
 from core.errors import WorkerError
@@ -44,7 +43,7 @@ def add(commands: Any) -> None:
         commands,
         "health",
         "ask the worker in this container or on this host whether it is healthy",
-        "health\nhealth --ready\nhealth --port 9091 --json",
+        "health\nhealth --ready\nhealth --port 5263 --json",
         command,
     )
     parser.description = f"{parser.description} {WITHOUT_PORT}"
@@ -69,10 +68,11 @@ def command(options: argparse.Namespace) -> int:
     else:
         answers = _answers(settings, path, options.port)
     if not answers:
-        ports = ports_from(settings.admin_port)
-        where = options.port or f"{ports[0]} to {ports[-1]}"
+        ports = settings.admin_ports
+        several = f"ports {ports[0]} to {ports[-1]}" if len(ports) > 1 else f"port {ports[0]}"
+        where = several if options.port is None else f"port {options.port}"
         raise NoWorker(
-            f"no worker of this host answers on port {where}: is one running, with this ADMIN_PORT?"
+            f"no worker of this host answers on {where}: is one running, with this ADMIN_PORT?"
         )
     if options.json:
         print_json([asdict(answer) for answer in answers])
@@ -112,7 +112,7 @@ def _answers(settings: Settings, path: str, port: int | None) -> list[Answer]:
     host = "127.0.0.1" if everywhere else settings.admin_host
     if port is not None:
         return [answer for answer, _ in [_ask(host, port, path)] if answer]
-    ports = ports_from(settings.admin_port)
+    ports = settings.admin_ports
     # In parallel: another program's server that does not answer costs the timeout.
     with ThreadPoolExecutor(len(ports), "health") as threads:
         asked = list(threads.map(lambda candidate: _ask(host, candidate, path), ports))

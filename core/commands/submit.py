@@ -11,6 +11,10 @@ from core.commands.common import add_command, print_json, signals_as_interrupts
 from core.config import load_settings
 from core.telemetry.logs import printable
 
+SIZES = """A picture of up to 4 megapixels is
+sent whole, at full size. A larger one is sent as windows around its holes, each in
+a job of its own, so that a worker on a CPU does not exceed INFERENCE_TIMEOUT_S."""
+
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
@@ -22,6 +26,7 @@ def add(commands: Any) -> None:
         "submit page.jpg page-mask.png --kind long --json",
         command,
     )
+    parser.description = f"{parser.description} {SIZES}"
     parser.add_argument("image", type=Path, help="the picture")
     parser.add_argument(
         "mask",
@@ -40,7 +45,8 @@ def add(commands: Any) -> None:
         "--kind",
         choices=("long", "short", "auto"),
         default="auto",
-        help="the queue; auto: the one whose canvas shrinks the picture least",
+        help="the queue; auto: the one whose canvas (long: 1504×864, short: 1024×1024) would "
+        "shrink the picture less",
     )
     parser.add_argument(
         "--timeout",
@@ -70,6 +76,8 @@ def command(options: argparse.Namespace) -> int:
         print_json(
             {
                 "output": str(options.output),
+                "request_id": done.request_ids[0] if done.request_ids else None,
+                "request_ids": done.request_ids,
                 "kind": done.kind,
                 "seconds": round(done.seconds, 3),
                 "remarks": {remark.reason: remark.text for remark in done.remarks},

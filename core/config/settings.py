@@ -48,6 +48,10 @@ YEAR_S = 366 * 86_400
 LONGEST_MESSAGE = 64 << 20
 
 
+#: Number of ports that are tried if ADMIN_PORT is not set.
+ADMIN_PORTS_TRIED = 100
+
+
 class Delivery(StrEnum):
     AT_LEAST_ONCE = "at_least_once"
     AT_MOST_ONCE = "at_most_once"
@@ -161,13 +165,13 @@ class Settings(BaseSettings):
     composite_original: bool = Field(
         True,
         description="take the pixels outside the hole from original_shm_info, if the message "
-        "has it",
+        "has it; original_mask_shm_info, if the message has it, says where the hole is",
     )
     max_image_pixels: int = Field(
         16_777_216,
         ge=1,
         le=2**30,
-        description="maximum number of pixels (height × width) of a picture",
+        description="maximum number of pixels (width × height) of a picture",
     )
 
     # Shared memory.
@@ -244,17 +248,17 @@ class Settings(BaseSettings):
         "text", description="text, or json: one JSON object per line, with the request's id"
     )
     admin_host: str = Field(
-        "0.0.0.0",  # noqa: S104 - changes need the token or loopback
+        "127.0.0.1",
         min_length=1,
-        description="address that the admin port listens on; with 127.0.0.1 only this host "
-        "reaches it",
+        description="address that the admin port listens on: 127.0.0.1 for this host only, or "
+        "0.0.0.0 for all networks (the image sets it)",
     )
     admin_port: int = Field(
-        9090,
+        5262,  # LAMA on the keypad of a telephone; Prometheus' exporters have 9090 to 9999
         ge=0,
         le=65_535,
-        description="port of the metrics, health checks and status page; if it is taken, the "
-        "next free one is used; 0 turns it off",
+        description="port of the metrics, health checks and status page; 0 turns it off; if it is "
+        "not set, the next free port is used",
     )
     admin_token: str = Field(
         "",
@@ -298,6 +302,12 @@ class Settings(BaseSettings):
     def uids(self) -> frozenset[int]:
         """The owners whose segments the worker may read and unlink."""
         return frozenset((os.geteuid(), *self.shm_allowed_uids))
+
+    @property
+    def admin_ports(self) -> range:
+        """Where the admin port may be: the port that was set, or the default and those after it."""
+        tried = 1 if "admin_port" in self.model_fields_set else ADMIN_PORTS_TRIED
+        return range(self.admin_port, min(self.admin_port + tried, 65_536))
 
     def batch_size(self, kind: Kind) -> int:
         """The largest number of jobs of this kind in one batch."""

@@ -19,7 +19,8 @@ class Loaded:
     """A job with its pixels.
 
     `image` is H×W×3 RGB. `mask` is H×W; values above the threshold are holes. `original` is the
-    picture before it was shrunk, BGR, `job.original_size` × 3, or None. `owner` is the uid of the
+    picture before it was shrunk, BGR, `job.original_size` × 3, or None; `original_mask` is its
+    mask, uint8 of `job.original_size`, or None. `owner` is the uid of the
     picture's segment, `began_at` when loading began, in unix seconds. `staged` belongs to the
     network: image and mask on its device.
     """
@@ -31,6 +32,7 @@ class Loaded:
     owner: int
     began_at: float = 0.0
     staged: Any = None
+    original_mask: Picture | None = None
 
 
 class Staging(Protocol):

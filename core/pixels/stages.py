@@ -71,14 +71,16 @@ class Loader:
         image, owner = self._read(job.image, staging)
         is_grey = job.mask.shape[2:] in ((), (1,))
         mask = as_mask(job.mask, self._read(job.mask, staging if is_grey else None)[0])
-        self._check_holes(job, mask)
+        self._check_holes(job, "mask", job.mask, mask)
+        original = self._original(job)
         loaded = Loaded(
             job,
             as_picture(job.image, image),
             mask,
-            self._original(job),
+            original,
             owner,
             began_at,
+            original_mask=None if original is None else self._original_mask(job),
         )
         if staging is None:
             return loaded
@@ -94,7 +96,7 @@ class Loader:
             return shm.read(*where)
         return shm.read(*where, place=lambda shape, _: staging.place(shape))
 
-    def _check_holes(self, job: Job, mask: Picture) -> None:
+    def _check_holes(self, job: Job, what: str, segment: Segment, mask: Picture) -> None:
         """Log a mask that has values, and none above the threshold. Refuse one of 0 and 1.
 
         The latter never has a hole, so its job would be done with all of its text.
@@ -104,14 +106,14 @@ class Loader:
         if highest == 1:
             raise BadMessage(
                 "bad_values",
-                f"segment {job.mask.name!r} is a mask of 0 and 1, in which nothing is above "
+                f"segment {segment.name!r} is a mask of 0 and 1, in which nothing is above "
                 f"MASK_THRESHOLD={threshold}: send 255 where a hole is, or set MASK_THRESHOLD=0",
             )
         if 0 < highest <= threshold:
             log.warning(
-                "request %s has no hole: its mask has values up to %d, none above "
-                "MASK_THRESHOLD=%d",
+                "request %s has no hole: its %s has values up to %d, none above MASK_THRESHOLD=%d",
                 job.request_id,
+                what,
                 highest,
                 threshold,
                 extra=log_extra(job.request_id),
@@ -125,13 +127,21 @@ class Loader:
                 raise job.original
             return self._read(job.original)[0]
         except JobError as error:
-            log.warning(
-                "request %s is done without its original: %s",
-                job.request_id,
-                error,
-                extra=log_extra(job.request_id),
-            )
+            _warn_without("original", job, error)
             return None
+
+    def _original_mask(self, job: Job) -> Picture | None:
+        if job.original_mask is None:
+            return None
+        try:
+            if isinstance(job.original_mask, BadMessage):
+                raise job.original_mask
+            mask = as_mask(job.original_mask, self._read(job.original_mask)[0])
+            self._check_holes(job, "original's mask", job.original_mask, mask)
+        except JobError as error:
+            _warn_without("original's mask", job, error)
+            return None
+        return mask
 
 
 class Finisher:
@@ -143,13 +153,16 @@ class Finisher:
     def __call__(self, loaded: Loaded, picture: Picture | Restored) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept outside the hole.
 
-        The mask is always resized here, on the CPU. A device's resize may differ by one level,
-        which would change which pixels are in the hole.
+        The hole is that of the original's mask, or else of the mask on the canvas. The latter is
+        always resized here, on the CPU: a device's resize may differ by one level, which would
+        change which pixels are in the hole.
         """
         job = loaded.job
         result = picture.pixels if isinstance(picture, Restored) else _restored(job, picture)
         if loaded.original is not None:
-            mask = without_padding(loaded.mask, job.padding, job.original_size)
+            mask = loaded.original_mask
+            if mask is None:
+                mask = without_padding(loaded.mask, job.padding, job.original_size)
             kept = (mask <= self._threshold).view(np.uint8)
             cv2.copyTo(loaded.original, kept, result)
         return result
@@ -157,6 +170,16 @@ class Finisher:
     def before(self, loaded: Loaded) -> Picture:
         """The picture before inpainting: BGR, `original_size` × 3."""
         return _restored(loaded.job, loaded.image) if loaded.original is None else loaded.original
+
+
+def _warn_without(what: str, job: Job, error: JobError) -> None:
+    log.warning(
+        "request %s is done without its %s: %s",
+        job.request_id,
+        what,
+        error,
+        extra=log_extra(job.request_id),
+    )
 
 
 def _restored(job: Job, picture: Picture) -> Picture:

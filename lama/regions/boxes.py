@@ -73,7 +73,7 @@ def content(size: tuple[int, int], padding: tuple[int, int, int, int]) -> Box:
     top, right, bottom, left = padding
     box = Box(top, left, size[0] - bottom, size[1] - right)
     if min(padding) < 0 or min(box.size) < 1:
-        raise ValueError(f"padding {list(padding)} leaves nothing of {size[0]}×{size[1]}")
+        raise ValueError(f"padding {list(padding)} leaves nothing of {size[1]}×{size[0]}")
     return box
 
 

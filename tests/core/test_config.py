@@ -86,7 +86,7 @@ def test_values_are_read_from_a_dotenv_file(tmp_path) -> None:
         ("LOG_LEVEL", "debug", "DEBUG"),
         ("LOG_FORMAT", "json", "json"),
         ("BATCH_MAX_WAIT_MS", "2.5", 2.5),
-        ("ADMIN_HOST", "127.0.0.1", "127.0.0.1"),
+        ("ADMIN_HOST", "0.0.0.0", "0.0.0.0"),
     ],
 )
 def test_white_space_at_the_ends_of_a_value_is_dropped(

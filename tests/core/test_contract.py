@@ -291,6 +291,31 @@ def test_an_original_that_cannot_be_used_does_not_spoil_the_job() -> None:
     assert isinstance(parse_job(json.dumps(message).encode(), SETTINGS).original, BadMessage)
 
 
+def test_an_originals_mask_is_as_free_in_its_form_as_a_mask_and_never_spoils_the_job() -> None:
+    message = copy.deepcopy(GOOD)
+    info = {"shm_name": "mask_shm_o", "dtype": "bool", "shape": [300, 860], "size": 258_000}
+    for form in ({}, {"shape": [300, 860, 1]}, {"dtype": "uint8"}, {"dtype": "|b1"}):
+        message["original_mask_shm_info"] = info | form
+        mask = parse_job(json.dumps(message).encode(), SETTINGS).original_mask
+        assert isinstance(mask, Segment), form
+        assert mask.shape[:2] == (300, 860)
+    for wrong in (
+        {"shape": [860, 300]},
+        {"shape": [300, 860, 2], "size": 516_000},
+        {"shm_name": "../x"},
+        {"size": 0},
+    ):
+        message["original_mask_shm_info"] = info | wrong
+        job = parse_job(json.dumps(message).encode(), SETTINGS)
+        assert isinstance(job.original_mask, BadMessage), wrong
+    message["original_mask_shm_info"] = "text"
+    mask = parse_job(json.dumps(message).encode(), SETTINGS).original_mask
+    assert isinstance(mask, BadMessage)
+    message["original_mask_shm_info"] = None
+    assert parse_job(json.dumps(message).encode(), SETTINGS).original_mask is None
+    assert parse_job(json.dumps(GOOD).encode(), SETTINGS).original_mask is None
+
+
 def test_the_request_of_a_bad_message_is_known_where_it_has_one() -> None:
     assert request_of(changed("padding_info", None)) == ("r-1", "page.jpg")
     assert request_of(changed("image_id", 3)) == ("r-1", "3")

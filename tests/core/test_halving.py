@@ -73,7 +73,7 @@ def test_one_picture_that_does_not_fit_fails_with_its_size_and_what_it_needs() -
     assert isinstance(large, TransientFailure)
     assert large.reason == "out_of_memory"
     assert str(large) == (
-        "a picture of 20×40 pixels does not fit into memory, it needs at least 5530 MiB: CUDA out "
+        "a picture of 40×20 pixels does not fit into memory, it needs at least 5530 MiB: CUDA out "
         "of memory"
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 from core.keys import Kind
 from demo.lettering import MaskStyle
-from demo.metrics import measure, psnr, restored_hole, ssim
+from demo.metrics import measure, psnr, ssim
 from demo.scenes import Scene
 
 
@@ -85,19 +85,13 @@ def test_a_result_of_another_size_is_refused() -> None:
         measure(known, known.clean[:32])
 
 
-def test_the_hole_of_a_picture_that_fits_its_canvas_comes_back_as_it_was() -> None:
-    mask = half_hole(300, 200)
-    hole = restored_hole(picture(300, 200), mask, Kind.LONG)
-    np.testing.assert_array_equal(hole, mask > 0)
-
-
-def test_the_hole_of_a_shrunk_picture_comes_back_a_little_larger() -> None:
-    mask = np.zeros((1280, 1280), np.uint8)
-    mask[600:640, 500:900] = 255
-    hole = restored_hole(np.zeros((1280, 1280, 3), np.uint8), mask, Kind.SHORT)
-    assert hole[mask > 0].all()
-    ys, xs = np.nonzero(hole)
-    assert 596 <= ys.min() <= 600
-    assert 639 <= ys.max() <= 643
-    assert 496 <= xs.min() <= 500
-    assert 899 <= xs.max() <= 903
+def test_a_changed_pixel_right_beside_the_mask_is_noticed() -> None:
+    known = scene()
+    beside = next(
+        (y, x)
+        for y, x in np.argwhere(known.mask == 0)
+        if known.mask[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any()
+    )
+    after = known.clean.copy()
+    after[beside] ^= 1
+    assert not measure(known, after).rest_identical

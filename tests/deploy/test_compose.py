@@ -126,6 +126,8 @@ def test_prometheus_looks_where_the_workers_are(services: dict[str, Any]) -> Non
     for name in WORKERS:
         assert services[name]["networks"]["default"]["aliases"] == found["names"]
     assert found["port"] == Settings.model_fields["admin_port"].default
+    for name in WORKERS:
+        assert services[name]["environment"]["ADMIN_HOST"] == "0.0.0.0"  # not from its own host
 
 
 def test_grafana_finds_its_source_and_its_dashboard(services: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from core.config import Settings
 from core.keys import Kind
-from harness.admin import Admin
+from harness.admin import PORT, Admin
 from harness.redis_server import RedisClient
 from harness.workers import StartWorker
 from tests.deploy.tools import DEPLOY, documents, load, run
@@ -119,12 +119,13 @@ def test_probes_ask_what_the_worker_answers(
 ) -> None:
     [port] = worker["ports"]
     assert port["containerPort"] == Settings.model_fields["admin_port"].default
-    admin = Admin(start_worker(ADMIN_PORT=19_300))
+    assert {"name": "ADMIN_HOST", "value": "0.0.0.0"} in worker["env"]  # they come from outside
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
     paths = {}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         asked = worker[probe]["httpGet"]
         assert asked["port"] == port["name"]
-        assert admin.ask(asked["path"], Host="10.1.2.3:9090").status == 200
+        assert admin.ask(asked["path"], Host="10.1.2.3:5262").status == 200
         paths[probe] = asked["path"]
     # An outage of Redis makes a worker unready; a new process would not fix it.
     assert paths == {

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.metrics import DEVICE_MEMORY
-from harness.admin import Admin
+from harness.admin import PORT, Admin
 from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Pipeline
@@ -56,7 +56,7 @@ def families(
     start_worker: StartWorker, client: RedisClient, pipeline: Pipeline
 ) -> dict[str, Metric]:
     """What a worker exports, by the names of the series."""
-    admin = Admin(start_worker(ADMIN_PORT=19_300))
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
     pipeline.push(b"no json", "long")
     wait_until(lambda: client.llen("inpainting:dead") == 1, "a reason is counted")
     wait_until(lambda: "inpainting_redis_up 1" in admin.ask("/metrics").text, "Redis was asked")
@@ -127,7 +127,7 @@ def test_every_alert_has_a_test() -> None:
 
 
 def test_metrics_pass_prometheus_own_check(start_worker: StartWorker, client: RedisClient) -> None:
-    admin = Admin(start_worker(ADMIN_PORT=19_300))
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
     assert run("promtool", "check", "metrics", input=admin.ask("/metrics").text) == ""
 
 

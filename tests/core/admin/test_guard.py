@@ -20,10 +20,10 @@ BROWSER = {
     "connection": "keep-alive",
     "sec-fetch-site": "same-origin",
 }
-LOCAL = {**BROWSER, "host": "localhost:9090"}
+LOCAL = {**BROWSER, "host": "localhost:5262"}
 #: A browser that doesn't send Sec-Fetch-Site.
 OLD = {key: LOCAL[key] for key in ("host", "content-type", "connection")}
-REMOTE = {"host": "10.0.0.7:9090", "content-type": "application/json"}
+REMOTE = {"host": "10.0.0.7:5262", "content-type": "application/json"}
 WITH_TOKEN = {"authorization": f"Bearer {SECRET}"}
 
 try_it, change, read = Guard.trier, Guard.changer, Guard.reader
@@ -41,17 +41,17 @@ def guard() -> Guard:
 @pytest.mark.parametrize(
     ("check", "headers", "peer"),
     [
-        (read, {"host": "10.0.0.7:9090"}, "10.0.0.9"),
-        (read, {"host": "[fd00::7]:9090"}, "fd00::9"),
-        (read, {"host": "worker:9090"}, "10.0.0.9"),
+        (read, {"host": "10.0.0.7:5262"}, "10.0.0.9"),
+        (read, {"host": "[fd00::7]:5262"}, "fd00::9"),
+        (read, {"host": "worker:5262"}, "10.0.0.9"),
         (read, {"host": socket.gethostname()}, "10.0.0.9"),
         (read, {"host": "status.example.com", **WITH_TOKEN}, "10.0.0.9"),
         (try_it, LOCAL, "127.0.0.1"),
         (try_it, LOCAL, "::1"),
         (try_it, LOCAL, "::ffff:127.0.0.1"),
-        (try_it, {**LOCAL, "host": "[::1]:9090"}, "::1"),
-        (try_it, {**LOCAL, "origin": "http://localhost:9090"}, "127.0.0.1"),
-        (try_it, {**OLD, "origin": "http://localhost:9090"}, "127.0.0.1"),
+        (try_it, {**LOCAL, "host": "[::1]:5262"}, "::1"),
+        (try_it, {**LOCAL, "origin": "http://localhost:5262"}, "127.0.0.1"),
+        (try_it, {**OLD, "origin": "http://localhost:5262"}, "127.0.0.1"),
         (try_it, {**REMOTE, **WITH_TOKEN}, "10.0.0.9"),
         (change, {**LOCAL, **WITH_TOKEN}, "127.0.0.1"),
         (change, {**REMOTE, **WITH_TOKEN}, "10.0.0.9"),
@@ -66,7 +66,7 @@ def test_these_may(guard: Guard, check: object, headers: dict[str, str], peer: s
     [
         # A name that somebody else has pointed at this address.
         (read, {"host": "evil.example.com"}, "127.0.0.1", 403),
-        (try_it, {**LOCAL, "host": "evil.example.com:9090"}, "127.0.0.1", 403),
+        (try_it, {**LOCAL, "host": "evil.example.com:5262"}, "127.0.0.1", 403),
         (try_it, {**LOCAL, "host": "127.0.0.1.evil.example.com"}, "127.0.0.1", 403),
         # A page of another site.
         (try_it, {**LOCAL, "origin": "http://evil.example.com"}, "127.0.0.1", 403),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from core.admin.sampler import REDIS_TIMEOUT_S
 from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
+from core.config import Settings
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
 from harness import ROOT
 from harness.admin import PORT, Admin
@@ -178,11 +180,14 @@ def test_a_stopping_worker_is_live_but_not_ready(
 def test_workers_on_one_host_take_the_next_free_port_and_say_so(
     start_worker: StartWorker, client: RedisClient
 ) -> None:
-    with socket.create_server(("0.0.0.0", PORT + 50)):
-        workers = [start_worker(ADMIN_PORT=PORT + 50) for _ in range(2)]
+    default = Settings.model_fields["admin_port"].default
+    with contextlib.ExitStack() as others:
+        with contextlib.suppress(OSError):  # a worker of this machine may have it
+            others.enter_context(socket.create_server(("127.0.0.1", default)))
+        workers = [start_worker(ADMIN_PORT="") for _ in range(2)]  # empty: not set
         ports = [Admin(worker).port for worker in workers]
-        assert len({PORT + 50, *ports}) == 3
-        assert all(f"(ADMIN_PORT={PORT + 50} is taken)" in worker.output for worker in workers)
+        assert len({default, *ports}) == 3
+        assert all(f"(port {default} is taken)" in worker.output for worker in workers)
         first = Admin(workers[0])  # what it says of Redis may be a second old
         wait_until(
             lambda: (
@@ -191,6 +196,31 @@ def test_workers_on_one_host_take_the_next_free_port_and_say_so(
             ),
             "each knows the other's port",
         )
+
+
+def test_a_port_that_is_set_and_taken_ends_the_start_with_what_to_do(
+    start_worker: StartWorker, client: RedisClient
+) -> None:
+    with socket.create_server(("127.0.0.1", PORT)):
+        worker = start_worker(ADMIN_PORT=PORT, ready=False)
+        assert worker.wait() == 1
+    last = worker.output.splitlines()[-1]
+    assert f"ADMIN_PORT={PORT} is taken on 127.0.0.1 by another program or worker" in last
+    assert f"(`ss -ltnp 'sport = :{PORT}'` names it): stop that, set another port, or unset" in last
+    assert "takes jobs from" not in worker.output
+
+
+def test_the_port_is_open_to_this_host_only_unless_it_is_set_otherwise(
+    start_worker: StartWorker, client: RedisClient
+) -> None:
+    def addresses(**settings: object) -> set[str]:
+        port = Admin(start_worker(**{"ADMIN_PORT": PORT, **settings})).port
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        local = [line.split()[1] for line in lines if line.split()[3] == "0A"]  # it listens
+        return {address[:8] for address in local if address.endswith(f":{port:04X}")}
+
+    assert addresses() == {"0100007F"}
+    assert addresses(ADMIN_HOST="0.0.0.0", ADMIN_PORT=PORT + 1) == {"00000000"}
 
 
 @pytest.mark.parametrize("settings", [{"ADMIN_HOST": "203.0.113.7"}, {"ADMIN_HOST": "no such"}])

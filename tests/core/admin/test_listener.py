@@ -40,7 +40,7 @@ class Port:
                 lambda request: text_response(str(len(request.body))), self._anybody, 9, places
             ),
         }
-        self.server = listen("127.0.0.1", port, routes)
+        self.server = listen("127.0.0.1", range(port, port + 1), routes)
         self.port = self.server.server_port
 
     @staticmethod

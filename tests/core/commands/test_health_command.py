@@ -9,26 +9,23 @@ import socket
 
 import pytest
 
-from harness.admin import Admin
+from core.config import Settings
+from harness.admin import PORT, Admin
 from harness.redis_server import RedisClient, RedisServer
 from harness.workers import StartWorker
 from tests.core.support import Run, command, printed
-
-#: Ports from here on belong to this file.
-PORT = 19_500
 
 
 def test_health_asks_the_workers_of_this_host(
     run: Run, start_worker: StartWorker, client: RedisClient
 ) -> None:
-    with socket.create_server(("127.0.0.1", PORT + 20)):  # somebody else's, and mute
-        nobody = run("health", ADMIN_PORT=PORT + 40)
-        assert nobody.returncode == 1
-        assert "no worker of this host answers on port" in nobody.stderr
-    ports = [Admin(start_worker(ADMIN_PORT=PORT + 40)).port for _ in range(2)]
-    answers = printed(run("health", "--json", ADMIN_PORT=PORT + 40))
-    assert [answer["port"] for answer in answers] == ports
-    assert run("health", "--ready", ADMIN_PORT=PORT + 40).returncode == 0
+    nobody = run("health", ADMIN_PORT=PORT + 40)
+    assert nobody.returncode == 1
+    assert f"no worker of this host answers on port {PORT + 40}:" in nobody.stderr
+    ports = [Admin(start_worker(ADMIN_PORT="")).port for _ in range(2)]
+    answers = printed(run("health", "--json"))
+    assert set(ports) <= {answer["port"] for answer in answers}
+    assert run("health", "--ready", "--port", ports[0]).returncode == 0
     one = printed(run("health", "--port", ports[1], "--json"))
     assert one == [{"port": ports[1], "healthy": True, "says": "ok"}]
 
@@ -37,14 +34,15 @@ def test_health_finds_a_worker_many_ports_after_its_own(
     run: Run, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.commands.health.TIMEOUT_S", 1.0)
-    first = PORT + 70
+    first = Settings.model_fields["admin_port"].default
     with contextlib.ExitStack() as others:  # and all of them mute
         for port in range(first, first + 25):
-            others.enter_context(socket.create_server(("127.0.0.1", port)))
-        port = Admin(start_worker(ADMIN_PORT=first)).port
+            with contextlib.suppress(OSError):
+                others.enter_context(socket.create_server(("127.0.0.1", port)))
+        port = Admin(start_worker(ADMIN_PORT="")).port
         assert port >= first + 25
-        (answer,) = printed(run("health", "--json", ADMIN_PORT=first))
-    assert answer == {"port": port, "healthy": True, "says": "ok"}
+        answers = printed(run("health", "--json"))
+    assert {"port": port, "healthy": True, "says": "ok"} in answers
 
 
 def test_health_without_an_admin_port_goes_by_the_heartbeat(

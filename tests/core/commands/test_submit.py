@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from core.client.windows import MOST_WHOLE
 from harness.redis_server import RedisClient
 from harness.workers import StartWorker
 from tests.bulk.catalogue import content, mask_for, opened, photograph
@@ -49,17 +50,32 @@ def test_a_tall_page_is_sent_at_full_size(
     assert len(np.unique(after[hole], axis=0)) == 1
 
 
-def test_a_page_above_the_limit_is_sent_smaller_and_that_is_said(
+def test_a_large_page_is_sent_by_windows_around_its_holes(
     run: Run, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    start_worker()
+    start_worker(MAX_IMAGE_PIXELS=2 << 20)
+    size = (5600, 860)
+    assert size[0] * size[1] > MOST_WHOLE
+    image, mask = photograph(*size), np.zeros(size, np.uint8)
+    for top in (100, 2700, 5300):
+        mask[top : top + 80, 100:500] = 255
+    files = put(tmp_path, content(image), mask)
+    done = submit(run, *files, "-o", tmp_path / "o.png", "--json")
+    assert len(json.loads(done.stdout)["request_ids"]) == 3
+    after = np.array(opened(tmp_path / "o.png"))
+    assert np.array_equal(after[mask == 0], image[mask == 0])
+    assert (after[mask > 0] != image[mask > 0]).any(axis=1).mean() > 0.9
+
+
+def test_the_request_of_a_result_is_named(
+    run: Run, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker()
     files = put(tmp_path, content(photograph(*SIZE)), mask_for(*SIZE))
-    done = run(
-        *("submit", *files, "-o", tmp_path / "o.png", "--json"), MAX_IMAGE_PIXELS=120 * 160 - 1
-    )
-    assert done.returncode == 0
-    assert "above MAX_IMAGE_PIXELS=19199" in json.loads(done.stdout)["remarks"]["shrunk"]
-    assert opened(tmp_path / "o.png").size == (SIZE[1], SIZE[0])
+    done = submit(run, *files, "-o", tmp_path / "o.png", "--json")
+    said = json.loads(done.stdout)
+    worker.wait_for_line(said["request_id"])
+    assert said["request_ids"] == [said["request_id"]]
 
 
 def test_profile_exif_and_alpha_are_kept(
