@@ -137,6 +137,14 @@ def test_missing_or_damaged_weights_are_a_problem(tmp_path: Path) -> None:
     assert "the model cannot be loaded" in only(found, "problem")["message"]
 
 
+def test_a_checkpoint_that_cannot_be_read_is_a_problem_and_no_bug() -> None:
+    status, found = findings("model", LAMA_CHECKPOINT_PATH="/proc/self/mem")
+    assert status == 1
+    messages = [finding["message"] for finding in found if finding["level"] == "problem"]
+    assert messages[0] == "/proc/self/mem cannot be read: Input/output error"
+    assert "bug" not in str(found)
+
+
 @pytest.mark.parametrize("config", ["", "unset"])
 def test_no_config_is_needed(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     monkeypatch.delenv("LAMA_CONFIG_PATH", raising=False)

@@ -278,6 +278,16 @@ def test_a_scripted_network_loads(tmp_path, prefix):
     assert_same(found, state)
 
 
+def test_a_frozen_script_is_refused_since_its_weights_are_code(tmp_path):
+    module = tiny.Composite(tiny.tiny_generator())
+    path = tiny.save_script(tmp_path / "plain.pt", module, trace=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+        torch.jit.freeze(torch.jit.load(path).eval()).save(tmp_path / "frozen.pt")
+    with pytest.raises(CheckpointError, match="frozen TorchScript module has them in its code"):
+        read_generator_state(tmp_path / "frozen.pt")
+
+
 def test_a_structure_guided_network_is_refused(tmp_path):
     state = tiny.tiny_state()
     torch.save({"gen_state_dict": state, "str_state_dict": state}, tmp_path / "guided.ckpt")

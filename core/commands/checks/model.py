@@ -12,6 +12,7 @@ import numpy as np
 
 from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
 from core.commands.checks.half_precision import check_half_precision
+from core.commands.checks.published import provenance
 from core.config import REQUIRE, Settings
 from core.config.shown import shown
 from core.errors import ModelUnavailable, NoGpu
@@ -38,7 +39,7 @@ def check(settings: Settings) -> Iterator[Finding]:
             FILES,
         )
         return
-    yield _file(settings.lama_checkpoint_path)
+    yield _file(settings.lama_checkpoint_path, is_checkpoint=True)
     try:
         from core.network import installed_torch, load_inpainter
 
@@ -72,8 +73,18 @@ def _config(path: Path) -> Finding:
     )
 
 
-def _file(path: Path) -> Finding:
-    return ok("model", f"{path}: {size(path.stat().st_size)}, sha256 {_sha256(path)}")
+def _file(path: Path, is_checkpoint: bool = False) -> Finding:
+    """The size and the digest; of a checkpoint also whether it is a published one's."""
+    try:
+        digest = _sha256(path)
+    except OSError as error:
+        return problem(
+            "model",
+            f"{path} cannot be read: {error.strerror}",
+            "let the worker's user read it, or copy it to another disk",
+        )
+    origin = f" ({provenance(digest)})" if is_checkpoint else ""
+    return ok("model", f"{path}: {size(path.stat().st_size)}, sha256 {digest}{origin}")
 
 
 def _device(settings: Settings, torch: Torch) -> Finding:

@@ -155,6 +155,11 @@ def _generator_in(loaded: object) -> Mapping[Any, object]:
         if _prefix(map(_unwrapped, values)) is not None
     }
     chosen = [place for place in _CONTAINERS if place in found] or list(found)
+    if not chosen and not mapping and isinstance(loaded, StandIn):
+        raise CheckpointError(
+            "a module without tensors: a frozen TorchScript module has them in its code, which is "
+            "never read; take the file that it was made from"
+        )
     if not chosen:
         keys = [str(key)[:80] for key in mapping if isinstance(key, str)]
         raise CheckpointError(f"holds no generator ({STEM}); its keys: {first_few(keys)}")
