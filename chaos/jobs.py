@@ -59,8 +59,8 @@ SHARE: Final = {
     Case.NO_JSON: 100,
     Case.NO_SEGMENT: 60,
     Case.BAD_PADDING: 100,
-    Case.EXPIRED: 80,
-    Case.HASTY: 100,
+    Case.EXPIRED: 50,
+    Case.HASTY: 70,
 }
 
 
