@@ -152,7 +152,7 @@ def test_lost_replies_double_no_outcome(
         )
         pipeline.fetch(send(pipeline, request_id="first"))
         expected: dict[str, str | None] = {"first": None}
-        for round_ in range(12):
+        for round_ in range(8):
             request = f"r{round_}"
             expected |= {f"{request}a": None, f"{request}b": "bad_field", f"{request}c": "expired"}
             expected[f"{request}d"] = "too_long"
@@ -162,9 +162,10 @@ def test_lost_replies_double_no_outcome(
             long = {"request_id": f"{request}d", "image_id": "x", "more": "x" * 1_100_000}
             client.rpush(SHORT, json.dumps(long))
             proxy.lose_replies(chance, 0.3)
-        wait_until(lambda: len(outcomes(client)) >= len(expected), "all are told")
-        wait_until(lambda: not client.exists(LONG, SHORT), "nothing is queued")
-        assert worker.stop() == 0
+            wait_until(lambda: not client.exists(LONG, SHORT), "nothing is queued")
+        if delivery == "at_least_once":
+            wait_until(lambda: len(outcomes(client)) >= len(expected), "all are told")
+        assert worker.stop() == 0  # what is in hand is finished first
     told = [(told["request_id"], told["reason"]) for told in outcomes(client)]
     if delivery == "at_most_once":  # a job whose reply was lost on the way out is lost
         assert len(told) == len(set(told))
