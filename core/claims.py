@@ -14,12 +14,12 @@ from core.keys import Kind
 
 
 class Outcome(StrEnum):
-    """How the attempt to end a claim ended."""
+    """The outcome of a call that ends a claim."""
 
     COMMITTED = "committed"
-    FAILED = "failed"
-    WAITS = "waits"
-    RELEASED = "released"
+    FAILED = "failed"  # given up
+    WAITS = "waits"  # in the delayed set, or at the tail of its queue
+    RELEASED = "released"  # at the head of its queue
     LANDED = "landed"  # an earlier call did it, and its reply was lost
     EXPIRED = "expired"
     SUPERSEDED = "superseded"  # its request has a newer result

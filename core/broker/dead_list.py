@@ -151,7 +151,7 @@ class DeadList:
         return self._kind(job) is not None
 
     def obstacle(self, job: DeadJob) -> str:
-        """Why a job cannot be tried again; empty if it can."""
+        """Why a job cannot be retried; empty if it can."""
         if self._kind(job) is None:
             return f"it came from the queue {job.queue!r}, which is not configured here"
         if job.truncated:
@@ -162,7 +162,7 @@ class DeadList:
         return ""
 
     def refusal(self, job: DeadJob) -> str:
-        """Why a job should not be tried again; empty if it may be."""
+        """Why a job should not be retried; empty if it may be."""
         if obstacle := self.obstacle(job):
             return obstacle
         if self.inputs_here(job) is False:
@@ -172,7 +172,7 @@ class DeadList:
     def retry(self, job: DeadJob) -> bool:
         """Put a job back at the tail of its queue; False if it was no longer on the list.
 
-        Raises ValueError if it cannot be tried again (see `obstacle`).
+        Raises ValueError if it cannot be retried (see `obstacle`).
         """
         if obstacle := self.obstacle(job):
             raise ValueError(obstacle)

@@ -126,7 +126,7 @@ class Queues(Finishing):
 
     async def take_either(self, first: Kind, counts: Mapping[Kind, int]) -> list[Claim]:
         """Claim jobs of the first kind or, if there is none, of the other kind, in one call."""
-        for kind in (first, first.other):
+        for kind in (first, first.other):  # the second one if the first key is not a list
             claims = await self._unless_no_list(kind, self._take(kind, counts))
             if claims is not None:
                 return claims
@@ -258,7 +258,7 @@ class Queues(Finishing):
     async def _take(
         self, kind: Kind, counts: Mapping[Kind, int], joining: Claim | None = None
     ) -> list[Claim]:
-        """Claim jobs of a kind or, if `counts` has the other kind too, of that one if need be."""
+        """Claim jobs of a kind; if its queue is empty, of the other kind if `counts` has that."""
         worker = self.identity.worker
         while True:
             numbers = [next(self._numbers) for _ in range(max(counts.values()))]

@@ -46,8 +46,8 @@ class Stored:
 class Results:
     """The results of a batch.
 
-    `stored` are those to be committed, `delivered` is the number of committed ones, and `unstored`
-    are jobs for whose results a stop found no room in shared memory.
+    `stored` are those to be committed, `delivered` is the number of committed ones. `unstored` are
+    jobs whose results still waited for room in shared memory when the worker was stopped.
     """
 
     stored: list[Stored] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Deliverer:
                 for claim, (_, shortage) in zip(claims, shortages, strict=True):
                     await self._failures.postpone(claim, shortage)
                 return results
-            # They only wait: if this process dies meanwhile, they are not to blame.
+            # These jobs only wait: if this process dies meanwhile, they are not to blame.
             self._queues.mark_work(claims, working=False)
             await backoff.wait(unless=self._stop)
 
@@ -151,7 +151,7 @@ class Deliverer:
         if not stored:
             return
         async with self._committing:
-            # They only wait for Redis: if this process dies meanwhile, they are not to blame.
+            # These only wait for Redis: if this process dies meanwhile, they are not to blame.
             self._queues.mark_work([result.claim for result in stored], working=False)
             with watch.stage("commit"):
                 outcomes = await asyncio.gather(*(self._commit(result) for result in stored))

@@ -58,7 +58,7 @@ class Failures:
         await self._remove_inputs(claim)
 
     def delay_s(self, attempts: int) -> float:
-        """Seconds until the next attempt of a job, which had `attempts` before this one."""
+        """Seconds until the next attempt at a job that had failed `attempts` times before."""
         doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
         return min(doubled, float(self._settings.retry_delay_max_s))
 
