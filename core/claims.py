@@ -13,8 +13,8 @@ from core.contract import request_of
 from core.keys import Kind
 
 
-class Outcome(StrEnum):
-    """The outcome of a call that ends a claim."""
+class Ending(StrEnum):
+    """What a call that ends a claim has done."""
 
     COMMITTED = "committed"
     FAILED = "failed"  # given up

@@ -17,7 +17,7 @@ from typing import Final
 from core.broker.connection import Backoff
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import expiry
 from core.errors import Expired, JobError, OutOfSharedMemory
@@ -175,7 +175,7 @@ class BatchPipeline:
 
     async def _supersede(self, batch: Batch) -> None:
         for claim in batch.claims:
-            if await self._queues.supersede(claim) is Outcome.SUPERSEDED:
+            if await self._queues.supersede(claim) is Ending.SUPERSEDED:
                 await self._failures.drop_superseded(claim)
 
     async def _process(self, batch: Batch) -> None:
