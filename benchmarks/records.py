@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.report import Report, add_output_argument
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import Segment, parse_job, result_fields, result_name_start
 from core.identity import current_identity
@@ -101,7 +101,7 @@ class Committer:
         segment = Segment(f"{start}{self._count}", job.image.shape, job.image.dtype)
         fields = result_fields(job, segment, KIND, self._identity.worker)
         outcome, _ = await self._queues.commit(claim, job.request_id, segment.name, fields)
-        if outcome is not Outcome.COMMITTED:
+        if outcome is not Ending.COMMITTED:
             raise RuntimeError(f"the job of request {job.request_id} is {outcome}")
         await self._queues.drop_cleanup_entry(claim, f"{segment.name} {job.request_id}")
         return keys.result(job.request_id)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from chaos import large
 from chaos.jobs import COPIES, HOPELESS, QUEUES, Case, Jobs
 from chaos.large import LargeMessage
-from chaos.outcomes import Told
+from chaos.outcomes import Outcomes
 from chaos.receiver import FETCHED, VERDICTS
 from chaos.settings import MAX_ATTEMPTS
 from core import keys
@@ -63,7 +63,7 @@ class Evidence:
     `crashes` has of each job how many processes were killed or frozen that had begun to compute it.
     `outages` are the times, in unix seconds, in which every inference killed its process.
     `had_guests` says that workers with a /dev/shm of their own took jobs: what they refuse is on
-    the dead-letter list only until their namespace is dissolved. `told` are the outcomes in the
+    the dead-letter list only until their namespace is dissolved. `outcomes` are those in the
     result queue; None if there is none.
     """
 
@@ -71,7 +71,7 @@ class Evidence:
     outages: list[tuple[float, float]] = field(default_factory=list)
     large: list[LargeMessage] = field(default_factory=list)
     had_guests: bool = False
-    told: Told | None = None
+    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ def _enter(
 ) -> None:
     """Enter one job."""
     case, count, reasons = jobs.case(number), len(fate.delivered), fate.reasons
-    if evidence.told:
-        fate.expired = evidence.told.reasons(number).count("expired")
+    if evidence.outcomes:
+        fate.expired = evidence.outcomes.reasons(number).count("expired")
         account.expired += fate.expired
     about = f"{jobs.request(number)} ({case}): delivered {fate.delivered}, dead: {reasons}"
     most = COPIES.get(case, 1)
@@ -185,8 +185,8 @@ def _enter(
         account.wrong.append(f"in too many places: {about}")
     if fate.expired and case not in (Case.EXPIRED, Case.HASTY):
         account.wrong.append(f"expired, although it has no time: {about}")
-    if evidence.told and (
-        problem := evidence.told.problem(
+    if evidence.outcomes and (
+        problem := evidence.outcomes.problem(
             case, number, count, reasons, may_be_gone=evidence.had_guests
         )
     ):

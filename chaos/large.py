@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from core.keys import sha1
 
 SMALLEST, LARGEST = 1_050_000, 100_000_000
 START_BYTES: Final = 1024
@@ -38,7 +39,7 @@ def make(chosen: random.Random, request: str) -> bytes:
 
 def describe(payload: bytes, *, is_sent: bool) -> LargeMessage:
     """What is kept of a message that was pushed."""
-    return LargeMessage(len(payload), _sha1(payload), payload[:START_BYTES], is_sent)
+    return LargeMessage(len(payload), sha1(payload), payload[:START_BYTES], is_sent)
 
 
 def check(
@@ -76,9 +77,5 @@ def _sha1_of(entry: dict[str, Any]) -> str:
     if "sha1" in entry:
         return str(entry["sha1"])
     if "raw_base64" in entry:
-        return _sha1(base64.b64decode(entry["raw_base64"]))
-    return _sha1(str(entry["raw"]).encode("utf-8", "surrogateescape"))
-
-
-def _sha1(payload: bytes) -> str:
-    return hashlib.sha1(payload, usedforsecurity=False).hexdigest()
+        return sha1(base64.b64decode(entry["raw_base64"]))
+    return sha1(str(entry["raw"]).encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""The result queue of a run, compared with what became of the jobs."""
+"""The result queue of a run, compared with how the jobs ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chaos.jobs import COPIES, Case, Jobs
 OUTCOMES: Final = "chaos:outcomes"
 
 
-class Told:
+class Outcomes:
     """The outcomes in the queue, by job."""
 
     def __init__(self, client: Any, jobs: Jobs) -> None:

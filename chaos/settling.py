@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from chaos.account import Account, count_leftovers, is_idle, jobs_account, remove_unsent
 from chaos.arena import Arena
-from chaos.outcomes import Told
+from chaos.outcomes import Outcomes
 from core import keys
 from core.config import load_settings
 from core.identity import current_identity
@@ -42,7 +42,7 @@ def settle(arena: Arena) -> Account:
         arena.stop_all()
         begun, sent = arena.journal.read()
         arena.evidence.crashes = arena.device.crashes(arena.tally.harmed)
-        arena.evidence.told = Told(client, arena.jobs)
+        arena.evidence.outcomes = Outcomes(client, arena.jobs)
         account = jobs_account(client, arena.jobs, begun, sent, arena.evidence)
         remove_unsent(client, arena.jobs, begun - sent)
         _expire_dead(arena, client)

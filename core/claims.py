@@ -13,13 +13,13 @@ from core.contract import request_of
 from core.keys import Kind
 
 
-class Outcome(StrEnum):
-    """How the attempt to end a claim ended."""
+class Ending(StrEnum):
+    """What a call that ends a claim has done."""
 
     COMMITTED = "committed"
-    FAILED = "failed"
-    WAITS = "waits"
-    RELEASED = "released"
+    FAILED = "failed"  # given up
+    WAITS = "waits"  # in the delayed set, or at the tail of its queue
+    RELEASED = "released"  # at the head of its queue
     LANDED = "landed"  # an earlier call did it, and its reply was lost
     EXPIRED = "expired"
     SUPERSEDED = "superseded"  # its request has a newer result

@@ -18,7 +18,7 @@ class Kind(StrEnum):
         return Kind.SHORT if self is Kind.LONG else Kind.LONG
 
 
-#: hash: sha1 of a payload → crashes or failures so far.
+#: hash: sha1 of a payload → its failed attempts so far, crashes included.
 ATTEMPTS = "inpainting:attempts"
 
 #: list: the dead-letter list, JSON of jobs that were given up, oldest first.
@@ -84,7 +84,7 @@ def workers(namespace: str) -> str:
 
 
 def reaper(namespace: str) -> str:
-    """string with an expiry: a lease, held by the worker that reaps this namespace."""
+    """string with an expiry: the lease of the worker that recovers this namespace at present."""
     return f"inpainting:reaper:{namespace}"
 
 

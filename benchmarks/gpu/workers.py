@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +20,9 @@ from benchmarks.layouts import layouts
 from benchmarks.traffic import Consumer, Traffic
 from core.config import PROJECT_ROOT, load_settings
 from core.keys import Kind
+from core.pixels import shm
 from harness.networks import VARIABLE as NETWORK
 from harness.redis_server import RedisServer
-from harness.wire import DEV_SHM
 from lama.engine.engine import as_pixels
 from lama.inpainter import Inpainter
 
@@ -41,7 +40,7 @@ def rates(scale: Scale) -> Iterator[Row]:
     """Jobs a second of the worker and of the network alone, and the device's gaps."""
     page = layouts(Kind.SHORT, 4)[3].prepared
     pictures = {Kind.SHORT: (page.image, page.mask)}
-    jobs = min(scale.jobs, _free_bytes() // _JOB_BYTES)
+    jobs = min(scale.jobs, shm.free_bytes() // _JOB_BYTES)
     with (
         tempfile.TemporaryDirectory() as folder,
         RedisServer() as server,
@@ -134,8 +133,3 @@ def _files(name: str, folder: Path) -> dict[str, str]:
         state = {f"generator.{key}": value for key, value in generator.state_dict().items()}
         torch.save({"state_dict": state}, weights)
     return {"LAMA_CONFIG_PATH": str(config), "LAMA_CHECKPOINT_PATH": str(weights)}
-
-
-def _free_bytes() -> int:
-    free = os.statvfs(DEV_SHM)
-    return free.f_bavail * free.f_frsize

@@ -52,22 +52,16 @@ SEGMENT: list[Mutation] = []
 TEXT: list[Mutation] = []
 
 
-def of_message(mutation: Mutation) -> Mutation:
-    """Register a mutation of the message."""
-    MESSAGE.append(mutation)
-    return mutation
+def _adding(mutations: list[Mutation]) -> Callable[[Mutation], Mutation]:
+    def add(mutation: Mutation) -> Mutation:
+        mutations.append(mutation)
+        return mutation
+
+    return add
 
 
-def of_segment(mutation: Mutation) -> Mutation:
-    """Register a mutation of the segment."""
-    SEGMENT.append(mutation)
-    return mutation
-
-
-def of_text(mutation: Mutation) -> Mutation:
-    """Register a mutation of the text."""
-    TEXT.append(mutation)
-    return mutation
+#: Decorators of the mutations of a message, of a segment and of the text.
+of_message, of_segment, of_text = map(_adding, (MESSAGE, SEGMENT, TEXT))
 
 
 def encoded(case: Case) -> bytes:

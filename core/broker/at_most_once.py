@@ -7,7 +7,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from core.broker.queues import NO_LIST_PAUSE_S, Queues
+from core.broker.no_list import NO_LIST_PAUSE_S
+from core.broker.queues import Queues
 from core.broker.redis_connections import Oversized
 from core.broker.waiter import SHORT_BLOCK_S
 from core.claims import Claim

@@ -29,7 +29,6 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection as AsyncSentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
 from redis.retry import Retry
 from redis.sentinel import (
     SentinelManagedConnection,
@@ -140,7 +139,7 @@ def _arguments(address: RedisAddress) -> dict[str, Any]:
     return {"db": address.db, **place, **login, **address.options}
 
 
-def load_scripts(client: AsyncRedis) -> dict[str, AsyncScript]:
+def load_scripts(client: AsyncRedis | redis.Redis) -> dict[str, Any]:
     """The scripts of lua/ by name, registered with this client."""
     return {path.stem: client.register_script(script_text(path.stem)) for path in LUA.glob("*.lua")}
 

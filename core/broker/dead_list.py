@@ -16,10 +16,9 @@ from functools import cached_property
 from typing import Any, Final, cast
 
 import redis
-from redis.commands.core import Script
 
 from core import keys
-from core.broker.connection import script_text
+from core.broker.connection import load_scripts
 from core.broker.dead_job import (
     CHUNK_BYTES,
     CHUNK_ENTRIES,
@@ -73,12 +72,7 @@ class DeadList:
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._settings = settings
         self._redis = client
-        self._heads = self._script("heads")
-        self._find = self._script("find")
-        self._redrive = self._script("redrive")
-        self._forget = self._script("forget")
-        self._discard = self._script("discard")
-        self._drop = self._script("drop")
+        self._scripts = load_scripts(client)
         # Entries that this object has removed. An entry's place is its index plus this number, so
         # that it stays valid when entries before it are removed.
         self._removed = 0
@@ -151,7 +145,7 @@ class DeadList:
         return self._kind(job) is not None
 
     def obstacle(self, job: DeadJob) -> str:
-        """Why a job cannot be tried again; empty if it can."""
+        """Why a job cannot be retried; empty if it can."""
         if self._kind(job) is None:
             return f"it came from the queue {job.queue!r}, which is not configured here"
         if job.truncated:
@@ -162,7 +156,7 @@ class DeadList:
         return ""
 
     def refusal(self, job: DeadJob) -> str:
-        """Why a job should not be tried again; empty if it may be."""
+        """Why a job should not be retried; empty if it may be."""
         if obstacle := self.obstacle(job):
             return obstacle
         if self.inputs_here(job) is False:
@@ -172,7 +166,7 @@ class DeadList:
     def retry(self, job: DeadJob) -> bool:
         """Put a job back at the tail of its queue; False if it was no longer on the list.
 
-        Raises ValueError if it cannot be tried again (see `obstacle`).
+        Raises ValueError if it cannot be retried (see `obstacle`).
         """
         if obstacle := self.obstacle(job):
             raise ValueError(obstacle)
@@ -183,7 +177,7 @@ class DeadList:
         if job.request_id:
             key_list.append(keys.result(job.request_id))
         arguments = [whole.payload, keys.sha1(whole.payload)]
-        return bool(self._change(self._redrive, key_list, job, arguments))
+        return bool(self._change("redrive", key_list, job, arguments))
 
     def discard(self, job: DeadJob) -> bool:
         """Drop a job and unlink its inputs; False if it was no longer on the list.
@@ -194,7 +188,7 @@ class DeadList:
         if not self.is_ours(job):
             raise ValueError(self.obstacle(job))
         if job.truncated or not job.inputs:
-            return bool(self._change(self._drop, [keys.DEAD], job, []))
+            return bool(self._change("drop", [keys.DEAD], job, []))
         whole = self.read(job)
         if whole is None or whole.payload is None:
             return False
@@ -202,16 +196,13 @@ class DeadList:
         me = identity_in(self._settings, job.namespace).worker
         members = keys.workers(job.namespace)
         key_list = [keys.DEAD, job.queue, keys.cleanup(me), members]
-        outcome = self._change(self._discard, key_list, job, [whole.payload, me])
+        outcome = self._change("discard", key_list, job, [whole.payload, me])
         if outcome == 1 and job.namespace == self._identity.namespace:
             shm.unlink_all(allowed_inputs(job.inputs, self._settings), self._settings.uids)
             self._redis.lrem(keys.cleanup(me), 1, cast(str, whole.payload))
             mine = [keys.heartbeat(me), keys.claims(me), keys.cleanup(me)]
-            self._forget([members, *mine], [me])
+            self._scripts["forget"]([members, *mine], [me])
         return bool(outcome)
-
-    def _script(self, name: str) -> Script:
-        return self._redis.register_script(script_text(name))
 
     def _part(self, start: int, end: int) -> Iterator[DeadJob]:
         """The jobs between two indexes whose heads can be parsed, newest first."""
@@ -229,7 +220,9 @@ class DeadList:
         None stands for an entry of another program and, unless `whole`, for one that would have to
         be read whole.
         """
-        reply = self._heads([keys.DEAD], [index, min(most, CHUNK_ENTRIES), CHUNK_BYTES, HEAD_BYTES])
+        reply = self._scripts["heads"](
+            [keys.DEAD], [index, min(most, CHUNK_ENTRIES), CHUNK_BYTES, HEAD_BYTES]
+        )
         jobs: list[DeadJob | None] = []
         for at, (head, length) in enumerate(heads(reply), index):
             data = head
@@ -239,13 +232,12 @@ class DeadList:
             jobs.append(parse_entry(data, length, at + self._removed))
         return jobs
 
-    def _change(
-        self, script: Script, key_list: list[str], job: DeadJob, arguments: list[Any]
-    ) -> int:
+    def _change(self, script: str, key_list: list[str], job: DeadJob, arguments: list[Any]) -> int:
         """The reply of a script that removes a job's entry; 0 if it was no longer on the list."""
         index: int | None = self._index(job)
         while index is not None:
-            outcome = int(script(key_list, [index, job.head, job.entry_length, *arguments]))
+            place = [index, job.head, job.entry_length]
+            outcome = int(self._scripts[script](key_list, [*place, *arguments]))
             if outcome > 0:
                 self._removed += 1
                 return outcome
@@ -260,7 +252,9 @@ class DeadList:
         """The index of a job's entry, by a search; None if it is no longer on the list."""
         index = job.place
         while index >= 0:
-            found, index = self._find([keys.DEAD], [index, job.head, job.entry_length, CHUNK_BYTES])
+            found, index = self._scripts["find"](
+                [keys.DEAD], [index, job.head, job.entry_length, CHUNK_BYTES]
+            )
             if found:
                 return int(index)
         return None

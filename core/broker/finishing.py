@@ -21,7 +21,7 @@ from core.broker.pipelining import Pipelined
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.result_queue import ResultQueue
-from core.claims import Claim, Outcome, Standing, barred_until
+from core.claims import Claim, Ending, Standing, barred_until
 from core.config import Settings
 from core.contract import result_name_start
 from core.errors import Expired, JobError
@@ -89,14 +89,14 @@ class Finishing:
 
     async def commit(
         self, claim: Claim, request_id: str, segment: str, fields: Mapping[str, str]
-    ) -> tuple[Outcome, str]:
+    ) -> tuple[Ending, str]:
         """Publish a result and put the job's inputs on the cleanup list.
 
         Returns COMMITTED, SUPERSEDED or LOST, and the name of a segment to be removed, or ''. That
         is an unfetched older result of the same request, or this result, if a newer one replaced it
         before Redis answered.
         """
-        outcome, replaced, *dropped = await self._finish(
+        ending, replaced, *dropped = await self._finish(
             "commit",
             claim,
             [
@@ -114,7 +114,7 @@ class Finishing:
             request_id,
         )
         self._result_queue.note(sum(dropped))
-        return _outcome(outcome, Outcome.COMMITTED), replaced.decode()
+        return _ending(ending, Ending.COMMITTED), replaced.decode()
 
     async def forget_replaced(self, request_id: str, segment: str) -> None:
         """Note that a replaced segment has been unlinked."""
@@ -141,7 +141,7 @@ class Finishing:
         request: tuple[str, str] | None,
         *,
         device: bool = False,
-    ) -> Outcome:
+    ) -> Ending:
         """Give up a job and publish its failure: FAILED, HELD, SUPERSEDED or LOST.
 
         `device` says that the device may be at fault. If another such job was given up and nothing
@@ -158,9 +158,9 @@ class Finishing:
             request[0] if request else "",
             keep=(b"held",),
         )
-        return self._told(reply, Outcome.FAILED)
+        return self._reported(reply, Ending.FAILED)
 
-    async def lapse(self, claim: Claim, request: tuple[str, str], error: Expired) -> Outcome:
+    async def lapse(self, claim: Claim, request: tuple[str, str], error: Expired) -> Ending:
         """End an expired job and publish this: EXPIRED, SUPERSEDED or LOST.
 
         In the first two cases its inputs are to be unlinked.
@@ -173,23 +173,23 @@ class Finishing:
             [self._ttl_ms, *published],
             request[0],
         )
-        return self._told(reply, Outcome.EXPIRED)
+        return self._reported(reply, Ending.EXPIRED)
 
-    async def retry(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> Outcome:
+    async def retry(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> Ending:
         """Put a job at the tail of its queue after a delay: WAITS or LOST.
 
         If `counted`, an attempt is added.
         """
         arguments = [int(counted), int(delay_s * 1000)]
-        outcome = await self._finish("retry", claim, [], arguments)
+        ending = await self._finish("retry", claim, [], arguments)
         self.waits_added.set()
-        return _outcome(outcome, Outcome.WAITS)
+        return _ending(ending, Ending.WAITS)
 
-    async def supersede(self, claim: Claim) -> Outcome:
+    async def supersede(self, claim: Claim) -> Ending:
         """Drop a superseded job, whose inputs are to be unlinked: SUPERSEDED or LOST."""
         cleanup = keys.cleanup(self.identity.worker)
-        outcome = await self._finish("supersede", claim, [cleanup], [])
-        return _outcome(outcome, Outcome.SUPERSEDED)
+        ending = await self._finish("supersede", claim, [cleanup], [])
+        return _ending(ending, Ending.SUPERSEDED)
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Put jobs back at the head of their queues, in the order of their claims."""
@@ -220,11 +220,11 @@ class Finishing:
         }
         return published_keys, [*pushed, *(word for pair in fields.items() for word in pair)]
 
-    def _told(self, reply: Any, landed: Outcome) -> Outcome:
-        """The outcome that a script reports, which may have pushed it to the result queue."""
-        outcome, *dropped = reply if isinstance(reply, list) else [reply]
+    def _reported(self, reply: Any, landed: Ending) -> Ending:
+        """How a claim ended, from the reply of a script that publishes a failure."""
+        ending, *dropped = reply if isinstance(reply, list) else [reply]
         self._result_queue.note(sum(dropped))
-        return _outcome(outcome, landed)
+        return _ending(ending, landed)
 
     async def _finish(
         self,
@@ -314,6 +314,6 @@ class Finishing:
         return write_entry(claim.payload, **fields)
 
 
-def _outcome(reply: bytes, landed: Outcome) -> Outcome:
-    """The outcome that a script reports; LANDED, an earlier call's success, counts as `landed`."""
-    return landed if reply == Outcome.LANDED.encode() else Outcome(reply.decode())
+def _ending(reply: bytes, landed: Ending) -> Ending:
+    """How a claim ended, from a script's reply; LANDED, an earlier call's success, is `landed`."""
+    return landed if reply == Ending.LANDED.encode() else Ending(reply.decode())

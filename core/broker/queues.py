@@ -11,18 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import secrets
-import time
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, TypeVar
-
-from redis.exceptions import ResponseError
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from core import keys
 from core.broker.finishing import Finishing
 from core.broker.heartbeat import register_arguments
+from core.broker.no_list import NO_LIST_PAUSE_S, UnlessNoList
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.requirements import can_unblock, require_server, warn_of_ignored
@@ -35,14 +32,6 @@ from core.faults import Fault, fault_point
 from core.identity import Identity, crew_of
 from core.keys import Kind
 from core.telemetry import transitions
-
-log = logging.getLogger(__name__)
-
-Reply = TypeVar("Reply")
-
-#: If a queue's key is not a list: seconds between two claims, and between two lines in the log.
-NO_LIST_PAUSE_S: Final = 0.05
-NO_LIST_REMINDER_S: Final = 60.0
 
 #: Index in the KEYS of lua/enter.lua of the processing list of each kind.
 PROCESSING_KEY: Final = {Kind.LONG: 6, Kind.SHORT: 7}
@@ -62,9 +51,7 @@ class Queues(Finishing):
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self.clock = ServerClock()
         self._numbers = itertools.count(1)
-        self._complain_at = dict.fromkeys(Kind, 0.0)
-        #: Whether the last claim failed with WRONGTYPE although the queue was a list.
-        self._was_list = dict.fromkeys(Kind, False)
+        self._unless_no_list = UnlessNoList(settings, self._redis)
 
     # -- the server -------------------------------------------------------------------------
 
@@ -126,7 +113,7 @@ class Queues(Finishing):
 
     async def take_either(self, first: Kind, counts: Mapping[Kind, int]) -> list[Claim]:
         """Claim jobs of the first kind or, if there is none, of the other kind, in one call."""
-        for kind in (first, first.other):
+        for kind in (first, first.other):  # the second one if the first key is not a list
             claims = await self._unless_no_list(kind, self._take(kind, counts))
             if claims is not None:
                 return claims
@@ -258,7 +245,7 @@ class Queues(Finishing):
     async def _take(
         self, kind: Kind, counts: Mapping[Kind, int], joining: Claim | None = None
     ) -> list[Claim]:
-        """Claim jobs of a kind or, if `counts` has the other kind too, of that one if need be."""
+        """Claim jobs of a kind; if its queue is empty, of the other kind if `counts` has that."""
         worker = self.identity.worker
         while True:
             numbers = [next(self._numbers) for _ in range(max(counts.values()))]
@@ -303,38 +290,6 @@ class Queues(Finishing):
     async def _wait(self, kind: Kind) -> bool | None:
         block = self._block(kind, self._waiters[kind].longest_s)
         return await self._unless_no_list(kind, block, NO_LIST_PAUSE_S)
-
-    async def _unless_no_list(
-        self, kind: Kind, reply: Awaitable[Reply], pause_s: float = 0.0
-    ) -> Reply | None:
-        """The reply; None, after a pause, if the queue's key is not a list.
-
-        One queue's error must not stop the other queue.
-        """
-        try:
-            answer = await reply
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):  # Redis 6.2 prefixes the script's name
-                raise
-            type_: Any = await self._redis.type(self.settings.queue(kind))
-            if type_ in (b"list", b"none"):
-                # Perhaps it has just become a list. If it fails again, another key is at fault.
-                if self._was_list[kind]:
-                    raise
-                self._was_list[kind] = True
-                return None
-        else:
-            self._was_list[kind] = False
-            return answer
-        if time.monotonic() >= self._complain_at[kind]:
-            self._complain_at[kind] = time.monotonic() + NO_LIST_REMINDER_S
-            log.error(
-                "no %s jobs are taken: %r in redis is not a list; rename or delete that key",
-                kind,
-                self.settings.queue(kind),
-            )
-        await asyncio.sleep(pause_s)
-        return None
 
     async def _block(self, kind: Kind, timeout_s: float) -> bool:
         """Wait until there is a job; whether there is one."""

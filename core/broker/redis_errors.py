@@ -8,7 +8,7 @@ from typing import Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-#: What an operation on Redis raises if it failed or its reply was lost.
+#: What a call to Redis raises if it failed or its reply was lost.
 REDIS_ERRORS = (RedisError, OSError)
 
 #: Codes of temporary errors. Redis 6.2 wraps the error of a command in a script: "ERR Error running

@@ -18,7 +18,7 @@ REMINDER_S: Final = 60.0
 
 
 class ResultQueue:
-    """What the scripts are told of RESULT_QUEUE, and what they report of it."""
+    """The keys and arguments of the scripts for RESULT_QUEUE, and what they report of it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -89,7 +89,7 @@ class AsyncSentinels(AsyncSentinel):
 def _clients(
     address: RedisAddress, connect: Callable[[dict[str, Any]], Any]
 ) -> tuple[list[Any], dict[Any, Any]]:
-    """A client per sentinel, and for each one that has a login and its twin without: the other."""
+    """A client per sentinel; for each with a login its twin without one, and vice versa."""
     login = address.login if address.sentinel_login == Login() else address.sentinel_login
     clients: list[Any] = []
     others: dict[Any, Any] = {}

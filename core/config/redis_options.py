@@ -168,10 +168,10 @@ def check_tls(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{', '.join(given)} {verb}: {reason}") from None
 
 
-def decoded(text: str) -> str:
-    """A percent-encoded part of a query; raises ValueError if it is not UTF-8."""
+def decoded(text: str, unquoted: Callable[..., str] = unquote_plus) -> str:
+    """A percent-encoded part, by default of a query; raises ValueError if it is not UTF-8."""
     try:
-        return unquote_plus(text, errors="strict")
+        return unquoted(text, errors="strict")
     except UnicodeDecodeError:
         raise ValueError("a part of it is not UTF-8: percent-encode its UTF-8 bytes") from None
 

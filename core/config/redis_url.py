@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-from core.config.redis_options import KNOWN, SHOWN, check_tls, read_options
+from core.config.redis_options import KNOWN, SHOWN, check_tls, decoded, read_options
 
 SENTINEL_PORT: Final = 26379
 PORT: Final = 6379
@@ -116,14 +116,14 @@ def _place(scheme: str, hosts: str, path: str) -> dict[str, Any]:
     if scheme == "unix":
         if hosts or not path.strip("/"):
             raise ValueError("it must have the socket's whole path: unix:///path/redis.sock")
-        return {"path": _decoded(path), "db": None}
+        return {"path": decoded(path, unquote), "db": None}
     first, _, db = path.strip("/").partition("/")
     if scheme.endswith("+sentinel"):
         if not first or not re.fullmatch(r"\d{0,9}", db):
             raise ValueError("the hosts must be followed by /service or /service/db")
         return {
             "hosts": tuple(_host(host, SENTINEL_PORT) for host in hosts.split(",")),
-            "service": _decoded(first),
+            "service": decoded(first, unquote),
             "db": int(db) if db else None,
         }
     if db or not re.fullmatch(r"\d{0,9}", first):
@@ -143,19 +143,12 @@ def _host(text: str, port: int) -> tuple[str, int]:
     match = _HOST.fullmatch(text)
     if match is None or int(match[2] or port) > 65_535:
         raise ValueError(f"a host is not host:port (if it is part of a password, {_ENCODE})")
-    return _decoded(match[1].strip("[]")), int(match[2] or port)
+    return decoded(match[1].strip("[]"), unquote), int(match[2] or port)
 
 
 def _login(text: str) -> Login:
     username, _, password = text.partition(":")
-    return Login(_decoded(username) or None, _decoded(password) or None)
-
-
-def _decoded(text: str) -> str:
-    try:
-        return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise ValueError("a part of it is not UTF-8: percent-encode its UTF-8 bytes") from None
+    return Login(decoded(username, unquote) or None, decoded(password, unquote) or None)
 
 
 # -- for people -------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ QUIET_PART = 0.2
 #: Longest sleep during this wait, in seconds; a stop is noticed after it.
 LONGEST_SLEEP_S = 0.1
 
-#: Seconds between two attempts to end a blocking claim at a stop.
+#: Seconds between two calls that end a blocking claim at a stop.
 UNBLOCK_INTERVAL_S = 0.005
 
 
@@ -49,7 +49,7 @@ class Batch:
 class BatchSource:
     """Turns the two queues into a sequence of batches.
 
-    While both queues have jobs they alternate, batch by batch, whichever is longer. A job with an
+    While both queues have jobs they alternate, batch by batch, even if one is longer. A job with an
     attempt behind it is claimed alone and gets its own batch, so that no other job gets an attempt
     if it kills the worker.
     """
@@ -100,7 +100,7 @@ class BatchSource:
         self._reconcile_at = 0.0
 
     async def stop(self) -> None:
-        """Have next_batch() return None from now on; returns once no claim is in flight."""
+        """Make next_batch() return None from now on; returns once no claim is in flight."""
         self._stopping = True
         while self.is_claiming:
             # Repeated: a blocking command that is still on its way to Redis cannot be unblocked.

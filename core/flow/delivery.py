@@ -14,7 +14,7 @@ import numpy as np
 
 from core.broker.connection import Backoff
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import Job, Segment, result_fields, result_name_start
 from core.errors import OutOfSharedMemory, TransientFailure
@@ -46,8 +46,8 @@ class Stored:
 class Results:
     """The results of a batch.
 
-    `stored` are those to be committed, `delivered` is the number of committed ones, and `unstored`
-    are jobs for whose results a stop found no room in shared memory.
+    `stored` are those to be committed, `delivered` is the number of committed ones. `unstored` are
+    jobs whose results still waited for room in shared memory when the worker was stopped.
     """
 
     stored: list[Stored] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Deliverer:
                 for claim, (_, shortage) in zip(claims, shortages, strict=True):
                     await self._failures.postpone(claim, shortage)
                 return results
-            # They only wait: if this process dies meanwhile, they are not to blame.
+            # These jobs only wait: if this process dies meanwhile, they are not to blame.
             self._queues.mark_work(claims, working=False)
             await backoff.wait(unless=self._stop)
 
@@ -151,15 +151,15 @@ class Deliverer:
         if not stored:
             return
         async with self._committing:
-            # They only wait for Redis: if this process dies meanwhile, they are not to blame.
+            # These only wait for Redis: if this process dies meanwhile, they are not to blame.
             self._queues.mark_work([result.claim for result in stored], working=False)
             with watch.stage("commit"):
-                outcomes = await asyncio.gather(*(self._commit(result) for result in stored))
+                endings = await asyncio.gather(*(self._commit(result) for result in stored))
             fault_point(Fault.COMMITTED)
             # The cleanup of this batch runs while the next one is committed.
             await self.wait_for_cleanup()
-            self._cleaning = asyncio.create_task(self._clean(stored, outcomes))
-        results.delivered += sum(outcome is Outcome.COMMITTED for outcome, _ in outcomes)
+            self._cleaning = asyncio.create_task(self._clean(stored, endings))
+        results.delivered += sum(ending is Ending.COMMITTED for ending, _ in endings)
 
     async def wait_for_cleanup(self) -> None:
         """Wait until the inputs of everything delivered are unlinked."""
@@ -167,18 +167,16 @@ class Deliverer:
             await self._cleaning
             self._cleaning = None
 
-    async def _clean(
-        self, stored: Sequence[Stored], outcomes: Sequence[tuple[Outcome, str]]
-    ) -> None:
+    async def _clean(self, stored: Sequence[Stored], endings: Sequence[tuple[Ending, str]]) -> None:
         """Remove what is no longer needed: inputs, replaced results, uncommitted results."""
         replaced, useless, done = [], [], []
-        for result, (outcome, old) in zip(stored, outcomes, strict=True):
-            if outcome is Outcome.COMMITTED:
+        for result, (ending, old) in zip(stored, endings, strict=True):
+            if ending is Ending.COMMITTED:
                 done.append(result)
                 replaced += [(result.job.request_id, old)] * bool(old)
                 continue
             useless.append(result.segment.name)
-            if outcome is Outcome.SUPERSEDED:
+            if ending is Ending.SUPERSEDED:
                 await self._failures.drop_superseded(result.claim)
                 replaced.append((result.job.request_id, result.segment.name))
             else:
@@ -203,7 +201,7 @@ class Deliverer:
             fault_point(Fault.CLEANED)
             transitions.done(result.job, result.segment.name)
 
-    async def _commit(self, result: Stored) -> tuple[Outcome, str]:
+    async def _commit(self, result: Stored) -> tuple[Ending, str]:
         claim, job, segment = result.claim, result.job, result.segment
         fields = result_fields(job, segment, claim.kind, self._identity.worker)
         fields |= tracing.done(claim.payload, result.began_at, {"inpainting.queue": claim.kind})

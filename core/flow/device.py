@@ -60,7 +60,8 @@ class Device:
     async def launch(self, jobs: Sequence[tuple[Claim, Loaded]]) -> Launched:
         """Compute a batch, or have a device begin to. To be called with a slot and `launching`.
 
-        Raises HungInference if the network does not return in time, DeviceFault if it never will.
+        Raises HungInference if the network does not return in time, DeviceFault if only a new
+        process can compute.
         """
         claims, batch = [claim for claim, _ in jobs], [loaded for _, loaded in jobs]
         began = time.monotonic()

@@ -23,7 +23,7 @@ from core.telemetry import watch
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two jobs.
+#: Seconds between two jobs while a hold is active.
 TRY_INTERVAL_S = 60.0
 
 #: Seconds between two checks whether a result was delivered.

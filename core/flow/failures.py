@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import input_names
 from core.errors import Expired, JobError, OutOfSharedMemory, TransientFailure
@@ -58,18 +58,18 @@ class Failures:
         await self._remove_inputs(claim)
 
     def delay_s(self, attempts: int) -> float:
-        """Seconds until the next attempt of a job, which had `attempts` before this one."""
+        """Seconds until the next attempt at a job that had failed `attempts` times before."""
         doubled = float(self._settings.retry_delay_s * 2 ** min(attempts, 30))
         return min(doubled, float(self._settings.retry_delay_max_s))
 
     async def _lapse(self, claim: Claim, error: Expired) -> None:
         """End a job that has expired. It is on no list, since nobody waits for it."""
-        outcome = await self._queues.lapse(claim, claim.request or ("", ""), error)
+        ending = await self._queues.lapse(claim, claim.request or ("", ""), error)
         fault_point(Fault.LAPSED)
-        if outcome is Outcome.EXPIRED:
+        if ending is Ending.EXPIRED:
             transitions.expired(claim, error)
             await self._remove_inputs(claim)
-        elif outcome is Outcome.SUPERSEDED:
+        elif ending is Ending.SUPERSEDED:
             await self.drop_superseded(claim)
 
     async def _remove_inputs(self, claim: Claim) -> None:
@@ -89,14 +89,14 @@ class Failures:
 
     async def _give_up(self, claim: Claim, error: JobError, attempt: int) -> None:
         fault_point(Fault.FAILING)
-        outcome = await self._queues.fail(
+        ending = await self._queues.fail(
             claim, error, attempt, claim.request, device=may_be_the_devices(error)
         )
-        if outcome is Outcome.FAILED:
+        if ending is Ending.FAILED:
             transitions.failed(claim, error, attempt, self._settings.max_attempts, None)
-        elif outcome is Outcome.SUPERSEDED:
+        elif ending is Ending.SUPERSEDED:
             await self.drop_superseded(claim)
-        elif outcome is Outcome.HELD:
+        elif ending is Ending.HELD:
             self._hold.begin(error)
             transitions.given_back(claim, error)
             await self._queues.retry(claim, counted=False, delay_s=self.delay_s(0))

@@ -17,7 +17,7 @@ from typing import Final
 from core.broker.connection import Backoff
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import expiry
 from core.errors import Expired, JobError, OutOfSharedMemory
@@ -71,6 +71,7 @@ class BatchPipeline:
         self._shortage = Backoff()
         self.device = Device(network, settings.inference_timeout_s, infer_thread)
         self._in_hand = asyncio.Semaphore(MOST_IN_HAND)
+        #: Taken by a batch from its claim until it is launched.
         self._ahead = asyncio.Semaphore(1)
         self._storing = asyncio.Lock()
         #: The coroutines of all batches in hand, and of those whose results are computed.
@@ -78,6 +79,7 @@ class BatchPipeline:
         self._computed: set[asyncio.Task[None]] = set()
         #: The first error that ended a batch: this process cannot go on.
         self._error: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: Claimed jobs that a stop or an error kept from being computed or stored.
         self._unstarted: list[Claim] = []
 
     async def run(self) -> None:
@@ -102,7 +104,7 @@ class BatchPipeline:
         await self._source.stop()
 
     async def release_unstarted(self) -> None:
-        """Return the jobs that run() has claimed and not started to their queues."""
+        """Release the jobs that run() has claimed and not started."""
         fault_point(Fault.STOPPED)
         unknown: list[Claim] = []
         unstarted = self._unstarted + self._source.unstarted()
@@ -114,7 +116,7 @@ class BatchPipeline:
         fault_point(Fault.RELEASED)
 
     async def give_back_unfinished(self) -> None:
-        """End claiming, and put back the unfinished jobs of a process that must end.
+        """End claiming, and give back the unfinished jobs of a process that must end.
 
         Results that are computed already are delivered, if that takes less than DELIVERING_S. An
         attempt is added to the jobs that the device hung at. The jobs that it failed at get none,
@@ -173,7 +175,7 @@ class BatchPipeline:
 
     async def _supersede(self, batch: Batch) -> None:
         for claim in batch.claims:
-            if await self._queues.supersede(claim) is Outcome.SUPERSEDED:
+            if await self._queues.supersede(claim) is Ending.SUPERSEDED:
                 await self._failures.drop_superseded(claim)
 
     async def _process(self, batch: Batch) -> None:
@@ -188,9 +190,8 @@ class BatchPipeline:
         if self._hold.is_active:
             self._hold.tried()
         claims = [claim for claim, _ in jobs]
-        if (
-            has_to_wait := self.device.is_busy
-        ):  # if this process dies meanwhile, they are not to blame
+        has_to_wait = self.device.is_busy
+        if has_to_wait:  # if this process dies meanwhile, these jobs are not to blame
             self._queues.mark_work(claims, working=False)
         async with self.device.slots:
             async with self.device.launching:
@@ -245,7 +246,7 @@ class BatchPipeline:
     # -- loading ------------------------------------------------------------------------------
 
     async def _load(self, batch: Batch) -> list[tuple[Claim, Loaded]]:
-        """The jobs of a batch that can be computed; the others are tried later, or dead."""
+        """The jobs of a batch that can be computed; the others are retried later, or dead."""
         jobs, shortages = await self._read(batch, batch.claims)
         if jobs or not shortages:
             self._shortage.reset()
@@ -266,7 +267,7 @@ class BatchPipeline:
         shortages: list[tuple[Claim, OutOfSharedMemory]] = []
         outcomes: list[Loaded | Exception]
         if batch.attempts >= self._settings.max_attempts:
-            # If the device is at fault, the job is held instead of given up.
+            # Failures gives the job up or, if the device is at fault, holds it.
             outcomes = [JobError(CRASHED, "every worker that tried this job died on it")]
         else:
             asks_device = self._network.staging is not None  # the device may hang

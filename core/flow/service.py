@@ -58,6 +58,7 @@ class Service:
         self._pipeline = BatchPipeline(
             settings, identity, queues, network, infer_thread, self._stop
         )
+        #: Set by a second signal, whose number is kept: the grace time is over.
         self._hurry = asyncio.Event()
         self._second_signal = 0
         self._recovery = Recovery(settings, identity, queues.link, self._pipeline.visibility)

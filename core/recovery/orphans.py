@@ -163,13 +163,12 @@ class Orphans:
         # that crew is only switched off.
         age_s, settings = now - known.seen, self._settings
         is_expired = age_s > (settings.dead_ttl_s if is_here else settings.result_ttl_s)
-        if is_expired or (self._serves_same(crew) and not is_here):
-            if not await self._drop_dead(known):
-                return
-        else:
+        if not (is_expired or (self._serves_same(crew) and not is_here)):
             if recovered:
                 self._log_dissolved(crew, len(recovered))
             return
+        if not await self._drop_dead(known):
+            return  # the next pass continues
         others = [
             other for other in crews if other.crew.namespace == crew.namespace and other != known
         ]

@@ -4,8 +4,8 @@ A pass may die at any point, and the next one continues. Every step is idempoten
 may run it at the same time.
 
 A worker that was only slow may write a result for a job that was taken from it, and die before it
-learns that it cannot commit it. Such results are found by a mark in the set of segments: the prefix
-of their names.
+learns that it cannot commit it. Such results are found by the prefix of their names, which was
+barred when the job was taken.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Recovery:
         self._results = ResultExpiry(
             self._redis, self._scripts, settings, identity.namespace, self._unlink
         )
+        # Three searches, each with a place of its own in the list: for dead jobs of this crew, and
+        # of orphaned crews whose inputs may be here, or are elsewhere.
         self._dead = self._dead_expiry(self._unlink)
         self._nearby_dead = self._dead_expiry(self._unlink)
         self._orphaned_dead = self._dead_expiry(_leave)
@@ -134,7 +136,8 @@ class Recovery:
             await self._redis.aclose()
 
     async def _take_lease(self) -> bool:
-        # Only to reduce load on the server: every step may run twice at the same time.
+        # Only to reduce load on the server: every step may run twice at the same time. It expires
+        # before the next pass, which any worker of the namespace may make.
         ttl_ms = max(1, int(self._settings.reap_interval_s * 300))
         try:
             return bool(

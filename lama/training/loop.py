@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,23 +58,15 @@ def train(
     recipe = trainer.settings.recipe
     side = trainer.settings.validation_side
     validation = Validation(held, side, trainer.device, recipe.crops.scales)
-    last, best = out / "models" / "last.ckpt", out / "models" / "best.ckpt"
+    save = partial(_save, trainer, validation, out / "models", say)
+    last = out / "models" / "last.ckpt"
     if last.exists():
         _resume(trainer, last)
         say(
             f"goes on at step {trainer.step}, {trainer.elapsed_s / 60:.1f} min done, seed "
             f"{trainer.seed}: {last}"
         )
-    say(f"{len(files)} pictures to learn from, {len(held)} held out; {trainer.settings.recipe}")
-
-    def save() -> None:
-        score = validation.psnr(trainer.average)
-        if score > trainer.best or not best.exists():
-            trainer.best = max(score, trainer.best)
-            write_atomically(best, trainer.best_snapshot())
-        write_atomically(last, trainer.snapshot())
-        say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
-
+    say(f"{len(files)} pictures to learn from, {len(held)} held out; {recipe}")
     pictures = Pictures(files, recipe.crops)
     if trainer.step == 0:
         first = plan_batch(pictures, recipe, trainer.seed, 0)
@@ -111,6 +104,19 @@ def train(
     finally:
         source.close()  # type: ignore[attr-defined]
     save()
+
+
+def _save(
+    trainer: Trainer, validation: Validation, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Writes last.ckpt and, if no earlier weights were better, best.ckpt."""
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    score = validation.psnr(trainer.average)
+    if score > trainer.best or not best.exists():
+        trainer.best = max(score, trainer.best)
+        write_atomically(best, trainer.best_snapshot())
+    write_atomically(last, trainer.snapshot())
+    say(f"step {trainer.step}: {score:.2f} dB held out, best {trainer.best:.2f}; saved {last}")
 
 
 def _resume(trainer: Trainer, path: Path) -> None:

@@ -108,47 +108,16 @@ def read_settings(config: DictConfig, device: torch.device, given: bool = False)
     Raises ConfigError.
     """
     cuda = device.type == "cuda"
-    losses, data = _Section.of(config, "losses"), _Section.of(config, "data")
     optimizers = _Section.of(config, "optimizers")
-    base = LossWeights()
     begins = str(_Section.of(config, "initialisation").get("kind", "random"))
     if begins not in ("random", "wavelet"):
         raise ConfigError(f"initialisation.kind = {begins!r}: 'random' or 'wavelet' is needed")
-    weights = LossWeights(
-        known=losses.number("l1.weight_known", base.known),
-        hole=losses.number("hole_l1.weight", base.hole),
-        hole_final=losses.number(
-            "hole_l1.final", min(base.hole_final, losses.number("hole_l1.weight", math.inf))
-        ),
-        decibels=losses.number("decibels.weight", base.decibels),
-        floor=losses.number("decibels.floor", base.floor),
-        floor_final=losses.number("decibels.final", base.floor_final),
-        local=losses.number("local_decibels.weight", base.local),
-        local_floor=losses.number("local_decibels.floor", base.local_floor),
-        ssim=losses.number("ssim.weight", base.ssim),
-    )
-    sides = data.get("train.out_size") or data.get("sides")
-    sides = sides or ([256, 256, 256, 384] if cuda else [96, 128, 160, 256])
-    sides = [sides] if isinstance(sides, int) else list(sides)
-    if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
-        raise ConfigError(f"data.sides = {sides}: multiples of 8, at least 32, are needed")
-    shares = dict(data.get("masks") or MASK_SHARES)
-    if set(shares) - set(MASK_SHARES) or sum(shares.values()) <= 0:
-        raise ConfigError(f"data.masks = {shares}: shares of {', '.join(MASK_SHARES)} are needed")
-    recipe = Recipe(
-        batch=data.whole("batch_size", 0) or _fitting_batch(config, device, min(sides)),
-        sides=tuple(sides),
-        drawn=data.number("drawn", Recipe.drawn),
-        masks=tuple(shares.items()),
-        smoothed=data.number("smoothed", Recipe.smoothed),
-        upended=data.number("upended", Recipe.upended),
-        transposed=data.number("transposed", Recipe.transposed),
-        crops=_crops(data),
-    )
-    large = recipe.pictures(max(sides)) >= _LARGE_BATCH
+    losses = _loss_weights(_Section.of(config, "losses"))
+    recipe = _recipe(config, device)
+    large = recipe.pictures(max(recipe.sides)) >= _LARGE_BATCH
     return Settings(
         recipe=recipe,
-        losses=weights,
+        losses=losses,
         wavelet=begins == "wavelet",
         muon=optimizers.get("generator.kind") == "muon",
         lr=_learning_rate(optimizers, 1e-3 if large else Settings.lr),
@@ -223,6 +192,44 @@ class _Section:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ConfigError(f"{self.name}.{path} = {value!r}: a whole number is needed")
         return value
+
+
+def _loss_weights(losses: _Section) -> LossWeights:
+    return LossWeights(
+        known=losses.number("l1.weight_known", LossWeights.known),
+        hole=losses.number("hole_l1.weight", LossWeights.hole),
+        hole_final=losses.number(
+            "hole_l1.final", min(LossWeights.hole_final, losses.number("hole_l1.weight", math.inf))
+        ),
+        decibels=losses.number("decibels.weight", LossWeights.decibels),
+        floor=losses.number("decibels.floor", LossWeights.floor),
+        floor_final=losses.number("decibels.final", LossWeights.floor_final),
+        local=losses.number("local_decibels.weight", LossWeights.local),
+        local_floor=losses.number("local_decibels.floor", LossWeights.local_floor),
+        ssim=losses.number("ssim.weight", LossWeights.ssim),
+    )
+
+
+def _recipe(config: DictConfig, device: torch.device) -> Recipe:
+    data = _Section.of(config, "data")
+    sides = data.get("train.out_size") or data.get("sides")
+    sides = sides or ([256, 256, 256, 384] if device.type == "cuda" else [96, 128, 160, 256])
+    sides = [sides] if isinstance(sides, int) else list(sides)
+    if any(not isinstance(side, int) or side < 32 or side % 8 for side in sides):
+        raise ConfigError(f"data.sides = {sides}: multiples of 8, at least 32, are needed")
+    shares = dict(data.get("masks") or MASK_SHARES)
+    if set(shares) - set(MASK_SHARES) or sum(shares.values()) <= 0:
+        raise ConfigError(f"data.masks = {shares}: shares of {', '.join(MASK_SHARES)} are needed")
+    return Recipe(
+        batch=data.whole("batch_size", 0) or _fitting_batch(config, device, min(sides)),
+        sides=tuple(sides),
+        drawn=data.number("drawn", Recipe.drawn),
+        masks=tuple(shares.items()),
+        smoothed=data.number("smoothed", Recipe.smoothed),
+        upended=data.number("upended", Recipe.upended),
+        transposed=data.number("transposed", Recipe.transposed),
+        crops=_crops(data),
+    )
 
 
 def _crops(data: _Section) -> Crops:

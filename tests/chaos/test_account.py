@@ -20,7 +20,7 @@ from chaos.account import (
 )
 from chaos.jobs import QUEUES, SHARE, Case, Jobs
 from chaos.large import SMALLEST, describe, make
-from chaos.outcomes import OUTCOMES, Told
+from chaos.outcomes import OUTCOMES, Outcomes
 from chaos.receiver import VERDICTS
 from core import keys
 from harness.redis_server import RedisClient
@@ -97,7 +97,7 @@ def test_outcomes_that_agree_with_what_became_of_the_jobs_are_no_deviation(
     die(client, jobs, bad, "bad_padding")
     tell(client, jobs, bad, "bad_padding")
     tell(client, jobs, expired, "expired")
-    evidence = Evidence(told=Told(client, jobs))
+    evidence = Evidence(outcomes=Outcomes(client, jobs))
     found = account(client, jobs, *map(find, cases), evidence=evidence)
     assert found.wrong == []
     assert (found.expired, found.delivered) == (1, 3)
@@ -123,14 +123,14 @@ def test_outcomes_that_are_missing_or_too_many_are_found(
     deliver(client, jobs, good, "a")
     for reason in told[1:]:
         tell(client, jobs, good, "" if reason == "done" else reason)
-    found = account(client, jobs, good, evidence=Evidence(told=Told(client, jobs)))
+    found = account(client, jobs, good, evidence=Evidence(outcomes=Outcomes(client, jobs)))
     assert any(complaint in wrong for wrong in found.wrong), found.wrong
 
 
 def test_an_expired_job_that_nobody_was_told_of_is_lost(
     client: RedisClient, jobs: Jobs, find: Callable[[Case], int]
 ) -> None:
-    evidence = Evidence(told=Told(client, jobs))
+    evidence = Evidence(outcomes=Outcomes(client, jobs))
     assert account(client, jobs, find(Case.EXPIRED), evidence=evidence).lost == 1
 
 

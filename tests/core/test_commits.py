@@ -8,7 +8,7 @@ import pytest
 
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome, Standing
+from core.claims import Claim, Ending, Standing
 from core.identity import Identity
 from core.keys import Kind
 from harness.redis_server import RedisClient
@@ -26,7 +26,7 @@ def test_a_commit_publishes_the_result_and_leaves_the_inputs_for_cleanup(raw: Re
         claim = await claim_one(queues)
         assert await queues.enter([claim]) == [Standing(2)]
         fields = {"image_id": "a.jpg", "inpaint_shm_info": '{"shm_name": "s1"}'}
-        assert await queues.commit(claim, "r", "s1", fields) == (Outcome.COMMITTED, "")
+        assert await queues.commit(claim, "r", "s1", fields) == (Ending.COMMITTED, "")
         assert raw.hgetall("inpainting_result:r") == {
             name.encode(): value.encode() for name, value in fields.items()
         }
@@ -66,12 +66,12 @@ def test_a_commit_whose_reply_was_lost_is_recognised_when_it_is_repeated(raw: Re
     async def scenario(queues: Queues) -> None:
         first, second = await queues.take(Kind.LONG, 2)
         assert await queues.commit(first, "r", "s1", {"inpaint_shm_info": "{}"}) == (
-            Outcome.COMMITTED,
+            Ending.COMMITTED,
             "",
         )
         raw.delete("inpainting_result:r")  # the receiver has fetched it meanwhile
         assert await queues.commit(first, "r", "s1", {"inpaint_shm_info": "{}"}) == (
-            Outcome.COMMITTED,
+            Ending.COMMITTED,
             "",
         )
         assert not raw.exists("inpainting_result:r")
@@ -87,9 +87,9 @@ def test_a_job_that_was_taken_away_is_not_committed_failed_or_retried(raw: Redis
     async def scenario(queues: Queues) -> None:
         claim = await claim_one(queues)
         raw.lmove(PROCESSING, LONG, "LEFT", "LEFT")
-        assert (await queues.commit(claim, "r", "s", {"a": "1"}))[0] is Outcome.LOST
-        assert await queues.fail(claim, ERROR, 1, ("r", "i")) is Outcome.LOST
-        assert await queues.retry(claim) is Outcome.LOST
+        assert (await queues.commit(claim, "r", "s", {"a": "1"}))[0] is Ending.LOST
+        assert await queues.fail(claim, ERROR, 1, ("r", "i")) is Ending.LOST
+        assert await queues.retry(claim) is Ending.LOST
         await queues.release([claim])
         assert kept(raw) == [LONG.encode()]
         assert raw.llen(LONG) == 1
@@ -105,17 +105,17 @@ def test_a_newer_result_replaces_the_older_one_and_names_its_segment(raw: RedisC
         info = {"inpaint_shm_info": json.dumps({"shm_name": "s1"}), "only_in_first": "x"}
         await queues.commit(first, "r", "s1", info)
         info = {"inpaint_shm_info": json.dumps({"shm_name": "s2"})}
-        assert await queues.commit(second, "r", "s2", info) == (Outcome.COMMITTED, "s1")
+        assert await queues.commit(second, "r", "s2", info) == (Ending.COMMITTED, "s1")
         assert list(raw.hgetall("inpainting_result:r")) == [b"inpaint_shm_info"]
         # Marked as nobody's, so that it is removed even if this worker dies now.
         assert raw.zscore(keys.segments("boot-1"), "s1 r") == 0
         await queues.forget_replaced("r", "s1")
         assert raw.zrangebyscore(keys.segments("boot-1"), 0, "+inf") == [b"s2 r"]
         # Were it the reply to the first commit that was lost, this would be its repetition.
-        assert await queues.commit(first, "r", "s1", info) == (Outcome.COMMITTED, "s1")
+        assert await queues.commit(first, "r", "s1", info) == (Ending.COMMITTED, "s1")
         # Others have unlinked its inputs, as after a worker that is taken for dead.
         await queues.drop_cleanup_entry(first)
-        assert await queues.commit(first, "r", "s1", info) == (Outcome.LOST, "")
+        assert await queues.commit(first, "r", "s1", info) == (Ending.LOST, "")
         assert json.loads(raw.hget("inpainting_result:r", "inpaint_shm_info"))["shm_name"] == "s2"
 
     run(raw, scenario)
@@ -130,7 +130,7 @@ def test_a_segment_that_no_worker_of_this_namespace_wrote_is_never_named_as_repl
 
     async def scenario(queues: Queues) -> None:
         claim = await claim_one(queues)
-        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Ending.COMMITTED, "")
 
     run(raw, scenario)
 
@@ -141,7 +141,7 @@ def test_a_result_key_of_another_type_does_not_stop_a_commit(raw: RedisClient) -
 
     async def scenario(queues: Queues) -> None:
         claim = await claim_one(queues)
-        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Ending.COMMITTED, "")
         assert raw.hgetall("inpainting_result:r") == {b"a": b"1"}
 
     run(raw, scenario)
@@ -156,14 +156,14 @@ def test_an_older_submission_never_replaces_the_result_of_a_newer_one(raw: Redis
 
     async def scenario(queues: Queues) -> None:
         older, newer, other = await queues.take(Kind.LONG, 3)
-        assert await queues.commit(newer, "r", "s1", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(newer, "r", "s1", {"a": "1"}) == (Ending.COMMITTED, "")
         raw.delete("inpainting_result:r")  # it was fetched
-        assert await queues.commit(older, "r", "s0", {"a": "0"}) == (Outcome.SUPERSEDED, "")
+        assert await queues.commit(older, "r", "s0", {"a": "0"}) == (Ending.SUPERSEDED, "")
         assert not raw.exists("inpainting_result:r")
         # Its inputs are to be unlinked, and its result by somebody even if this worker dies.
         assert older.payload in raw.lrange(keys.cleanup(ME.worker), 0, -1)
         assert raw.zscore(keys.segments("boot-1"), "s0 r") == 0
-        assert await queues.commit(other, "other", "s2", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(other, "other", "s2", {"a": "1"}) == (Ending.COMMITTED, "")
         assert not raw.exists(keys.SUBMISSIONS, keys.claims(ME.worker))
 
     run(raw, scenario)
@@ -180,7 +180,7 @@ def test_an_older_submission_that_is_tried_again_is_known_to_come_too_late(
         await queues.commit(newer, "r", "s1", {"a": "1"})
         again = await claim_one(queues)
         assert await queues.enter([again]) == [Standing(1, superseded=True)]
-        assert await queues.fail(again, ERROR, 3, ("r", "i")) is Outcome.SUPERSEDED
+        assert await queues.fail(again, ERROR, 3, ("r", "i")) is Ending.SUPERSEDED
         assert not raw.exists(keys.DEAD, keys.ATTEMPTS, keys.SUBMISSIONS)
 
     run(raw, scenario)
@@ -192,13 +192,13 @@ def test_a_finished_job_is_delivered_though_the_server_has_lost_its_data(raw: Re
     async def scenario(queues: Queues) -> None:
         first, second = await queues.take(Kind.LONG, 2)
         raw.flushall()
-        assert await queues.commit(first, "r", "s1", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(first, "r", "s1", {"a": "1"}) == (Ending.COMMITTED, "")
         assert raw.hgetall("inpainting_result:r") == {b"a": b"1"}
         assert raw.lrange(keys.cleanup(ME.worker), 0, -1) == [first.payload]
         assert raw.smembers(keys.workers("boot-1")) == {ME.worker.encode()}, "the list is found"
         # One that the server has kept in its queue is done once.
         raw.rpush(LONG, second.payload)
-        assert await queues.commit(second, "s", "s2", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(second, "s", "s2", {"a": "1"}) == (Ending.COMMITTED, "")
         assert not raw.exists(LONG)
 
     run(raw, scenario)
@@ -218,7 +218,7 @@ def test_a_result_replaces_one_of_another_shared_memory_which_is_removed_there(
         raw.rpush(LONG, message("r", 1))
         info = {"inpaint_shm_info": json.dumps({"shm_name": "new"})}
         outcome = await queues.commit(await claim_one(queues), "r", "new", info)
-        assert outcome == (Outcome.COMMITTED, ""), "the segment is not here"
+        assert outcome == (Ending.COMMITTED, ""), "the segment is not here"
         assert raw.zscore(keys.segments("boot-2"), "old r") == 0
 
     run(raw, scenario)

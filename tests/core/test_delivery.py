@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import load_settings
 from core.contract import Job
 from core.flow.delivery import Deliverer, Results, Stored
@@ -32,9 +32,9 @@ class Told:
     def mark_work(self, claims: Sequence[Claim], *, working: bool) -> None:
         pass
 
-    async def commit(self, claim: Claim, *_: Any) -> tuple[Outcome, str]:
+    async def commit(self, claim: Claim, *_: Any) -> tuple[Ending, str]:
         self.told.append(("commit", claim.payload))
-        return Outcome.COMMITTED, ""
+        return Ending.COMMITTED, ""
 
     async def drop_cleanup_entry(self, claim: Claim, member: str) -> None:
         self.told.append(("cleaned", claim.payload))

@@ -11,7 +11,7 @@ import pytest
 
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import expiry, parse_job
 from core.errors import BadMessage, Expired
@@ -143,9 +143,9 @@ def test_an_older_submission_that_has_expired_leaves_the_newer_ones_result(
         older, newer = await claim_one(queues), await claim_one(queues)
         await queues.enter([older, newer])
         info = {"image_id": "a", "inpaint_shm_info": '{"shm_name": "s2"}'}
-        assert await queues.commit(newer, "r", "s2", info) == (Outcome.COMMITTED, "")
+        assert await queues.commit(newer, "r", "s2", info) == (Ending.COMMITTED, "")
         error = Expired("expired", "late")
-        assert await queues.lapse(older, ("r", "a"), error) is Outcome.SUPERSEDED
+        assert await queues.lapse(older, ("r", "a"), error) is Ending.SUPERSEDED
         assert raw.hget(keys.result("r"), "status") is None
         cleanup = raw.lrange(keys.cleanup(queues.identity.worker), 0, -1)
         assert sorted(cleanup) == sorted([older.payload, newer.payload])

@@ -12,7 +12,7 @@ import pytest
 
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Outcome
+from core.claims import Ending
 from core.errors import JobError
 from core.keys import Kind
 from harness.redis_server import RedisClient
@@ -25,7 +25,7 @@ def test_a_failed_job_is_on_the_dead_letter_list_and_its_request_knows(raw: Redi
 
     async def scenario(queues: Queues) -> None:
         claim = await claim_one(queues)
-        assert await queues.fail(claim, ERROR, 3, ("r", "a.jpg")) is Outcome.FAILED
+        assert await queues.fail(claim, ERROR, 3, ("r", "a.jpg")) is Ending.FAILED
 
     run(raw, scenario, result_ttl_s=50)
     entry = json.loads(raw.lindex(keys.DEAD, 0))
@@ -86,7 +86,7 @@ def test_a_retried_job_goes_to_the_tail_with_an_attempt_if_it_counts(
 
     async def scenario(queues: Queues) -> None:
         claim = await claim_one(queues)
-        assert await queues.retry(claim, counted=counted) is Outcome.WAITS
+        assert await queues.retry(claim, counted=counted) is Ending.WAITS
         assert raw.lrange(LONG, 0, -1) == [b"next", b"job"]
         assert raw.hget(keys.ATTEMPTS, claim.sha1) == (b"1" if counted else None)
 
@@ -154,7 +154,7 @@ def test_jobs_wait_for_another_try_in_redis_each_copy_by_itself(raw: RedisClient
 
     async def scenario(queues: Queues) -> None:
         for claim in await queues.take(Kind.LONG, 3):
-            assert await queues.retry(claim, delay_s=100) is Outcome.WAITS
+            assert await queues.retry(claim, delay_s=100) is Ending.WAITS
         assert raw.zrange(keys.delayed(LONG), 0, -1) == [b"a", b"a\x001", b"b"]
         moved, next_s = await queues.promote(Kind.LONG)
         assert moved == 0
@@ -191,11 +191,11 @@ def test_a_call_whose_reply_was_lost_is_done_once(
         claim = await claim_one(queues)
         queues.link.repeat_until_answered = losing  # type: ignore[method-assign, assignment]
         if operation == "retry":
-            assert await queues.retry(claim, delay_s=100) is Outcome.WAITS
+            assert await queues.retry(claim, delay_s=100) is Ending.WAITS
             assert raw.zcard(keys.delayed(LONG)) == 1
             assert raw.hget(keys.ATTEMPTS, claim.sha1) == b"1"
         elif operation == "fail":
-            assert await queues.fail(claim, ERROR, 1, None) is Outcome.FAILED
+            assert await queues.fail(claim, ERROR, 1, None) is Ending.FAILED
             assert raw.llen(keys.DEAD) == 1
         else:
             await queues.release([claim])
@@ -211,14 +211,14 @@ def test_two_jobs_in_a_row_are_not_given_up_for_a_fault_of_the_device(raw: Redis
 
     async def scenario(queues: Queues) -> None:
         first, second, third = await queues.take(Kind.LONG, 3)
-        assert await queues.fail(first, crashed, 3, None, device=True) is Outcome.FAILED
+        assert await queues.fail(first, crashed, 3, None, device=True) is Ending.FAILED
         assert not await queues.is_device_held()
-        assert await queues.fail(second, crashed, 3, None, device=True) is Outcome.HELD
+        assert await queues.fail(second, crashed, 3, None, device=True) is Ending.HELD
         assert await queues.is_device_held()
         assert raw.llen(keys.DEAD) == 1
         # What is refused for itself says nothing of the device.
-        assert await queues.fail(third, ERROR, 1, None) is Outcome.FAILED
-        assert await queues.commit(second, "r", "s", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.fail(third, ERROR, 1, None) is Ending.FAILED
+        assert await queues.commit(second, "r", "s", {"a": "1"}) == (Ending.COMMITTED, "")
         assert not await queues.is_device_held()
 
     run(raw, scenario)

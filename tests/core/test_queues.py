@@ -12,7 +12,7 @@ import pytest
 
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome, Standing
+from core.claims import Claim, Ending, Standing
 from core.config import Settings
 from core.errors import RedisUnsuitable
 from core.keys import Kind
@@ -253,7 +253,7 @@ def test_at_most_once_takes_jobs_for_good(raw: RedisClient) -> None:
         assert [claim.payload for claim in await queues.take(Kind.LONG, 5)] == [b"b", b"c"]
         assert kept(raw) == []
         claim = Claim(Kind.LONG, b"a")
-        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Outcome.COMMITTED, "")
+        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Ending.COMMITTED, "")
         await queues.release([Claim(Kind.LONG, b"b"), Claim(Kind.LONG, b"c")])
         assert raw.lrange(LONG, 0, -1) == [b"b", b"c"]
         assert await queues.reconcile() == []

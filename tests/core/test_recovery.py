@@ -14,7 +14,7 @@ import pytest
 
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Claim, Outcome
+from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import result_name_start
 from core.identity import Identity, current_identity
@@ -138,13 +138,13 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
     reap(settings)
     identity = Identity(worker, current_identity(settings).namespace, "host", 1, 0)
 
-    async def commit() -> tuple[Outcome, str]:
+    async def commit() -> tuple[Ending, str]:
         queues = Queues(settings, identity)
         outcome = await queues.commit(Claim(Kind.LONG, b"a"), "r", "s", {"a": "1"})
         await queues.close()
         return outcome
 
-    assert asyncio.run(commit()) == (Outcome.LOST, "")
+    assert asyncio.run(commit()) == (Ending.LOST, "")
     assert not raw.exists("inpainting_result:r")
 
 
@@ -155,7 +155,7 @@ def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_remo
     start = result_name_start(settings, identity.worker, request("r"))
     raw.rpush(LONG, request("r"))
 
-    async def commit(queues: Queues, claim: Claim, segment: str) -> tuple[Outcome, str]:
+    async def commit(queues: Queues, claim: Claim, segment: str) -> tuple[Ending, str]:
         info = json.dumps({"shm_name": segment})
         return await queues.commit(claim, "r", segment, {"inpaint_shm_info": info})
 
@@ -168,9 +168,9 @@ def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_remo
         await asyncio.to_thread(reap, settings)
         assert not segments()
         (again,) = await queues.take(Kind.LONG, 1)
-        assert await commit(queues, frozen, removed) == (Outcome.LOST, "")
+        assert await commit(queues, frozen, removed) == (Ending.LOST, "")
         assert not raw.exists("inpainting_result:r")
-        assert await commit(queues, again, write_segment(f"{start}1")) == (Outcome.COMMITTED, "")
+        assert await commit(queues, again, write_segment(f"{start}1")) == (Ending.COMMITTED, "")
         await queues.close()
 
     asyncio.run(main())

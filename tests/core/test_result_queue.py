@@ -15,7 +15,7 @@ import redis
 from chaos.proxy import Proxy
 from core import keys
 from core.broker.queues import Queues
-from core.claims import Outcome
+from core.claims import Ending
 from core.config import Settings
 from core.errors import Expired, TransientFailure
 from harness.admin import PORT, Admin
@@ -184,9 +184,9 @@ def test_a_failure_beside_a_result_is_not_told_as_its_hash_is_not_written(raw: R
         first, second = await claim_one(queues), await claim_one(queues)
         await queues.enter([first, second])
         info = {"image_id": "a", "inpaint_shm_info": '{"shm_name": "s1"}'}
-        assert await queues.commit(first, "r", "s1", info) == (Outcome.COMMITTED, "")
+        assert await queues.commit(first, "r", "s1", info) == (Ending.COMMITTED, "")
         error = TransientFailure("segment_missing", "gone")
-        assert await queues.fail(second, error, 3, ("r", "a")) is Outcome.FAILED
+        assert await queues.fail(second, error, 3, ("r", "a")) is Ending.FAILED
         assert outcomes(raw) == [outcome("r", image_id="a")]
 
     run(raw, scenario, result_queue=QUEUE)
@@ -200,7 +200,7 @@ def test_repeated_calls_of_another_worker_object_push_once(raw: RedisClient) -> 
         claim = await claim_one(queues)
         error = Expired("expired", "late")
         epoch = dict(queues._epochs)
-        assert await queues.lapse(claim, ("r", "a"), error) is Outcome.EXPIRED
+        assert await queues.lapse(claim, ("r", "a"), error) is Ending.EXPIRED
         queues._in_flight[claim] += 1
         queues._epochs.update(epoch)
 
@@ -208,7 +208,7 @@ def test_repeated_calls_of_another_worker_object_push_once(raw: RedisClient) -> 
             return await call(True)
 
         queues.link.repeat_until_answered = repeated  # type: ignore[assignment,method-assign]
-        assert await queues.lapse(claim, ("r", "a"), error) is Outcome.EXPIRED
+        assert await queues.lapse(claim, ("r", "a"), error) is Ending.EXPIRED
         assert outcomes(raw) == [outcome("r", "expired", image_id="a")]
         assert raw.lrange(keys.cleanup(queues.identity.worker), 0, -1) == [claim.payload]
 
@@ -235,7 +235,7 @@ def test_a_full_server_takes_outcome_and_result_together_later(raw: RedisClient)
 
         queues.link.repeat_until_answered = freed  # type: ignore[assignment,method-assign]
         info = {"image_id": "a", "inpaint_shm_info": '{"shm_name": "s1"}'}
-        assert await queues.commit(claim, "r", "s1", info) == (Outcome.COMMITTED, "")
+        assert await queues.commit(claim, "r", "s1", info) == (Ending.COMMITTED, "")
         assert calls == 2
         assert outcomes(raw) == [outcome("r", image_id="a")]
 

@@ -18,16 +18,12 @@ from lama.bin import train as program
 from lama.inference import load_lama_model
 from lama.saicinpainting.training.modules.ffc import lama_fourier
 from lama.saicinpainting.training.modules.precision import half_dtype
-from lama.saicinpainting.training.trainers.errors import ConfigError, MismatchError
+from lama.saicinpainting.training.trainers.errors import MismatchError
 from lama.training import snapshots
 from lama.training.data.batches import Recipe
 from lama.training.loop import Budget, train
 from lama.training.settings import (
-    READ,
-    LossWeights,
     Settings,
-    _Section,
-    left_out,
     read_settings,
 )
 from lama.training.training import PATIENCE, Trainer, learning_rate
@@ -350,20 +346,6 @@ def test_a_wrong_option_is_one_line_and_begins_nothing(folder, tmp_path, capsys,
     assert not out.exists()
 
 
-def test_what_may_be_given_is_what_a_run_reads(monkeypatch):
-    read, get = set(), _Section.get
-
-    def noted(section, path, default=None):
-        read.add(f"{section.name}.{path}")
-        return get(section, path, default)
-
-    monkeypatch.setattr(_Section, "get", noted)
-    config = OmegaConf.create(tiny.tiny_config())
-    read_settings(config, CPU)
-    left_out(config)
-    assert read == READ - {"generator"}
-
-
 def test_weights_of_another_size_are_refused(tmp_path):
     torch.save({"gen_state_dict": tiny.tiny_state(ngf=16)}, tmp_path / "wide.ckpt")
     with pytest.raises(MismatchError, match="another shape"):
@@ -382,47 +364,6 @@ def test_the_learning_rate_rises_stays_and_falls_with_the_schedule():
     assert learning_rate(0.2, 500) == 1
     assert 0.3 < learning_rate(0.65, 500) < 0.7
     assert learning_rate(1, 500) == pytest.approx(0.01)
-
-
-def test_a_published_config_is_read_and_the_terms_that_are_left_out_are_named():
-    config = OmegaConf.create(
-        {
-            **tiny.tiny_config(),
-            "losses": {
-                "l1": {"weight_missing": 0, "weight_known": 10},
-                "adversarial": {"kind": "r1", "weight": 10, "gp_coef": 0.001},
-                "feature_matching": {"weight": 100},
-                "resnet_pl": {"weight": 30, "weights_path": "${env:TORCH_HOME}"},
-            },
-            "optimizers": {"generator": {"kind": "adam", "lr": 0.001}},
-            "discriminator": {"kind": "pix2pixhd_nlayer", "ndf": 64, "n_layers": 4},
-        }
-    )
-    settings = read_settings(config, CPU)
-    assert settings.losses == LossWeights()
-    assert settings.lr == 0.001
-    assert left_out(config) == ["adversarial", "feature_matching", "resnet_pl"]
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data.sides=[30]", "multiples of 8"),
-        ("data.masks={circles: 1}", "shares of"),
-        ("data.scales=[2, 1]", "two numbers of 0.1 to 10"),
-        ("data.scales=1", "two numbers of 0.1 to 10"),
-        ("data.stretched=0.5", "a number of 1 to 4"),
-        ("optimizers.generator.kind=sgd", "adam or muon is needed"),
-        ("initialisation.kind=zero", "'random' or 'wavelet'"),
-        ("optimizers.generator.lr=fast", "a number is needed"),
-        ("losses=3", "a mapping is needed"),
-    ],
-)
-def test_settings_that_cannot_be_met_are_named(override, message):
-    config = OmegaConf.create(tiny.tiny_config())
-    config.merge_with_dotlist([override])
-    with pytest.raises(ConfigError, match=message):
-        read_settings(config, CPU)
 
 
 def test_held_out_pictures_are_not_learnt_from_where_there_are_enough():

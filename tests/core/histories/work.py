@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 
 from core import keys
-from core.claims import Outcome
+from core.claims import Ending
 from core.contract import input_names
 from core.errors import BadMessage, Expired
 from core.keys import Kind
@@ -120,16 +120,16 @@ class Work(World):
                 is_reply_lost,
             )
         )
-        if before is None and outcome is Outcome.COMMITTED:
+        if before is None and outcome is Ending.COMMITTED:
             self.enter_commit(hand)
-        if before is None and outcome is Outcome.SUPERSEDED:
+        if before is None and outcome is Ending.SUPERSEDED:
             self.superseded[hand.claim.payload] += 1
         if is_reply_lost:
             return
         hand.decided = True
-        if outcome is not Outcome.COMMITTED:
+        if outcome is not Ending.COMMITTED:
             hand.todo = [("unlink", hand.segment)]
-            if outcome is Outcome.SUPERSEDED:
+            if outcome is Ending.SUPERSEDED:
                 hand.todo.append(("forget", hand.segment))
                 self.clean_inputs(hand)
             return
@@ -163,12 +163,12 @@ class Work(World):
         is_repeated = hand.is_reply_lost
         step = worker.queues.supersede(hand.claim)
         outcome = self.run(worker.finish(hand, step, is_reply_lost))
-        if outcome is Outcome.SUPERSEDED and not is_repeated:
+        if outcome is Ending.SUPERSEDED and not is_repeated:
             self.superseded[hand.claim.payload] += 1
         if is_reply_lost:
             return
         hand.decided = True
-        if outcome is Outcome.SUPERSEDED:
+        if outcome is Ending.SUPERSEDED:
             self.clean_inputs(hand)
 
     @precondition(lambda self: self.hands("decided"))
@@ -198,7 +198,7 @@ class Work(World):
         self.fail(worker, hand, hand.failing or fate, is_reply_lost)
 
     def fail(self, worker: Worker, hand: Hand, fate: str, is_reply_lost: bool) -> None:
-        step: Coroutine[Any, Any, Outcome]
+        step: Coroutine[Any, Any, Ending]
         if fate == "fail":
             error = BadMessage("bad_values", "a test")
             step = worker.queues.fail(hand.claim, error, 1, (hand.request_id, ""))
@@ -212,13 +212,13 @@ class Work(World):
         has_result = self.redis.hexists(keys.result(hand.request_id), "inpaint_shm_info")
         outcome = self.run(worker.finish(hand, step, is_reply_lost))
         if not is_repeated:
-            self.superseded[hand.claim.payload] += outcome is Outcome.SUPERSEDED
-            self.lapsed[hand.claim.payload] += outcome is Outcome.EXPIRED
-            is_told = outcome in (Outcome.FAILED, Outcome.EXPIRED) and not has_result
+            self.superseded[hand.claim.payload] += outcome is Ending.SUPERSEDED
+            self.lapsed[hand.claim.payload] += outcome is Ending.EXPIRED
+            is_told = outcome in (Ending.FAILED, Ending.EXPIRED) and not has_result
             self.failed[hand.request_id] += is_told
         if is_reply_lost:
             hand.failing = fate
-        elif outcome in (Outcome.SUPERSEDED, Outcome.EXPIRED):
+        elif outcome in (Ending.SUPERSEDED, Ending.EXPIRED):
             hand.decided, hand.failing = True, ""
             self.clean_inputs(hand)
         else:

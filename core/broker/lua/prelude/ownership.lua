@@ -40,8 +40,9 @@ end
 
 -- 'mine' if the claim is this worker's to end, 'landed' if an earlier call has ended it, 'lost' if
 -- it was taken from this worker.
--- `may_be_forgotten`: also search for a claim without a record. A server that restarted from an
--- older snapshot has the same epoch, and no other call has ended the claim.
+-- `may_be_forgotten`: the caller knows that no earlier call has ended the claim. If its record is
+-- missing all the same, the server may have restarted from an older snapshot, which keeps the epoch.
+-- Then the payload is searched for, as after a loss of all data.
 local function ownership(may_be_forgotten)
   local there = ARGV[1] == '0' or redis.call('LPOS', KEYS[1], payload)
   if number == '' or redis.call('HEXISTS', KEYS[2], number) == 1 then
