@@ -44,6 +44,28 @@ def test_help_explains_json_and_has_examples(words: str) -> None:
     assert any(f"python worker.py {words}" in line for line in examples)
 
 
+def test_a_package_that_is_missing_is_named_with_the_ways_to_install_it() -> None:
+    words = [sys.executable, "-S", str(ROOT / "worker.py"), "status"]  # -S: without site-packages
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert re.fullmatch(r"worker.py: the package \w+ is not installed. .*\n", done.stderr)
+    assert "./run python worker.py" in done.stderr
+    assert "pip install -r base_requirements.txt" in done.stderr
+
+
+def test_a_package_that_only_one_command_needs_is_named_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "core.client.files", None)
+    for name in ("cv2", "core.client", "core.client.client"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "core.client.files", raising=False)
+    done = command("submit", "a.png", "b.png")
+    assert done.returncode == 1
+    assert done.stderr.startswith("worker.py: the package cv2 is not installed.")
+
+
 def test_status_shows_queues_and_workers(
     run: Run, start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:
