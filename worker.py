@@ -15,6 +15,10 @@ import sys
 #: Commands of packages that may be absent: the image has no demo.
 OPTIONAL_COMMANDS = ("bulk.command", "demo.command")
 
+OLDEST_PYTHON = (3, 11)
+
+TOO_OLD = "Python {}.{} or newer is needed, this is {}.{}: try ./run python worker.py"
+
 FOREIGN_CORE = (
     "the package `core` that Python finds ({found}) is not this worker's: something else is "
     "mounted over it. Mount this project's core/ there, or remove that mount"
@@ -23,13 +27,17 @@ FOREIGN_CORE = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    if sys.version_info < OLDEST_PYTHON:
+        return _complain(TOO_OLD.format(*OLDEST_PYTHON, *sys.version_info))
     if foreign := _foreign_core():
         return _complain(foreign)
     try:
         from core.commands import dead, doctor, health, run, settings, status, submit
         from core.commands import main as run_command
     except ImportError as error:
-        return _complain(f"core/ and what is installed do not go together: {error}")
+        from core.errors import import_problem
+
+        return _complain(import_problem(error))
     commands = [run, status, dead, submit, settings, health, doctor]
     for name in OPTIONAL_COMMANDS:
         with contextlib.suppress(ModuleNotFoundError):

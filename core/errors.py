@@ -4,6 +4,19 @@ Errors at start-up end the process with one line. A `JobError` concerns one job 
 is a short code for programs, its text a sentence for people.
 """
 
+INSTALL = (
+    "./run python worker.py … installs it into .venv and uses it; without ./run: "
+    "pip install -r base_requirements.txt"
+)
+
+
+def import_problem(error: ImportError) -> str:
+    """Why an import failed: a package is not installed, or modules do not go together."""
+    package = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package not in ("", "core", "lama", "bulk"):
+        return f"the package {package} is not installed. {INSTALL}"
+    return f"core/, lama/ and what is installed do not go together: {error}"
+
 
 class WorkerError(Exception):
     """The root of every error that the worker raises on purpose."""

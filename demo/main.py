@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
-from core.broker.connection import sync_client
-from core.commands.common import signals_as_interrupts
+from core.commands.common import connected, signals_as_interrupts
 from core.config import Settings, load_settings
 from core.config.environment import set_variables
 from core.config.redis_url import without_password
@@ -131,7 +130,7 @@ def _redis(console: Console) -> Iterator[Settings]:
     # Queues of its own: no other worker takes the demo's jobs, and its worker no real ones.
     queues = {f"lama_inference_{kind}_tasks_queue": f"demo:{tag}:{kind}tasks" for kind in Kind}
     settings = settings.model_copy(update=queues)
-    with sync_client(settings) as client:
+    with connected(settings) as client:
         client.ping()
     console.print(f"using {without_password(settings.redis_url)} with the queues demo:{tag}:…")
     yield settings

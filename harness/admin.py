@@ -16,10 +16,10 @@ from harness.waiting import wait_until
 
 def _own_block() -> tuple[int, socket.socket]:
     """The first of 100 ports that no other process of the tests uses, and the lock on them."""
-    for first in range(19_100, 32_000, 100):
+    for first in range(20_000, 32_000, 100):
         with contextlib.suppress(OSError):
             return first, socket.create_server(("127.0.0.1", first + 99))
-    raise OSError("no block of ports is free from 19100 to 32000")
+    raise OSError("no block of ports is free from 20000 to 32000")
 
 
 #: ADMIN_PORT of workers. The 98 ports after it are this process' own, too.

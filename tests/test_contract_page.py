@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,9 +25,8 @@ from harness.workers import SOON, StartWorker
 from lama import halving
 
 PAGE = (ROOT / "docs/contract.md").read_text()
-SENDER, RECEIVER, QUEUE_RECEIVER = re.findall(
-    r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE
-)
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+SENDER, SHARED, RECEIVER, QUEUE_RECEIVER = PROGRAMS
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -118,6 +119,44 @@ def test_a_thousand_outcomes_reach_the_pages_receiver_once_each_while_workers_ar
     wait_until(lambda: not client.exists(LONG, SHORT, "inpainting_outcomes"), "all is done")
     assert not list(client.scan_iter("inpainting_result:*"))
     wait_until(lambda: client.llen("inpainting:dead") == 100, "the bad ones are dead")
+
+
+SENT = """
+segment = create("{name}", 12)
+segment.buf[:] = bytes(12)
+segment.close()
+"""
+
+
+def test_a_segment_of_the_pages_shared_memory_outlives_its_sender(
+    start_program: Start, tmp_path: Path
+) -> None:
+    kept, lost = (f"img_shm_{uuid.uuid4().hex}" for _ in range(2))
+    careless = SHARED + "create = lambda name, size: SharedMemory(name, create=True, size=size)\n"
+    for code, name in ((SHARED, kept), (careless, lost)):
+        program = start_program(code + SENT.format(name=name))
+        program.communicate(timeout=30)
+        assert program.returncode == 0
+    try:
+        assert not Path("/dev/shm", lost).exists()  # what the page warns of
+        assert Path("/dev/shm", kept).stat().st_size == 12
+    finally:
+        Path("/dev/shm", kept).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("version", "is_tracked"), [((3, 11), True), ((3, 13), False)])
+def test_the_pages_shared_memory_is_not_tracked_on_any_python(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], is_tracked: bool
+) -> None:
+    made, unregistered = [], []
+    names: dict[str, Any] = {}
+    exec(SHARED, names)
+    names["SharedMemory"] = lambda name, **options: made.append(options)
+    names["resource_tracker"] = SimpleNamespace(unregister=lambda *of: unregistered.append(of))
+    names["sys"] = SimpleNamespace(version_info=version)
+    names["create"]("img_shm_x", 12)
+    assert made == [{"create": True, "size": 12, **({} if is_tracked else {"track": False})}]
+    assert unregistered == ([("/img_shm_x", "shared_memory")] if is_tracked else [])
 
 
 def test_every_reason_of_a_failure_has_its_row() -> None:

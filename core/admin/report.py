@@ -134,7 +134,8 @@ class Report:
                     self._dead.renew()
                     jobs = []
                 self._dead_shown = [
-                    {**described(job), "refusal": _cut(dead.refusal(job))} for job in jobs
+                    {**described(job), "refusal": _cut(dead.refusal(job, examine=False))}
+                    for job in jobs
                 ]
                 self._dead_asked_at = time.monotonic()
             return self._dead_shown

@@ -34,6 +34,7 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
 from core.identity import process_name
 from core.telemetry import watch
+from core.telemetry.logs import number_of
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,8 @@ class AdminServer:
         try:
             for job in dead.named(ids):
                 try:
+                    if refusal := change is DeadList.retry and dead.refusal(job):
+                        raise ValueError(refusal)
                     done += change(dead, job)
                 except ValueError as error:
                     problems.append(str(error)[:MOST_COMPLAINT])
@@ -183,7 +186,9 @@ class AdminServer:
             ) from error
         finally:
             self._report.dead_changed()
-        log.info("%d dead jobs %s from the status page by %s", done, verb, request.peer)
+        log.info(
+            "%s %s from the status page by %s", number_of(done, "dead job"), verb, request.peer
+        )
         return json_response({verb: done, "problems": problems})
 
 

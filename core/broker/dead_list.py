@@ -29,10 +29,18 @@ from core.broker.dead_job import (
     parse_entry,
 )
 from core.config import Settings
-from core.contract import allowed_inputs
+from core.contract import allowed_inputs, parse_job
+from core.errors import BadMessage
 from core.identity import Identity, current_identity, identity_in
 from core.keys import Kind
 from core.pixels import shm
+
+#: Reasons for which a message is refused by itself, and those for which its segments are.
+BAD_MESSAGES: Final = (
+    *("bad_json", "bad_field", "bad_name", "bad_dtype", "bad_shape", "bad_padding"),
+    *("size_mismatch", "too_large", "too_long"),
+)
+BAD_PIXELS: Final = ("bad_values", "not_a_segment", "segment_too_small")
 
 #: Entries per step when the list is read from the tail.
 PART: Final = 100
@@ -150,15 +158,26 @@ class DeadList:
             return f"it came from the queue {job.queue!r}, which is not configured here"
         if job.truncated:
             return (
-                f"its message of {job.length} bytes was above MAX_MESSAGE_BYTES and was not kept: "
-                "discard it, and send a shorter one"
+                "its message was above MAX_MESSAGE_BYTES and was not kept: discard it, and send "
+                f"one that is shorter than its {job.length} bytes"
             )
         return ""
 
-    def refusal(self, job: DeadJob) -> str:
-        """Why a job should not be retried; empty if it may be."""
+    def refusal(self, job: DeadJob, *, examine: bool = True) -> str:
+        """Why a job should not be retried; empty if it may be.
+
+        With `examine`, a message that was refused is read and examined again, because the settings
+        may have changed.
+        """
         if obstacle := self.obstacle(job):
             return obstacle
+        if job.reason in BAD_PIXELS or (job.reason in BAD_MESSAGES and not examine):
+            return f"it would fail again as {job.reason}: {job.error}"
+        if job.reason in BAD_MESSAGES and (whole := self.read(job)) and whole.payload is not None:
+            try:
+                parse_job(whole.payload, self._settings)
+            except BadMessage as error:
+                return f"it would fail again as {error.reason}: {error}"
         if self.inputs_here(job) is False:
             return "its inputs are gone, or it names none: it would fail again"
         return ""

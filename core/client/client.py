@@ -21,7 +21,7 @@ import redis
 
 from core import keys
 from core.broker.connection import sync_client
-from core.broker.redis_errors import REDIS_ERRORS
+from core.broker.redis_errors import REDIS_ERRORS, cannot_be_used
 from core.config import Settings
 from core.contract import CANVAS, Segment
 from core.errors import JobError, WorkerError
@@ -145,7 +145,8 @@ class Client:
         except BaseException as error:
             self._discard(submission)
             if isinstance(error, (redis.RedisError, OSError, WorkerError)):
-                raise SubmitError(f"the picture cannot be submitted: {error}") from error
+                text = f"the picture cannot be submitted: {self._said(error)}"
+                raise SubmitError(text) from error
             raise
         return submission
 
@@ -164,12 +165,18 @@ class Client:
             done = True
             return self._fetch(submission, fields)
         except (redis.RedisError, OSError, JobError) as error:
-            raise SubmitError(f"the result cannot be fetched: {error}") from error
+            raise SubmitError(f"the result cannot be fetched: {self._said(error)}") from error
         finally:
             if done:
                 self._close(submission, submission.segments)
             else:
                 self._take_back(submission)
+
+    def _said(self, error: Exception) -> str:
+        """The text of an error, with the address if it is Redis'."""
+        if isinstance(error, redis.RedisError):
+            return cannot_be_used(self._settings, error)
+        return str(error)
 
     def _result(
         self, submission: Submission, timeout_s: float, given_up: threading.Event | None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from core.commands import run
-from core.errors import WorkerError
+from core.errors import WorkerError, import_problem
 from core.telemetry.logs import printable
 
 
@@ -29,6 +29,9 @@ def main(arguments: list[str] | None, commands: Sequence[Command]) -> int:
     options = _parser(commands).parse_args(arguments)
     try:
         return int(options.command(options))
+    except ModuleNotFoundError as error:  # a package that only this command imports
+        print(f"worker.py: {printable(import_problem(error))}", file=sys.stderr)
+        return 1
     except WorkerError as error:
         if getattr(options, "json", False):
             print(json.dumps({"error": str(error)}))

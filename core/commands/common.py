@@ -14,9 +14,8 @@ from typing import Any
 import redis
 
 from core.broker.connection import sync_client
-from core.broker.redis_errors import REDIS_ERRORS
+from core.broker.redis_errors import REDIS_ERRORS, cannot_be_used
 from core.config import Settings
-from core.config.redis_url import without_password
 from core.errors import WorkerError
 from core.telemetry.logs import printable
 
@@ -51,10 +50,7 @@ def connected(settings: Settings) -> Iterator[redis.Redis]:
         with sync_client(settings) as client:
             yield client
     except REDIS_ERRORS as error:
-        raise RedisUnavailable(
-            f"redis at {without_password(settings.redis_url)} cannot be used: {error} "
-            "(REDIS_URL says where it is)"
-        ) from error
+        raise RedisUnavailable(cannot_be_used(settings, error)) from error
 
 
 @contextlib.contextmanager

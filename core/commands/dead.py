@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -24,7 +26,7 @@ from core.commands.common import (
 from core.config import Settings, load_settings
 from core.errors import WorkerError
 from core.keys import Kind
-from core.telemetry.logs import printable
+from core.telemetry.logs import number_of, printable
 
 
 class NothingNamed(WorkerError):
@@ -66,7 +68,11 @@ def add(commands: Any) -> None:
     )
     _add_filters(retry)
     retry.add_argument("--all", action="store_true", help="every dead job")
-    retry.add_argument("--force", action="store_true", help="also those whose inputs are gone")
+    retry.add_argument(
+        "--force",
+        action="store_true",
+        help="also those that would fail again: their message is refused, or inputs are gone",
+    )
     retry.add_argument("--dry-run", action="store_true", help="only say which")
 
     discard = add_command(
@@ -132,7 +138,7 @@ def _show(options: argparse.Namespace) -> int:
             return 0
         for fields in chain([first], described):
             for name, value in fields.items():
-                print(f"{name:<11}{printable(str(value))}")
+                print(f"{name:<11}{printable(_for_people(name, value))}")
             print()
     return 0
 
@@ -158,20 +164,21 @@ def _change(
     change: Callable[[DeadList, DeadJob], bool],
 ) -> int:
     settings = load_settings()
+    would = "would be " if options.dry_run else ""
     matches = _filter(options, settings)
     if matches == Filter() and not options.all:
         raise NothingNamed("name dead jobs, give a filter, or --all")
-    counts = Counter[str]()
+    counts, left = Counter[str](), Counter[str]()
 
     def outcomes(dead: DeadList) -> Iterator[dict[str, str]]:
         for job in dead.matching(matches):
-            if reason := refusal(dead, job):
-                outcome = f"left alone: {reason}"
-            elif options.dry_run:
-                outcome = f"would be {verb}"
-            else:
-                outcome = verb if change(dead, job) else "left alone: no longer on the list"
-            counts.update([verb if outcome == verb else "left"])
+            reason = refusal(dead, job)
+            if not reason and not options.dry_run and not change(dead, job):
+                reason = "no longer on the list"
+            outcome = f"left alone: {reason}" if reason else f"{would}{verb}"
+            counts["left" if reason else verb] += 1
+            if reason:
+                left[reason.partition(":")[0]] += 1
             yield {"id": job.id, "request_id": job.request_id, "outcome": outcome}
 
     with connected(settings) as client:
@@ -182,10 +189,36 @@ def _change(
             for entry in changes:
                 request = entry["request_id"] or "no request"
                 print(printable(f"{entry['id']}  {request}  {entry['outcome']}"))
-            print(f"{counts[verb]} of {counts.total()} {verb}")
-    if not counts and options.ids:
-        raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
-    return 0
+            print(f"{counts[verb]} of {counts.total()} {would}{verb}")
+    why = ", ".join(f"{count}: {reason}" for reason, count in left.most_common())
+    if counts[verb]:
+        if left:
+            jobs = number_of(left.total(), "job")
+            print(printable(f"{jobs} left alone ({why})"), file=sys.stderr)
+        return 0
+    # Not an exception: with --json the list has been printed already.
+    nothing = f"nothing {would or 'was '}{verb}"
+    problem = f"{nothing}: {_no_match(options)}"
+    if left:
+        problem = f"{nothing}, all jobs were left alone ({why})"
+    print(printable(f"worker.py: {problem}"), file=sys.stderr)
+    return 1
+
+
+def _no_match(options: argparse.Namespace) -> str:
+    if options.ids:
+        return f"no dead job is named by {', '.join(options.ids)}"
+    return "there are no dead jobs" if options.all else "no dead job matches"
+
+
+def _for_people(name: str, value: Any) -> str:
+    """A field of a job: times with their age, objects as JSON."""
+    if name == "at":
+        moment = datetime.fromtimestamp(value).astimezone()
+        return f"{moment.isoformat(timespec='seconds')} ({ago(value)} ago)"
+    if name == "message" and not isinstance(value, str):
+        return "not kept" if value is None else json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 def _inputs(dead: DeadList, job: DeadJob) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from core.commands.common import add_command, print_json
 from core.config import load_settings
 from core.errors import SettingsError
-from core.telemetry.logs import printable
+from core.telemetry.logs import number_of, printable
 
 MARKS = {"ok": "ok  ", "warning": "warn", "problem": "FAIL"}
 
@@ -54,5 +54,6 @@ def command(options: argparse.Namespace) -> int:
     if options.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        print(f"\n{counts[Level.PROBLEM]} problems, {counts[Level.WARNING]} warnings")
+        problems, warnings = counts[Level.PROBLEM], counts[Level.WARNING]
+        print(f"\n{number_of(problems, 'problem')}, {number_of(warnings, 'warning')}")
     return 1 if counts[Level.PROBLEM] else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.commands.common import add_command
 from core.config import load_settings
-from core.errors import WorkerError
+from core.errors import WorkerError, import_problem
 
 
 class ImportsDisagree(WorkerError):
@@ -41,8 +41,6 @@ def command(options: argparse.Namespace) -> int:
         from core.flow.service import serve
         from core.network import LaMa
     except ImportError as error:
-        raise ImportsDisagree(
-            f"core/, lama/ and what is installed do not go together: {error}"
-        ) from error
+        raise ImportsDisagree(import_problem(error)) from error
 
     return serve(settings, LaMa)

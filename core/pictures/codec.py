@@ -19,6 +19,7 @@ from core.pictures.layers import Channels, joined, layers_of, of_8_bits
 from core.pictures.turning import turned_upright
 from core.pixels.arrays import Hole
 from core.pixels.arrays import Picture as Array  # here, a Picture is what a file holds
+from core.telemetry.logs import number_of
 
 #: The mode to which an image of each mode is converted before its channels are taken.
 _PLAIN: Final = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
@@ -218,7 +219,7 @@ def _loaded(
             f"the end of the file is missing, and with it {missing} of {whole.height} rows: copy "
             "it again",
         )
-    text = f"the end of the file is missing: its last {missing} rows may be grey"
+    text = f"the end of the file is missing: its last {number_of(missing, 'row')} may be grey"
     return whole, (Remark("truncated", text),)
 
 

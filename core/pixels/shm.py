@@ -214,8 +214,9 @@ def _open_for_reading(name: str, allowed_uids: Collection[int]) -> int:
 def _missing(name: str) -> TransientFailure:
     return TransientFailure(
         "segment_missing",
-        f"there is no segment {name!r}: its sender removed it, or its /dev/shm is not this "
-        "worker's (are both containers in one IPC namespace?)",
+        f"there is no segment {name!r}: its sender removed it (Python before 3.13 does so when the "
+        "sender exits: docs/contract.md has the remedy), or its /dev/shm is not this worker's (are "
+        "both containers in one IPC namespace?)",
     )
 
 

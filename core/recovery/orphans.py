@@ -23,6 +23,7 @@ from core.config import Settings
 from core.identity import Crew, crew_of
 from core.keys import Kind
 from core.recovery.reaping import Reaper
+from core.telemetry.logs import number_of
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +181,11 @@ class Orphans:
 
     def _log_dissolved(self, crew: Crew, count: int) -> None:
         log.warning(
-            "dissolved the workers of %s on %s, none of which is alive: %d jobs are back in %s",
+            "dissolved the workers of %s on %s, none of which is alive: back in %s: %s",
             crew.namespace,
             crew.host,
-            count,
             " and ".join(crew.queues.values()),
+            number_of(count, "job"),
         )
 
     def _serves_same(self, crew: Crew) -> bool:

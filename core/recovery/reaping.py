@@ -25,6 +25,7 @@ from core.identity import Crew
 from core.keys import Kind
 from core.pixels import shm
 from core.telemetry import log_extra, watch
+from core.telemetry.logs import number_of
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +153,8 @@ class Reaper:
         watch.jobs_recovered(kind, count)
         requests = [request[0] for _, request, _ in jobs if request]
         log.warning(
-            "recovered %d %s jobs of the %s worker %s: %s",
-            count,
-            kind,
+            "recovered %s of the %s worker %s: %s",
+            number_of(count, f"{kind} job"),
             "dead" if counted else "ended",
             owner,
             ", ".join(requests),

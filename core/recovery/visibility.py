@@ -22,6 +22,7 @@ from core.errors import Expired, JobError, TransientFailure
 from core.keys import Kind
 from core.pixels import shm
 from core.telemetry import watch
+from core.telemetry.logs import number_of
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class ShmVisibility:
         if self._last_miss and self._last_miss.reason != "segment_missing":
             finding, fix = "can be opened", str(self._last_miss)
         reason = (
-            f"no segment of {len(self._missing)} jobs in a row {finding}{others}: "
+            f"no segment of {number_of(len(self._missing), 'job')} in a row {finding}{others}: "
             f"the worker gives jobs back and looks at one at a time; {fix}"
         )
         log.error("%s", reason)

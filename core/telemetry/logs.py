@@ -69,6 +69,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def number_of(count: int, noun: str) -> str:
+    """A number with its noun: `1 job`, `2 jobs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def configure_logging(level: str, form: str = "text") -> None:
     """Send the log, from `level` on, to standard error, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)

@@ -62,7 +62,7 @@ def test_a_worker_beside_another_shared_memory_is_not_ready_after_its_first_miss
     requests = [send(pipeline, seed=seed) for seed in range(3)]
     wait_until(lambda: good.output.count("taken from") == 2, "the good one has its hands full")
     blind = Private(start_worker, ADMIN_PORT=PORT).worker
-    blind.wait_for_line("no segment of 1 jobs in a row is in this /dev/shm")
+    blind.wait_for_line("no segment of 1 job in a row is in this /dev/shm")
     reply = Admin(blind).wait_for("/readyz", 503)
     assert "ipc: host" in reply.text
     assert "workers with another one take the same jobs" in reply.text
@@ -84,7 +84,7 @@ def test_a_worker_that_a_rival_makes_blind_says_so(
     assert admin.ask("/readyz").status == 200
     rival = start_worker(**SOON)
     admin.wait_for("/readyz", 503)
-    assert "no segment of 1 jobs in a row" in private.worker.output
+    assert "no segment of 1 job in a row" in private.worker.output
     assert rival.stop() == 0
     admin.wait_for("/readyz", 200)
     pipeline.close()

@@ -155,8 +155,12 @@ def test_without_redis_a_client_says_so_and_unlinks_the_original(shm_baseline: N
     with RedisServer() as own, Client(Settings(redis_url=own.url)) as sender:
         submission = submit(sender)
         own.stop()
-        with pytest.raises(SubmitError, match="the result cannot be fetched: "):
+        address = own.url.removeprefix("redis://")
+        with pytest.raises(SubmitError, match="the result cannot be fetched: ") as caught:
             sender.wait(submission, 30)
+        assert f"redis at redis://{address} cannot be used: " in str(caught.value)
+        with pytest.raises(SubmitError, match=f"cannot be submitted: redis at redis://{address} "):
+            submit(sender)
         # The job may still be in the queue: picture and mask are for the worker that gets it.
         assert here(submission.segments) == [True, True, False, False]
         own.start()

@@ -158,7 +158,8 @@ def test_a_job_whose_message_was_not_kept_is_not_retried_and_can_be_discarded(
         keys.DEAD, write_truncated_entry(9_000_000, "a" * 40, b"{", queue=LONG, reason="too_long")
     )
     (job,) = dead.matching(Filter())
-    assert "9000000 bytes was above MAX_MESSAGE_BYTES and was not kept" in dead.refusal(job)
+    assert "was above MAX_MESSAGE_BYTES and was not kept" in dead.refusal(job)
+    assert "9000000 bytes" in dead.refusal(job)
     with pytest.raises(ValueError, match="was not kept"):
         dead.retry(job)
     assert dead.discard(job)

@@ -179,7 +179,7 @@ def test_a_redis_that_cannot_be_reached_is_an_error_at_once(
 
     assert run_demo(tmp_path / "out") == 1
 
-    assert "Redis cannot be used" in capsys.readouterr().err
+    assert "redis at redis://127.0.0.1:1 cannot be used" in capsys.readouterr().err
 
 
 def test_a_wrong_setting_is_an_error_that_names_it(

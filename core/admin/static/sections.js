@@ -196,7 +196,7 @@ function about({ worker, settings, now, overview, shm }) {
     ["up for", since(worker.started, now)],
     ["Redis", worker.redis],
     ["queues", Object.values(overview?.queues ?? {}).join(", ")],
-    ["not yet fetched", `${shm.results} results, ${bytes(shm.result_bytes).join(" ")}`],
+    ["not yet fetched", `${shm.results} ${shm.results === 1 ? "result" : "results"}, ${bytes(shm.result_bytes).join(" ")}`],
     ["retried / dead / lost", `${worker.retried} / ${worker.dead} / ${worker.lost}`],
     ["float32 fallbacks", String(worker.half_fallbacks)],
     ["Redis reconnections", String(worker.reconnections)],

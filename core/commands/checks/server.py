@@ -27,6 +27,7 @@ from core.config import REQUEST_ID, Settings
 from core.config.redis_url import parse_redis_url, without_password
 from core.keys import Kind
 from core.recovery.overview import read_overview
+from core.telemetry.logs import number_of
 
 PINGS: Final = 25
 
@@ -96,6 +97,7 @@ def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[
     types = list(_key_types(settings, client))
     yield from types
     if all(finding.level is Level.OK for finding in types):
+        yield _dead(client)
         yield from _orphans(settings, client)
 
 
@@ -190,7 +192,7 @@ def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     for orphan in read_overview(client, settings).orphans:
         yield warning(
             "redis",
-            f"{orphan.jobs} jobs are claimed by dead workers on {orphan.host} "
+            f"{number_of(orphan.jobs, 'job')} claimed by dead workers on {orphan.host} "
             f"({' and '.join(orphan.queues.values())}), none of which is alive",
             "start a worker there, or any worker of these queues: it gives them back after "
             "ORPHAN_AFTER_S",
@@ -214,4 +216,14 @@ def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
             )
     if is_good:
         lengths = ", ".join(f"{client.llen(settings.queue(kind))} {kind}" for kind in Kind)
-        yield ok("redis", f"jobs waiting: {lengths}; dead: {client.llen(keys.DEAD)}")
+        yield ok("redis", f"jobs waiting: {lengths}")
+
+
+def _dead(client: redis.Redis) -> Finding:
+    if dead := client.llen(keys.DEAD):
+        return warning(
+            "redis",
+            f"{number_of(dead, 'job')} on the dead-letter list",
+            "`python worker.py dead list` says why; then `dead retry` or `dead discard`",
+        )
+    return ok("redis", "no dead jobs")

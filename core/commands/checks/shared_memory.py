@@ -14,7 +14,7 @@ from core.broker.connection import sync_client
 from core.broker.redis_errors import REDIS_ERRORS
 from core.commands.checks.finding import Finding, ok, problem, size, warning
 from core.config import Settings
-from core.contract import input_names
+from core.contract import allowed_inputs, input_names
 from core.errors import JobError, NoSharedMemory, OutOfSharedMemory
 from core.identity import current_identity
 from core.keys import Kind
@@ -35,6 +35,10 @@ MAKE_ROOM: Final = (
 SHARE: Final = (
     "give worker and sender one IPC namespace (ipc: host, or ipc: service:…), or mount the same "
     "folder on /dev/shm of both"
+)
+KEEP: Final = (
+    "keep a sender on Python before 3.13 from unlinking its segments when it exits "
+    "(resource_tracker.unregister, see docs/contract.md)"
 )
 
 
@@ -119,8 +123,11 @@ def _opening(names: list[str], settings: Settings) -> Iterator[Finding]:
     here = len(names) - missing
     if missing:
         finding = problem if here == 0 else warning
+        is_shared = here > 0 or any(allowed_inputs(shm.names(), settings))
         yield finding(
-            "shm", f"{here} of {len(names)} input segments of the next waiting jobs are here", SHARE
+            "shm",
+            f"{here} of {len(names)} input segments of the next waiting jobs are here",
+            f"{KEEP}; or {SHARE}" if is_shared else f"{SHARE}; or {KEEP}",
         )
     shut = [failure for failure in failures if failure.reason != "segment_missing"]
     if shut:

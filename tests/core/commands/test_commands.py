@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,11 +18,13 @@ import cv2
 import pytest
 
 from core.broker.dead_job import write_entry, write_truncated_entry
+from core.config import Settings
+from core.identity import current_identity
 from harness import ROOT
 from harness.admin import PORT
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
-from harness.wire import Pipeline, page
+from harness.wire import Pipeline, encode, page
 from harness.workers import StartWorker, segments
 from tests.core.support import Run, command, printed
 
@@ -38,6 +42,28 @@ def test_help_explains_json_and_has_examples(words: str) -> None:
     examples = done.stdout.partition("examples:\n")[2].splitlines()
     assert all("python worker.py " in line for line in examples)
     assert any(f"python worker.py {words}" in line for line in examples)
+
+
+def test_a_package_that_is_missing_is_named_with_the_ways_to_install_it() -> None:
+    words = [sys.executable, "-S", str(ROOT / "worker.py"), "status"]  # -S: without site-packages
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert re.fullmatch(r"worker.py: the package \w+ is not installed. .*\n", done.stderr)
+    assert "./run python worker.py" in done.stderr
+    assert "pip install -r base_requirements.txt" in done.stderr
+
+
+def test_a_package_that_only_one_command_needs_is_named_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "core.client.files", None)
+    for name in ("cv2", "core.client", "core.client.client"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "core.client.files", raising=False)
+    done = command("submit", "a.png", "b.png")
+    assert done.returncode == 1
+    assert done.stderr.startswith("worker.py: the package cv2 is not installed.")
 
 
 def test_status_shows_queues_and_workers(
@@ -171,8 +197,10 @@ def test_dead_jobs_are_listed_shown_retried_and_discarded(
     assert outcome["outcome"] == "retried"
     wait_until(lambda: client.llen("inpainting:dead") == 2, "it has died again")
 
-    (outcome,) = printed(run("dead", "retry", "--reason", "bad_field", "--json"))
-    assert outcome["outcome"].startswith("left alone: its inputs are gone, or it names none")
+    refused = run("dead", "retry", "--reason", "bad_field", "--json")
+    assert refused.returncode == 1
+    (outcome,) = json.loads(refused.stdout)
+    assert outcome["outcome"].startswith("left alone: it would fail again as bad_field: ")
     forced = run("dead", "retry", "--reason", "bad_field", "--force")
     assert "1 of 1 retried" in forced.stdout
     wait_until(lambda: client.llen("inpainting:dead") == 2, "it has died again")
@@ -182,6 +210,75 @@ def test_dead_jobs_are_listed_shown_retried_and_discarded(
     assert "1 of 1 discarded" in run("dead", "discard", "--all").stdout
     assert run("dead", "list").stdout == "no dead jobs\n"
     assert printed(run("dead", "list", "--json")) == []
+
+
+def test_retrying_all_leaves_what_would_fail_again_and_says_how_many_and_why(
+    run: Run, client: RedisClient
+) -> None:
+    queue, here = "lama_inference:longtasks", current_identity(Settings(_env_file=None)).namespace
+    for payload, reason in (
+        (b"no json", "bad_json"),
+        (b"{}", "bad_field"),
+        (b'{"request_id": "gone"}', "segment_missing"),
+    ):
+        about = {"reason": reason, "queue": queue, "error": "e", "namespace": here}
+        client.rpush("inpainting:dead", write_entry(payload, **about))
+    for words in (["--all"], ["--all", "--dry-run"], ["--reason", "bad_json"]):
+        refused = run("dead", "retry", *words)
+        assert refused.returncode == 1
+        assert "worker.py: nothing w" in refused.stderr
+        assert "1: it would fail again as bad_json" in refused.stderr
+    everything = run("dead", "retry", "--all").stderr
+    assert "1: it would fail again as bad_field" in everything
+    assert "1: its inputs are gone, or it names none" in everything
+    assert client.llen("inpainting:dead") == 3
+    assert "1 of 1 retried" in run("dead", "retry", "--reason", "bad_json", "--force").stdout
+    assert client.lrange(queue, 0, -1) == [b"no json"]
+
+
+def test_a_message_that_new_settings_accept_is_retried(
+    run: Run, client: RedisClient, pipeline: Pipeline
+) -> None:
+    message = encode(pipeline.message(*page(60, 90, 1), "long", canvas=(64, 96)))
+    entry = write_entry(
+        message,
+        reason="too_large",
+        queue="lama_inference:longtasks",
+        error="e",
+        namespace=current_identity(Settings(_env_file=None)).namespace,
+    )
+    client.rpush("inpainting:dead", entry)
+    assert run("dead", "retry", "--all", MAX_IMAGE_PIXELS=100).returncode == 1
+    assert "1 of 1 retried" in run("dead", "retry", "--all").stdout
+
+
+@pytest.mark.parametrize("change", ["retry", "discard"])
+def test_changing_no_job_is_an_error_with_a_sentence(
+    run: Run, client: RedisClient, change: str
+) -> None:
+    for words, said in (
+        (["--all"], "there are no dead jobs"),
+        (["--reason", "crashed"], "no dead job matches"),
+        (["12345678"], "no dead job is named by 12345678"),
+    ):
+        done = run("dead", change, *words, "--json")
+        assert done.returncode == 1
+        assert json.loads(done.stdout) == []
+        assert said in done.stderr
+
+
+def test_a_dead_job_is_shown_with_its_time_and_its_message_as_json(
+    run: Run, client: RedisClient
+) -> None:
+    message = {"request_id": "r1", "is_long": True, "text": None}
+    client.rpush("inpainting:dead", write_entry(json.dumps(message).encode(), reason="bad_field"))
+    shown = run("dead", "show", "r1").stdout.splitlines()[:-1]
+    lines = {line[:11].rstrip(): line[11:] for line in shown}
+    assert json.loads(lines["message"]) == message
+    moment, age, ago = lines["at"].split()
+    assert abs(datetime.fromisoformat(moment).timestamp() - time.time()) < 60
+    assert datetime.fromisoformat(moment).tzinfo is not None
+    assert (age[0], ago) == ("(", "ago)")
 
 
 def test_a_long_message_is_shown_up_to_the_limit_and_not_listed(
@@ -204,7 +301,7 @@ def test_a_long_message_is_shown_up_to_the_limit_and_not_listed(
     (last,) = printed(run("dead", "list", "--json", "--limit", 1))
     assert last == truncated
     left = run("dead", "retry", truncated["id"], "--force").stdout
-    assert "left alone: its message of 2000000 bytes was above MAX_MESSAGE_BYTES" in left
+    assert "left alone: its message was above MAX_MESSAGE_BYTES" in left
     assert "1 of 1 discarded" in run("dead", "discard", truncated["id"]).stdout
 
 
