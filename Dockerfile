@@ -6,9 +6,12 @@
 #   BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
 #       drivers from 525 on, also GTX 10, but not the RTX 50 series
 #   BASE_IMAGE=python:3.13-slim TORCH_INDEX_URL=(PyTorch's index of CPU wheels)
-#       no GPU; about a tenth of the size
+#       no GPU and no CUDA: 1.2 GB
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
 FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="inpainting-worker" \
+    org.opencontainers.image.description="Erases text from pictures with LaMa" \
+    org.opencontainers.image.licenses="MIT"
 
 # Bytecode is compiled below. Nothing is written at run time, neither here nor in a mounted core/, so
 # that the image works under any uid and with a read-only root file system.

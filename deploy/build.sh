@@ -21,12 +21,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# The variable alone has no effect where buildah's configuration or its build names another driver.
 store() {
-    if [ -n "${STORE:-}" ]; then
-        buildah --root "$STORE" --runroot "$STORE/run" "$@"
-    else
-        buildah "$@"
-    fi
+    [ -z "${STORE:-}" ] || set -- --root "$STORE" --runroot "$STORE/run" "$@"
+    [ -z "${STORAGE_DRIVER:-}" ] || set -- --storage-driver "$STORAGE_DRIVER" "$@"
+    buildah "$@"
 }
 
 build_worker() {

@@ -39,6 +39,9 @@ else
     origin="installed"
     python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
         "$(grep '^torch==' "$requirements")"
+    # What only C++ programs need, and torch's own tests: 0.2 GB.
+    folder=$(python -W ignore -c 'import torch; print(*torch.__path__)')
+    rm -rf "$folder/include" "$folder/test" "$folder"/bin/*[Tt]est* "$folder"/bin/protoc*
 fi
 torch=$(python -W ignore -c 'import torch; print(torch.__version__)')
 python -W ignore -c "import sys, torch; sys.exit(

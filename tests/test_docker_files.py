@@ -24,6 +24,7 @@ PIP = """
 import os, sys
 from pathlib import Path
 
+BINARIES = ("bin/test_api", "bin/FileStoreTest", "bin/protoc-3.13", "bin/torch_shm_manager")
 arguments = sys.argv[1:]
 if arguments[0] == "install":
     def content(option):
@@ -33,7 +34,10 @@ if arguments[0] == "install":
         print("ASKED FOR", *content("-r"), "WITHIN", *content("-c"))
     else:
         print("ASKED FOR", *arguments[1:])
-        (here.parent / "torch.py").write_text("__version__ = '2.13.0+cpu'")
+        for name in ("__init__.py", "include/a.h", "test/a_test", *BINARIES):
+            (file := here.parent / "torch" / name).parent.mkdir(exist_ok=True, parents=True)
+            file.touch()
+        (here.parent / "torch/__init__.py").write_text("__version__ = '2.13.0+cpu'")
         metadata = here.parent / "torch-2.13.0.dist-info/METADATA"
         metadata.parent.mkdir()
         metadata.write_text("Name: torch\\nVersion: 2.13.0\\n")
@@ -113,6 +117,13 @@ def test_base_without_torch_gets_the_pinned_one(tmp_path: Path) -> None:
     assert status == 0
     assert lines[:2] == ["ASKED FOR torch==2.13.0", "ASKED FOR redis==8.1.0 WITHIN torch==2.13.0"]
     assert lines[2].endswith("torch 2.13.0+cpu (installed)")
+
+
+def test_headers_and_tests_of_the_installed_torch_stay_out_of_the_image(tmp_path: Path) -> None:
+    install(tmp_path, None)
+    torch = tmp_path / "modules/torch"
+    left = {str(path.relative_to(torch)) for path in torch.rglob("*") if path.is_file()}
+    assert left == {"__init__.py", "bin/torch_shm_manager"}  # torch starts that program
 
 
 def test_torch_index_is_for_torch_alone(tmp_path: Path) -> None:
