@@ -102,8 +102,8 @@ def compare(
                 "sizes": len(filler.sizes),
                 "s a picture": seconds,
                 "times full": timings.ratio(region, "full"),
-                "PSNR dB": float(np.mean([_decibels(error) for error in errors])),
-                "pooled dB": _decibels(float(np.mean(errors))),
+                "PSNR dB": float(np.mean([decibels(error) for error in errors])),
+                "pooled dB": decibels(float(np.mean(errors))),
                 f"pictures a {'GPU' if filler.device == 'cuda' else 'core'}-hour": an_hour,
                 f"won at {cents:g} ¢": cents / an_hour * CEILING_WON / CEILING_CENTS,
             }
@@ -139,7 +139,7 @@ def compare_strip(filler: Filler) -> list[dict[str, Any]]:
                 "shown": filler.pixels / hole.size,
                 "peak MB": peak / 1e6,
                 "of it picture, mask, result MB": 7 * hole.size / 1e6,
-                "PSNR dB": _decibels(float(error)),
+                "PSNR dB": decibels(float(error)),
             }
         )
     return rows
@@ -180,7 +180,8 @@ def main() -> None:
     print(f"\nwritten to {report.write()}")
 
 
-def _decibels(error: float) -> float:
+def decibels(error: float) -> float:
+    """PSNR of a mean square error of values from 0 to 1, at most CAP."""
     return float(min(CAP, -10 * np.log10(max(error, 1e-12))))
 
 
