@@ -27,12 +27,7 @@ from lama.saicinpainting.training.modules.precision import half_dtype
 KEYS = ("network", "mask", "batch", "size", "threads", "device", "keep_memory", "competitor")
 
 #: Which competitors compute in half precision and so have the higher limit.
-_HALF = (
-    "engine half",
-    "OpenVINO bfloat16",
-    "reference autocast",
-    "torch.compile autocast",
-)
+_HALF = ("engine half", "OpenVINO bfloat16", "reference autocast", "torch.compile autocast")
 
 #: Side of the square matrices whose product is timed: those that fill the device.
 _SIDES = {"cpu": 2048, "cuda": 8192}

@@ -126,12 +126,7 @@ class _Encode:
 
 
 def run(
-    tasks: Sequence[Task],
-    work: Work,
-    settings: Settings,
-    address: str,
-    workers: int,
-    note: Note,
+    tasks: Sequence[Task], work: Work, settings: Settings, address: str, workers: int, note: Note
 ) -> None:
     """Do all tasks on the cluster at `address`, or on a new one on this machine for 'local'.
 

@@ -84,6 +84,6 @@ def _count_alive(client: Any) -> int:
 
 
 def _has_others(client: Any) -> bool:
-    """Whether a worker is known besides the last one."""
+    """Whether a worker other than the last one is known."""
     known = client.scan_iter(keys.workers("*"), 1000)
     return sum(int(client.scard(key)) for key in known) > 1

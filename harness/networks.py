@@ -49,11 +49,7 @@ class StubDevice:
         return self._places[-1]
 
     def stage(
-        self,
-        picture: Picture,
-        mask: Picture,
-        padding: Sequence[int],
-        original_size: Sequence[int],
+        self, picture: Picture, mask: Picture, padding: Sequence[int], original_size: Sequence[int]
     ) -> object:
         # Both were read to where this device wants them; the mask may be a view of its place.
         assert any(picture is place for place in self._places)
@@ -148,11 +144,7 @@ class TinyStaging:
         return np.empty(tuple(shape), np.uint8)
 
     def stage(
-        self,
-        picture: Picture,
-        mask: Picture,
-        padding: Sequence[int],
-        original_size: Sequence[int],
+        self, picture: Picture, mask: Picture, padding: Sequence[int], original_size: Sequence[int]
     ) -> object:
         return picture.copy(), mask.copy(), original_size
 

@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help="all by default")
     parser.add_argument("--seconds", type=float, help=f"of the whole run ({BUDGET_S:.0f})")
     parser.add_argument(
-        "--folder",
-        type=Path,
-        help="of the file (benchmarks/results; a rehearsal's: /tmp)",
+        "--folder", type=Path, help="of the file (benchmarks/results; a rehearsal's: /tmp)"
     )
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one part, in this process
     parser.add_argument("--describe", action="store_true", help=argparse.SUPPRESS)

@@ -40,10 +40,7 @@ def _timed(names: tuple[str, ...], scale: Scale) -> Iterator[Row]:
             taken = seconds(partial(one.fill_on_device, pixels), scale)
         except Exception as error:
             text = str(error).strip() or "no reason given"
-            yield {
-                "what": name,
-                "skipped": f"{type(error).__name__}: {text.splitlines()[0]}"[:300],
-            }
+            yield {"what": name, "skipped": f"{type(error).__name__}: {text.splitlines()[0]}"[:300]}
             continue
         engine_s = engine_s or taken
         yield {

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 #: Delay of the answer to a wrong token, in seconds.
 WRONG_TOKEN_S: Final = 0.5
 
-#: Headers of proxies, besides those that begin with `x-forwarded-`.
+#: Headers of proxies, in addition to those that begin with `x-forwarded-`.
 FORWARDED: Final = ("forwarded", "via", "x-real-ip")
 
 

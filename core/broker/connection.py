@@ -22,18 +22,11 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import SSLConnection as AsyncSSLConnection
 from redis.asyncio import UnixDomainSocketConnection as AsyncUnixConnection
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import (
-    SentinelManagedConnection as AsyncSentinelManagedConnection,
-)
-from redis.asyncio.sentinel import (
-    SentinelManagedSSLConnection as AsyncSentinelManagedSSLConnection,
-)
+from redis.asyncio.sentinel import SentinelManagedConnection as AsyncSentinelManagedConnection
+from redis.asyncio.sentinel import SentinelManagedSSLConnection as AsyncSentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import (
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from core.broker.redis_connections import leaves_replicas, leaves_replicas_blocking
 from core.broker.redis_errors import REDIS_ERRORS, passes

@@ -181,12 +181,7 @@ class Queues(Finishing):
         arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
         for claim in claims:
             place = PROCESSING_KEY[claim.kind] if self.keeps_payload else ""
-            arguments += [
-                claim.number,
-                claim.payload,
-                claim.request_id,
-                place,
-            ]
+            arguments += [claim.number, claim.payload, claim.request_id, place]
         now, epoch, attempts, superseded = await self._scripts["enter"](
             [
                 keys.workers(self.identity.namespace),

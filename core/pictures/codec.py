@@ -168,8 +168,7 @@ def open_checked(
         raise PictureError("undecodable", f"{text}: must be {names}") from error
     if image.width * image.height > limit:
         raise PictureError(
-            "too_large",
-            f"{image.width}×{image.height} is above MAX_IMAGE_PIXELS={limit}",
+            "too_large", f"{image.width}×{image.height} is above MAX_IMAGE_PIXELS={limit}"
         )
     return image
 

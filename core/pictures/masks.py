@@ -20,10 +20,7 @@ from core.pixels.arrays import Hole
 #: Supported formats of masks, by Pillow's names. None of them starts another program.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
 NAMES: Final = "PNG, JPEG, WebP, AVIF, BMP, GIF, TIFF, PPM or TGA"
-SUFFIXES: Final = (
-    *PICTURE_SUFFIXES,
-    *(".gif", ".ppm", ".pgm", ".pbm", ".tga"),
-)
+SUFFIXES: Final = (*PICTURE_SUFFIXES, *(".gif", ".ppm", ".pgm", ".pbm", ".tga"))
 
 #: The code of a picture without a hole.
 NO_HOLE: Final = "no_hole"
@@ -114,8 +111,7 @@ def as_stored(hole: Hole, orientation: int, size: tuple[int, int]) -> Hole:
         if fitting.shape == size:
             return np.ascontiguousarray(fitting)
     raise PictureError(
-        "mask_size",
-        f"its mask is {hole.shape[1]}×{hole.shape[0]}, the picture {size[1]}×{size[0]}",
+        "mask_size", f"its mask is {hole.shape[1]}×{hole.shape[0]}, the picture {size[1]}×{size[0]}"
     )
 
 

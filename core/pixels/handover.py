@@ -42,11 +42,7 @@ class Staging(Protocol):
         """An uninitialised uint8 array that is fast to copy to the device."""
 
     def stage(
-        self,
-        picture: Picture,
-        mask: Picture,
-        padding: Sequence[int],
-        original_size: Sequence[int],
+        self, picture: Picture, mask: Picture, padding: Sequence[int], original_size: Sequence[int]
     ) -> Any:
         """Start to copy H×W×3 RGB and H×W, or what the network is shown of them.
 

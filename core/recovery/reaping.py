@@ -103,13 +103,7 @@ class Reaper:
         for kind in Kind:
             lists += [keys.processing(owner, kind), keys.processing(ghost, kind)]
         moved = await self._scripts["fence"](
-            [
-                keys.heartbeat(owner),
-                self._workers,
-                keys.claims(owner),
-                keys.claims(ghost),
-                *lists,
-            ],
+            [keys.heartbeat(owner), self._workers, keys.claims(owner), keys.claims(ghost), *lists],
             [ghost],
         )
         if moved > 0:

@@ -265,30 +265,15 @@ class Watch:
             self.failures[kind, reason] += 1
             self.jobs[kind, "dead" if dead else "retried"] += 1
 
-    def job_lost(self, kind: str) -> None:
-        """A finished job was no longer this worker's."""
+    def job_ended(self, kind: str, outcome: str) -> None:
+        """An attempt ended without a result or failure: lost, given_back, expired, superseded."""
         with self.lock:
-            self.jobs[kind, "lost"] += 1
-
-    def job_given_back(self, kind: str) -> None:
-        """A job was given back: the failure was not its fault."""
-        with self.lock:
-            self.jobs[kind, "given_back"] += 1
-
-    def job_expired(self, kind: str) -> None:
-        """A job was not begun before its `expires_at`."""
-        with self.lock:
-            self.jobs[kind, "expired"] += 1
+            self.jobs[kind, outcome] += 1
 
     def outcomes_dropped(self, count: int) -> None:
         """Outcomes were dropped from the result queue, or not pushed to it."""
         with self.lock:
             self.dropped_outcomes += count
-
-    def job_superseded(self, kind: str) -> None:
-        """A job was dropped because its request has a newer result."""
-        with self.lock:
-            self.jobs[kind, "superseded"] += 1
 
     def jobs_recovered(self, kind: str, count: int) -> None:
         """Jobs of a dead worker were recovered."""

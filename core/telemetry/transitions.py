@@ -40,7 +40,7 @@ def postponed(claim: Claim, error: Exception, delay_s: float) -> None:
 
 def given_back(claim: Claim, error: Exception) -> None:
     """A job goes back to its queue without an attempt, because the failure is not its fault."""
-    watch.job_given_back(claim.kind)
+    watch.job_ended(claim.kind, "given_back")
     log.debug("%s is given back: %s", _name(claim), error, extra=_log_extra(claim))
 
 
@@ -52,7 +52,7 @@ def refused(claim: Claim, error: JobError) -> None:
 
 def expired(claim: Claim, error: JobError) -> None:
     """A job was not begun in time."""
-    watch.job_expired(claim.kind)
+    watch.job_ended(claim.kind, "expired")
     log.warning(
         "%s is not computed, its inputs are removed: %s",
         _name(claim),
@@ -63,7 +63,7 @@ def expired(claim: Claim, error: JobError) -> None:
 
 def superseded(claim: Claim) -> None:
     """A job is dropped because its request has a newer result."""
-    watch.job_superseded(claim.kind)
+    watch.job_ended(claim.kind, "superseded")
     log.warning(
         "%s is superseded: the result of a newer submission is out, its inputs are removed",
         _name(claim),
@@ -73,7 +73,7 @@ def superseded(claim: Claim) -> None:
 
 def lost(claim: Claim, job: Job) -> None:
     """A finished job is no longer this worker's."""
-    watch.job_lost(claim.kind)
+    watch.job_ended(claim.kind, "lost")
     request_id = job.request_id
     log.warning(
         "request %s is no longer this worker's: its result is discarded",

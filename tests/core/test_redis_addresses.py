@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import socketserver
@@ -26,6 +27,16 @@ from harness.wire import Pipeline, page
 from harness.workers import OwnPipeline, StartWorker
 
 SERVICE = "pictures"
+
+
+def wait_for_heartbeat(pipeline: Pipeline) -> None:
+    """Wait for a heartbeat that knows of a job that is done: it takes the blocking client."""
+
+    def has_beaten() -> bool:
+        beats = map(pipeline.redis.get, pipeline.redis.scan_iter("inpainting:worker:*"))
+        return any(json.loads(beat)["done"] for beat in beats if beat)
+
+    wait_until(has_beaten, "the heartbeat is renewed")
 
 
 # -- TLS ---------------------------------------------------------------------------------------
@@ -152,10 +163,10 @@ def test_options_of_other_programs_change_nothing(
     for kind in ("long", "short"):
         request = pipeline.submit(*page(60, 90, 1), kind, canvas=(64, 96))
         assert pipeline.fetch(request).shape == (60, 90, 3)
+    wait_for_heartbeat(pipeline)
     assert {c["name"] for c in pipeline.redis.client_list() if "blmove" in c["cmd"]} == {"me"}
     assert worker.stop() == 0
     assert "cannot be used" not in worker.output
-    assert "no heartbeat" not in worker.output
 
 
 def test_an_option_that_is_impossible_ends_the_worker_at_the_start(
@@ -284,9 +295,9 @@ def test_sentinels_are_asked_with_the_masters_login_or_without_one(
         with OwnPipeline(locked.url.replace("//", "//:secret@")) as pipeline:
             request = pipeline.submit(*page(60, 90, 1), "long", canvas=(64, 96))
             assert pipeline.fetch(request).shape == (60, 90, 3)
+            wait_for_heartbeat(pipeline)
         assert worker.stop() == 0
         assert "cannot be used" not in worker.output
-        assert "no heartbeat" not in worker.output  # which has a blocking client
 
 
 @pytest.mark.parametrize(
@@ -316,9 +327,9 @@ def test_sentinels_have_a_login_of_their_own(
         with OwnPipeline(master.url.replace("//", f"//{login}@")) as pipeline:
             job = pipeline.submit(*page(60, 90, 1), "long", canvas=(64, 96))
             assert pipeline.fetch(job).shape == (60, 90, 3)
+            wait_for_heartbeat(pipeline)
         assert worker.stop() == 0
         assert "cannot be used" not in worker.output
-        assert "no heartbeat" not in worker.output
 
 
 def test_sentinels_of_which_each_wants_another_login_are_all_asked(
@@ -350,8 +361,8 @@ def test_sentinels_and_servers_are_reached_over_tls_with_the_options_of_the_url(
             )
             request = pipeline.submit(*page(60, 90, 1), "long", canvas=(64, 96))
             assert pipeline.fetch(request).shape == (60, 90, 3)
+            wait_for_heartbeat(pipeline)
             assert worker.stop() == 0
-            assert "no heartbeat" not in worker.output
             with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
                 sync_client(Settings(redis_url=url)).ping()
 
