@@ -21,6 +21,7 @@ from core.config import Settings
 from core.keys import Kind
 from core.pixels.arrays import Picture
 from core.telemetry import Watch
+from core.telemetry.logs import number_of
 
 TIMEOUT_S: Final = 120.0
 LONGEST_NAME: Final = 200
@@ -72,10 +73,18 @@ class Trials:
                 "width": result.shape[1],
                 "height": result.shape[0],
                 "total_s": fill.seconds,
-                "batch": self._batch(requests[0]) if len(requests) == 1 else None,
+                **self._about(requests),
                 "image": base64.b64encode(data.tobytes()).decode(),
             }
         )
+
+    def _about(self, requests: list[str]) -> dict[str, Any]:
+        """The batch that did the job, or a note on why no single batch of this worker did."""
+        if len(requests) != 1:
+            windows = number_of(len(requests), "window")
+            return {"batch": None, "note": f"{windows} around the holes of a large picture"}
+        batch = self._batch(requests[0])
+        return {"batch": batch, "note": "" if batch else "done by another worker"}
 
     def _batch(self, request_id: str) -> dict[str, Any] | None:
         """The batch's size and stage times, if this worker did the job."""

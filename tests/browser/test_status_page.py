@@ -120,8 +120,11 @@ def test_a_dead_job_is_retried_and_then_discarded(
     page.locator("#dead-list").get_by_text("explode.jpg").wait_for()
     assert page.locator("#dead-list button").count() == 0
     unlock(page, "a guess")
-    page.get_by_text("this is not ADMIN_TOKEN").wait_for()
-    unlock(page)
+    page.locator("#token-error").get_by_text("this is not ADMIN_TOKEN").wait_for()
+    assert page.locator("#token-dialog").is_visible(), "it can be corrected"
+    page.fill("#token", SECRET)
+    page.click("#token-ok")
+    page.locator("#token-dialog").wait_for(state="hidden")
     dead = client.lrange("inpainting:dead", 0, -1)
     page.get_by_role("button", name="Retry").click()
     wait_until(lambda: client.lrange("inpainting:dead", 0, -1) not in (dead, []), "it died again")
@@ -152,7 +155,7 @@ def test_a_picture_is_tried_with_a_painted_mask(
     page.mouse.up()
     page.click("#send")
     page.wait_for_selector("#timings")
-    assert re.search(r"in all [\d.]+ m?s", page.inner_text("#timings"))
+    assert re.search(r"total [\d.]+ m?s", page.inner_text("#timings"))
     assert "inference" in page.inner_text("#timings")
     with page.expect_download() as downloading:
         page.get_by_text("Download").click()
@@ -194,6 +197,42 @@ def test_a_mask_is_taken_from_a_file(admin: Admin, open_page: OpenPage, tmp_path
     assert not np.array_equal(result[mask > 0], image[mask > 0])
 
 
+def test_a_tall_picture_is_shown_as_wide_as_there_is_room_and_its_result_scrolls_with_it(
+    admin: Admin, open_page: OpenPage, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "page.png"), picture(3000, 860, 5)[0])
+    page = open_page(address(admin))
+    page.set_input_files("#picture-file", str(tmp_path / "page.png"))
+    column = page.locator(".bench > div").first.bounding_box()["width"]
+    assert page.locator(".easel").bounding_box()["width"] > 0.9 * column
+    pane = page.locator(".pane").first
+    assert pane.bounding_box()["height"] < 900
+    pane.evaluate("one => one.scrollTo(0, 1000)")
+    box = pane.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 100, steps=5)
+    page.mouse.up()
+    page.click("#send")
+    page.wait_for_selector("#timings")
+    result = page.locator("#outcome .pane")
+    assert result.evaluate("one => one.scrollTop") == 1000
+    page.select_option("#zoom", "full")
+    assert page.locator(".easel").bounding_box()["width"] > 860
+    page.select_option("#zoom", "whole")
+    assert page.locator(".easel").bounding_box()["height"] < 0.63 * 900
+
+
+def test_the_legends_have_the_latest_values(admin: Admin, open_page: OpenPage) -> None:
+    page = open_page(address(admin))
+    page.wait_for_selector("#state.good")
+    wait_until(lambda: peak(page, "chart-rate") > 0, "there is a line")
+    legend = page.locator("#chart-backlog .u-legend")
+    wait_until(lambda: re.search(r"time:?\s*\d\d:\d\d:\d\d", legend.inner_text()), "it has a time")
+    assert re.search(r"long:?\s*0", legend.inner_text())
+    assert "--" not in page.inner_text(".charts")
+
+
 def luminance(page: Any, what: str) -> float:
     """How light the page's body is, in its `color` or `backgroundColor`, from 0 to 255."""
     colour = page.evaluate(f"getComputedStyle(document.body).{what}")
@@ -225,7 +264,7 @@ def test_nothing_is_wider_than_a_phone(
         *picture(60, 90, 1), "short", canvas=(64, 96), image_id="W" * 300, padding_info=[1]
     )
     page.locator("#dead-list").get_by_text("W" * 300).wait_for()
-    page.click("#make-up")
+    page.click("#sample")
     page.wait_for_selector("#send")
     unlock(page)
     page.get_by_role("button", name="Discard").wait_for()
@@ -249,8 +288,9 @@ def test_a_worker_that_is_gone_is_told_as_such(
 
 
 def test_under_another_name_than_localhost_a_picture_is_tried_only_with_the_token(
-    admin: Admin, open_page: OpenPage
+    start_worker: StartWorker, pipeline: Pipeline, open_page: OpenPage
 ) -> None:
+    admin = Admin(start_worker(ADMIN_HOST="0.0.0.0", ADMIN_PORT=PORT, ADMIN_TOKEN=SECRET))
     try:
         socket.getaddrinfo(socket.gethostname(), admin.port)
     except OSError:
@@ -259,6 +299,6 @@ def test_under_another_name_than_localhost_a_picture_is_tried_only_with_the_toke
     page.get_by_text("Unlock the page to try a picture.").wait_for()
     assert page.locator("#try-panel").is_hidden()
     unlock(page)
-    page.click("#make-up")
+    page.click("#sample")
     page.click("#send")
     page.wait_for_selector("#timings")

@@ -45,7 +45,7 @@ def test_the_log_of_every_service_is_limited(path: Any) -> None:
 
 def test_workers_get_no_setting_that_they_do_not_know(services: dict[str, Any]) -> None:
     known = {name.upper() for name in Settings.model_fields}
-    for name in (*WORKERS, "submit"):
+    for name in (*WORKERS, "submit", "submit-cpu"):
         assert set(services[name]["environment"]) <= known, name
 
 
@@ -56,7 +56,37 @@ def test_workers_stop_by_themselves_before_they_are_killed(services: dict[str, A
 
 
 def test_all_that_touch_pictures_share_one_memory(services: dict[str, Any]) -> None:
-    assert {services[name]["ipc"] for name in (*WORKERS, "submit")} == {"host"}
+    assert {services[name]["ipc"] for name in (*WORKERS, "submit", "submit-cpu")} == {"host"}
+
+
+def test_a_picture_is_sent_with_the_image_of_the_workers_profile(services: dict[str, Any]) -> None:
+    for sender, worker in (("submit", "worker-0"), ("submit-cpu", "worker-cpu")):
+        for what in ("image", "build"):
+            assert services[sender][what] == services[worker][what], sender
+        assert services[sender]["volumes"] == ["./pictures:/pictures"]
+        assert services[sender]["environment"]["REDIS_URL"] == "redis://redis:6379"
+
+
+def test_weights_come_from_a_folder_and_by_default_are_the_included_ones(
+    services: dict[str, Any],
+) -> None:
+    for name in WORKERS:
+        [mount] = services[name]["volumes"]
+        found = re.fullmatch(r"\$\{WEIGHTS:-(.*)\}:(/\w+):ro", mount)
+        assert found, mount
+        path = services[name]["environment"]["LAMA_CHECKPOINT_PATH"]
+        assert path.startswith(f"{found[2]}/")
+        assert (DEPLOY / "pipeline" / found[1] / path.removeprefix(f"{found[2]}/")).is_file()
+
+
+def test_every_port_is_in_the_table_of_its_page() -> None:
+    for path, page in (
+        (DEPLOY / PIPELINE, DEPLOY / "README.md"),
+        (ROOT / "docker-compose.yml", ROOT / "docs/deployment.md"),
+    ):
+        listed = dict(re.findall(r"^\| (\d+) \| .* \| `(\w+_PORT\w*)` \|$", page.read_text(), re.M))
+        asked = dict(re.findall(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}", path.read_text()))
+        assert listed == {port: name for name, port in asked.items()}
 
 
 def test_every_gpu_has_one_worker(services: dict[str, Any]) -> None:

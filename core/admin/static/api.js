@@ -11,8 +11,7 @@ export function keepToken(token) {
 }
 
 /** Sends a request to this worker; returns its answer, or throws an error with the worker's text. */
-export async function ask(path, content) {
-  const token = sessionStorage.getItem(TOKEN);
+export async function ask(path, content, token = sessionStorage.getItem(TOKEN)) {
   const request = { headers: token ? { Authorization: `Bearer ${token}` } : {} };
   if (content !== undefined) {
     request.method = "POST";

@@ -1,6 +1,6 @@
 // The last hour as three charts, drawn by uPlot (a global of its script).
 
-import { $ } from "./dom.js";
+import { $, clock } from "./dom.js";
 
 const HOUR_S = 3600;
 const SHORTEST_S = 300;
@@ -48,7 +48,7 @@ const CHARTS = [
     lines: [
       { label: "long", colour: "--first", values: () => columns.backlog_long },
       { label: "short", colour: "--second", values: () => columns.backlog_short },
-      { label: "in hand", colour: "--third", values: () => columns.processing },
+      { label: "in flight", colour: "--third", values: () => columns.processing },
     ],
   },
   {
@@ -98,7 +98,7 @@ function make({ id, least, lines }) {
       { ...axis, size: 44, values: (_, ticks) => ticks.map(number) },
     ],
     series: [
-      { label: "time", value: "{HH}:{mm}:{ss}" },
+      { label: "time", value: (plot, at) => clock(at ?? plot.data[0].at(-1) ?? Date.now() / 1000) },
       ...lines.map((line) => ({
         label: line.label,
         stroke: colour(line.colour),
@@ -106,7 +106,9 @@ function make({ id, least, lines }) {
         points: { show: false },
         spanGaps: false,
         fill: line.fill ? `${colour(line.colour)}22` : undefined,
-        value: (_, value) => number(value),
+        // Without a cursor: the latest value.
+        value: (plot, value, line, index) =>
+          number(index === null || index === undefined ? plot.data[line]?.at(-1) : value),
       })),
     ],
   };
@@ -122,6 +124,7 @@ export function draw() {
     plot.batch(() => {
       plot.setData([columns.at, ...lines.map((line) => line.values() ?? [])], false);
       plot.setScale("x", { min: start, max: end });
+      if (plot.cursor.idx === null || plot.cursor.idx === undefined) plot.setLegend({ idx: null });
     });
   }
 }

@@ -23,7 +23,7 @@ export async function fileToCanvas(file) {
 }
 
 /** A banner with a headline, and the mask of its letters. */
-export function madeUp() {
+export function sample() {
   const picture = h("canvas", { width: 720, height: 420 });
   const mask = h("canvas", { width: 720, height: 420 });
   const pen = picture.getContext("2d");
@@ -73,7 +73,7 @@ export function madeUp() {
 export class Easel {
   constructor(picture, mask = null) {
     this.picture = picture;
-    this.rubbing = false;
+    this.unpainting = false;
     this.brush = Math.round(
       Math.min(120, Math.max(12, Math.min(picture.width, picture.height) / 14)),
     );
@@ -181,7 +181,7 @@ export class Easel {
   }
 
   stroke({ x, y }) {
-    this.pen.globalCompositeOperation = this.rubbing ? "destination-out" : "source-over";
+    this.pen.globalCompositeOperation = this.unpainting ? "destination-out" : "source-over";
     this.pen.strokeStyle = this.colour;
     this.pen.lineWidth = this.brush;
     this.pen.lineCap = this.pen.lineJoin = "round";

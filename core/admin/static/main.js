@@ -1,6 +1,6 @@
 // Queries the worker every two seconds and shows the answer.
 
-import { ask, attempt, complain, keepToken } from "./api.js";
+import { ask, complain, keepToken } from "./api.js";
 import { append, draw, lastRow } from "./charts.js";
 import { $ } from "./dom.js";
 import { lost, show } from "./sections.js";
@@ -48,20 +48,45 @@ $("unlock").addEventListener("click", () => {
     return;
   }
   $("token").value = "";
+  tokenError("");
   $("token-dialog").showModal();
+});
+
+function tokenError(text) {
+  $("token-error").textContent = text;
+  $("token-error").hidden = !text;
+}
+
+/** Keeps the token and closes the dialog if the worker takes it; else the dialog says why not. */
+async function unlock() {
+  const token = $("token").value;
+  if (!token) {
+    tokenError("Enter the value of ADMIN_TOKEN.");
+    return;
+  }
+  try {
+    await ask("api/status?after=0", undefined, token);
+  } catch (error) {
+    tokenError(error.status ? error.message : "The worker does not answer. Try again.");
+    $("token").select();
+    return;
+  }
+  keepToken(token);
+  complain("", true);
+  $("token-dialog").close();
+  refresh();
+}
+
+$("token-ok").addEventListener("click", (event) => {
+  event.preventDefault();
+  unlock();
 });
 
 // Enter in the field counts as the first button, which is Cancel.
 $("token").addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   event.preventDefault();
-  $("token-dialog").close("ok");
-});
-
-$("token-dialog").addEventListener("close", () => {
-  if ($("token-dialog").returnValue !== "ok" || !$("token").value) return;
-  keepToken($("token").value);
-  attempt(() => ask("api/status?after=0"));
+  unlock();
 });
 
 document.addEventListener("worker-changed", refresh);

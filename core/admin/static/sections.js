@@ -38,7 +38,7 @@ function tiles({ overview, worker, shm, history, device_memory: device }) {
   const some = [
     ["Waiting, long", overview?.backlog.long ?? "–"],
     ["Waiting, short", overview?.backlog.short ?? "–"],
-    ["In hand", overview?.processing ?? "–"],
+    ["In flight", overview?.processing ?? "–"],
     ["Per minute", Math.round((overview?.per_minute || worker.per_minute) * 10) / 10],
     ["Done here", worker.done],
     ["Dead", overview?.dead ?? "–", "", overview?.dead > 0],
@@ -160,7 +160,7 @@ const workers = ([rows, me]) =>
       },
       { name: "per minute", value: (row) => String(row.per_minute), kind: "number" },
       { name: "done", value: (row) => String(row.done), kind: "number" },
-      { name: "in hand", value: (row) => String(row.processing), kind: "number" },
+      { name: "in flight", value: (row) => String(row.processing), kind: "number" },
       {
         name: "page",
         value: (row) =>

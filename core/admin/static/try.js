@@ -3,7 +3,14 @@
 import { ask } from "./api.js";
 import { compare } from "./compare.js";
 import { $, h, seconds } from "./dom.js";
-import { Easel, fileToCanvas, madeUp } from "./easel.js";
+import { Easel, fileToCanvas, sample } from "./easel.js";
+
+/** Value and name of each way to show the pictures. */
+const ZOOMS = [
+  ["width", "Fit the width"],
+  ["whole", "Whole picture"],
+  ["full", "100 %"],
+];
 
 let easel = null;
 let sending = false;
@@ -49,12 +56,12 @@ function start(problem = "") {
       { className: "row" },
       opener("Choose a picture", open, { id: "picture-file" }),
       button(
-        "Make one up",
+        "Use a sample",
         () => {
-          const { picture, mask } = madeUp();
-          begin(picture, "made-up.png", mask);
+          const { picture, mask } = sample();
+          begin(picture, "sample.png", mask);
         },
-        { id: "make-up" },
+        { id: "sample" },
       ),
     ),
     h(
@@ -101,13 +108,18 @@ function begin(picture, name, mask = null) {
   size.addEventListener("input", () => {
     easel.brush = Number(size.value);
   });
-  const rub = button(
-    "Rub out",
+  const unpaint = button(
+    "Unpaint",
     () => {
-      easel.rubbing = !easel.rubbing;
-      rub.setAttribute("aria-pressed", easel.rubbing);
+      easel.unpainting = !easel.unpainting;
+      unpaint.setAttribute("aria-pressed", easel.unpainting);
     },
     { aria: { pressed: "false" } },
+  );
+  const zoom = h(
+    "select",
+    { id: "zoom" },
+    ...ZOOMS.map(([value, text]) => h("option", { value }, text)),
   );
   const send = button("Erase", () => submit(name, kind.value, outcome, send), {
     className: "main",
@@ -117,10 +129,11 @@ function begin(picture, name, mask = null) {
     "div",
     { className: "row tools" },
     h("label", {}, "Brush", size),
-    rub,
+    unpaint,
     button("Undo", () => easel.undo()),
     button("Clear", () => easel.clear()),
     opener("Mask from a file", (file) => takeMask(file, outcome), { id: "mask-file" }),
+    h("label", {}, "Zoom", zoom),
     h("label", {}, "Queue", kind),
     h(
       "span",
@@ -130,21 +143,38 @@ function begin(picture, name, mask = null) {
     ),
   );
   droppable(easel.element, (file) => takeMask(file, outcome));
+  const pane = h("div", { className: "pane" }, easel.element);
   hint(outcome, "The result will be here.");
-  $("try-panel").replaceChildren(
-    tools,
+  const bench = h(
+    "div",
+    { className: "bench" },
     h(
       "div",
-      { className: "bench" },
-      h(
-        "div",
-        {},
-        h("h3", {}, `${name}, ${picture.width}×${picture.height}: paint over what is to be erased`),
-        easel.element,
-      ),
-      h("div", {}, h("h3", {}, "Result"), outcome),
+      {},
+      h("h3", {}, `${name}, ${picture.width}×${picture.height}: paint over what is to be erased`),
+      pane,
     ),
+    h("div", {}, h("h3", {}, "Result"), outcome),
   );
+  // On a touch screen a finger paints and cannot scroll the picture as well.
+  zoom.value = matchMedia("(pointer: coarse)").matches ? "whole" : "width";
+  const apply = () => {
+    bench.dataset.zoom = zoom.value;
+  };
+  zoom.addEventListener("change", apply);
+  apply();
+  $("try-panel").replaceChildren(tools, bench);
+}
+
+/** Scrolls each of two panes as the other; the pictures of the second one are still loading. */
+function together(one, other) {
+  for (const [from, to] of [
+    [one, other],
+    [other, one],
+  ])
+    from.addEventListener("scroll", () => to.scrollTo(from.scrollLeft, from.scrollTop));
+  for (const image of other.querySelectorAll("img"))
+    image.addEventListener("load", () => other.scrollTo(one.scrollLeft, one.scrollTop));
 }
 
 function hint(outcome, text, busy = false) {
@@ -175,7 +205,9 @@ async function submit(name, kind, outcome, send) {
       image: bare(image),
       mask: bare(easel.mask()),
     });
-    outcome.replaceChildren(...result(image, answer));
+    const [pane, ...rest] = result(image, answer);
+    outcome.replaceChildren(pane, ...rest);
+    together(easel.element.parentElement, pane);
   } catch (error) {
     hint(outcome, error.message);
   } finally {
@@ -187,18 +219,18 @@ const bare = (address) => address.slice(address.indexOf(",") + 1);
 
 function result(before, answer) {
   const after = `data:image/png;base64,${answer.image}`;
-  const times = [["in all", answer.total_s]];
+  const times = [["total", answer.total_s]];
   if (answer.batch)
     times.push(
-      ["loaded in", answer.batch.load_s],
+      ["load", answer.batch.load_s],
       ["inference", answer.batch.infer_s],
-      ["stored in", answer.batch.store_s],
+      ["store", answer.batch.store_s],
     );
   const facts = times.map(([what, value]) =>
     h("span", {}, h("span", { className: "muted" }, `${what} `), h("strong", {}, seconds(value))),
   );
   return [
-    compare(before, after, "your picture"),
+    h("div", { className: "pane" }, compare(before, after, "your picture")),
     h(
       "div",
       { className: "row", id: "timings" },
@@ -206,7 +238,7 @@ function result(before, answer) {
       h(
         "span",
         { className: "muted" },
-        `${answer.kind} queue${answer.batch ? "" : ", another worker"}`,
+        `${answer.kind} queue${answer.note ? `, ${answer.note}` : ""}`,
       ),
       h("a", { href: after, download: "inpainted.png", className: "button" }, "Download"),
     ),
