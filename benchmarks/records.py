@@ -144,7 +144,7 @@ class Run:
         missing = WAITING - (self._pushed - self._commits)
         if missing >= WAITING // 5:
             numbers = range(self._pushed, self._pushed + missing)
-            await self._redis.rpush(self._committer.queue, *map(_message, numbers))
+            await self._redis.rpush(self._committer.queue, *map(message, numbers))
             self._pushed += missing
 
     async def _fetch(self, results: Sequence[str]) -> None:
@@ -225,7 +225,7 @@ def _verdict(samples: Sequence[Sample], fetched: bool) -> str:
     )
 
 
-def _message(number: int) -> bytes:
+def message(number: int) -> bytes:
     """A message as it is sent for one of many pages."""
     message = job_message(
         f"request-{number:012}",
