@@ -14,7 +14,7 @@ from bulk.storage import Folder, Store
 from core.commands.common import table
 from core.pictures.errors import PictureError, Remark
 from core.pictures.masks import NO_HOLE
-from core.telemetry.logs import printable
+from core.telemetry.logs import number_of, printable
 from lama.clock import clock
 
 FAILURES: Final = "failures.jsonl"
@@ -137,8 +137,8 @@ class Progress:
         remaining_s = (counts.todo - past) / self.rate if past else float("nan")
         time_left = f"{clock(remaining_s)} left" if past else "…"
         return (
-            f"{past} of {counts.todo} pictures, {self.rate:.2f} a second, {time_left}, "
-            f"{counts.failed} failed"
+            f"{past} of {number_of(counts.todo, 'picture')}, {self.rate:.2f} a second, "
+            f"{time_left}, {counts.failed} failed"
         )
 
     def finish(self) -> None:

@@ -108,6 +108,9 @@ def _run(output: Path, console: Console) -> int:
         console.print(problem, style="red")
     console.print(f"Erased with {settings.lama_checkpoint_path}.")
     console.print(f"Look at {sheet}; the pictures lie beside it, the numbers in {numbers}.")
+    console.print(
+        "Next, a picture of yours: ./run worker starts a worker and says how to send one."
+    )
     return 1 if problems else 0
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from harness.redis_server import START_TIMEOUT_S, RedisServerError, find_binary
 
@@ -75,7 +77,9 @@ class SharedRedis:
             return 0
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(port=self._port, socket_timeout=2, protocol=2)
+        # No retries: a server that has stopped would be asked for seconds.
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self._port, socket_timeout=2, protocol=2, retry=once)
 
     def _answers(self) -> bool:
         """Whether this folder's server runs; another program may have taken its port."""

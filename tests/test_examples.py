@@ -35,7 +35,7 @@ EXAMPLES = [
     pytest.param(block, id=f"{path.name}-{block['request_id']}")
     for path in PAGES
     for block in blocks(path)
-    if "request_id" in block
+    if "preprocessed_img_shm_info" in block
 ]
 
 

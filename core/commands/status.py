@@ -92,7 +92,7 @@ def rendered(overview: Overview, before: Overview | None = None) -> str:
     hint = "see: python worker.py dead list" if overview.dead else ""
     rows += [
         ("wait for another attempt", sum(overview.delayed.values()), "", ""),
-        ("in hand", overview.processing, "", ""),
+        ("in flight", overview.processing, "", ""),
         ("dead", overview.dead, "", hint),
         ("done per minute", f"{overview.per_minute:g}", "", ""),
     ]
@@ -118,7 +118,7 @@ def rendered(overview: Overview, before: Overview | None = None) -> str:
         )
         for worker in overview.workers
     ]
-    head = ("worker", "up", "model", "per minute", "done", "dead", "in hand", "admin port")
+    head = ("worker", "up", "model", "per minute", "done", "dead", "in flight", "admin port")
     # table() prints a header; the queues are shown without one.
     queues = "\n".join(table(("", "", "", ""), rows).splitlines()[1:])
     listed = table(head, workers) if workers else "no worker is alive on this Redis"

@@ -41,7 +41,8 @@ MISSES: Final = ("segment_missing", "segment_unreadable")
 OBSTACLE: Final = "segments"
 FIX: Final = (
     "give worker and senders one IPC namespace (ipc: host, or ipc: service:…), or mount the "
-    "senders' /dev/shm; workers of several hosts need queues of their own, see {host}"
+    "senders' /dev/shm; keep senders on Python before 3.13 from unlinking their segments when they "
+    "exit (docs/contract.md); workers of several hosts need queues of their own, see {host}"
 )
 
 

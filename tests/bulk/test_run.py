@@ -138,7 +138,7 @@ def test_a_picture_that_the_network_fails_at_costs_no_other(
     assert (counts.done, counts.failed) == (2, 2)
     assert catalogue.failures == {"large.png": "out_of_memory", "odd.png": "inference_failed"}
     said = (catalogue.clean / FAILURES).read_text(encoding="utf-8")
-    assert json.dumps("a picture of 64×71 pixels does not fit into memory: no memory") in said
+    assert json.dumps("a picture of 71×64 pixels does not fit into memory: no memory") in said
     assert catalogue.results == {"good.png", "too.png"}
 
 
