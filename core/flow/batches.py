@@ -18,6 +18,7 @@ from core.config import Settings
 from core.faults import Fault, fault_point
 from core.keys import Kind
 from core.telemetry import log_extra, watch
+from core.telemetry.logs import number_of
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,8 @@ class BatchSource:
             if recovered:
                 requests = [claim.request_id for claim in recovered if claim.request]
                 log.warning(
-                    "took up %d jobs that were claimed without a reply: %s",
-                    len(recovered),
+                    "took up %s claimed without a reply: %s",
+                    number_of(len(recovered), "job"),
                     ", ".join(requests),
                     extra=log_extra(*requests),
                 )
