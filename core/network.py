@@ -150,7 +150,8 @@ class LaMa(Network):
     def _arrived(self, picture: Pending) -> Filled:
         """The picture; why there is none, if the network or the device failed at it."""
         try:
-            return Restored(picture.result())
+            pixels = picture.result()
+            return pixels if self.inpainter.region == "mask" else Restored(pixels)
         except FloatingPointError as error:
             return TransientFailure("inference_failed", f"the network failed: {error}")
         except RuntimeError as error:

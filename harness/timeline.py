@@ -30,11 +30,11 @@ from lama.staged import BLOCKS
 #: Environment variable with the options as a JSON object.
 VARIABLE: Final = "TIMELINE"
 
-#: CUDA calls through torch, counted in lama.engine: for each picture before a batch, for a batch,
-#: and for each picture after it.
-CALLS_BEFORE, CALLS_BATCH, CALLS_AFTER = 3, 8, 3
+#: Calls to torch for a batch, beside those that `Transfers` makes: memory for the results and its
+#: parts, the table of addresses, and its copy.
+CALLS: Final = 5
 
-#: Seconds that a copy takes before its first byte, and a picture's last steps on the device.
+#: Seconds that a copy takes before its first byte.
 START_S: Final = 8e-6
 
 #: Batches between two lines of the log.
@@ -160,10 +160,8 @@ class TimeLineDevice(Network):
 
     def __call__(self, batch: Sequence[Loaded]) -> list[Filled]:
         streams, compute = self._streams, self._streams.compute
-        for loaded in batch:
-            streams.call(CALLS_BEFORE)
-            streams.wait(None, loaded.staged.arrived)
-        streams.call(CALLS_BATCH)
+        self._transfers.await_arrival([loaded.staged for loaded in batch])
+        streams.call(CALLS)
         time.sleep(self._options.launch_us * 1e-6)
         seconds = self._options.ms * len(batch) / 1000
         began = self._reserve(max(time.perf_counter(), compute.free_at), seconds)
@@ -171,12 +169,7 @@ class TimeLineDevice(Network):
         self._note(began, compute.free_at)
         if not self._options.is_ahead:
             streams.join(compute.free_at)
-        pictures: list[Filled] = []
-        for loaded in batch:
-            streams.call(CALLS_AFTER)
-            compute.free_at = max(time.perf_counter(), compute.free_at) + START_S
-            pictures.append(self._transfers.download(loaded.staged.picture))
-        return pictures
+        return [*self._transfers.download([loaded.staged.picture for loaded in batch])]
 
     def collect(self, pictures: Sequence[Filled]) -> list[Filled]:
         return arrived(pictures)

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from lama.engine import Engine
-from lama.engine.frequent import Frequent, powers_of_two
+from lama.engine.frequent import Frequent, pieces
 from lama.engine.precision import decide
 from lama.halving import is_out_of_memory
 from lama.inference import batch_inference, engine_of, load_lama_model, prepare
+from lama.launched import Arriving, Shown
 from lama.padding import padded_side
 from lama.regions import Padding, Parts, Region
-from lama.staged import Arriving, Shown, StagedInference
+from lama.staged import StagedInference
 
 if TYPE_CHECKING:
     from lama.refinement import Refiner
@@ -93,28 +94,28 @@ class Inpainter:
         """
         if self.device == "cpu":
             return
-        if self.region == "mask":
-            # Windows have any size and number.
-            if self._refiner is None:
-                self._frequent = Frequent(self.engine.prepare)
-        elif self._refiner is not None:
+        if self._refiner is not None:
             # It uses the GPU without the engine, which no other thread may while graphs are
-            # recorded.
-            self.get_ready(batches)
+            # recorded. Windows have any size and number, so they would be recorded at any time.
+            if self.region != "mask":
+                self.get_ready(batches)
         else:
+            if self.region == "mask":
+                self._frequent = Frequent(self.engine.prepare)
             threading.Thread(
                 target=self.get_ready, args=(batches,), name="prepare", daemon=True
             ).start()
 
     def get_ready(self, batches: Sequence[tuple[int, int, int]]) -> None:
-        """Records graphs for `batches`, then takes pinned memory for staging.
+        """Records a graph for the first of `batches`, begins to stage, then records the others.
 
-        A failure is only logged: without either the device works too, but slower.
+        With the region `mask` nothing is recorded here. A failure is only logged: without graphs
+        and staging the device works too, but slower.
         """
+        first, others = ([], []) if self.region == "mask" else (batches[:1], batches[1:])
         try:
-            prepare(self.model, self.device, self._use_fp16, batches)
-            if self._refiner is None and self.region != "mask":
-                # Only now: from here on other threads copy to the GPU while graphs are recorded.
+            prepare(self.model, self.device, self._use_fp16, first)
+            if self._refiner is None:
                 self.staging = StagedInference(
                     self.model,
                     self.device,
@@ -123,7 +124,10 @@ class Inpainter:
                     batch=max(count for count, _, _ in batches),
                     pixels=max(height * width for _, height, width in batches),
                     region=self.region,
+                    frequent=self._frequent,
                 )
+            # From here on other threads copy to the GPU while graphs are recorded.
+            prepare(self.model, self.device, self._use_fp16, others)
         except RuntimeError as error:
             logger.warning("%s is not made ready: %s", self.device, str(error).splitlines()[0])
 
@@ -172,27 +176,18 @@ class Inpainter:
     def _infer_part(
         self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """`infer` for windows of one size, in numbers that are recorded, if they all are.
-
-        The number of windows differs from batch to batch, so powers of two are recorded.
-        """
+        """`infer` for windows of one size, in numbers that are recorded, if they all are."""
         if self._frequent is None:
             return self.infer(images, masks)
         unit = self.model.generator.config.unit
-        height, width = (padded_side(side, unit) for side in masks[0].shape[:2])
-        counts = powers_of_two(len(images))
-        for count in counts:
-            self._frequent.note((count, height, width, 0))
-        if not all(self.engine.is_recorded(count, height, width) for count in counts):
-            return self.infer(images, masks)
+        size = [padded_side(side, unit) for side in masks[0].shape[:2]]
         results: list[np.ndarray] = []
-        for count in counts:
-            piece = slice(len(results), len(results) + count)
+        for piece in pieces(self._frequent, self.engine.is_recorded, len(images), *size):
             results += self.infer(images[piece], masks[piece])
         return results
 
     def fill_staged(self, shown: Sequence[Shown]) -> list[Arriving]:
-        """Pictures that `staging` has taken to the device, on their way back: finished, BGR."""
+        """Pictures that `staging` has taken to the device, on their way back."""
         assert self.staging is not None
         return self.staging.fill(shown)
 

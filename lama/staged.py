@@ -1,30 +1,29 @@
 """Inference on a GPU, to which pictures are copied before it is their turn.
 
-The network is shown whole canvases, or their content without the padding. Each picture crosses the
-bus as bytes, once in each direction, and copies run while the network does. The device does the
-work that `batch_inference`, `lama.regions` and `lama.padding` do on the host.
+The network is shown whole canvases, their content without the padding, or windows around holes.
+Everything crosses the bus as bytes, once in each direction, and copies run while the network does.
+The device does the work that `batch_inference`, `lama.regions` and `lama.padding` do on the host;
+windows are planned and pasted on the host.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 
-from lama.engine.engine import Engine, Finish
-from lama.engine.frequent import Frequent
+from lama.engine.frequent import Frequent, pieces
 from lama.engine.gathered import cells_with
-from lama.engine.pixels import restored
 from lama.engine.precision import decide
-from lama.engine.transfers import Bytes, Cuda, Download, Staged, Streams, Transfers
+from lama.engine.transfers import Bytes, Cuda, Streams, Transfers
 from lama.inference import engine_of
+from lama.launched import Arriving, Group, Launched, Part, Shown
 from lama.padding import padded_side
-from lama.regions import Padding, content_window
+from lama.regions import MOST_AT_ONCE, Region, Sheet, content_window
 from lama.regions.boxes import whole
 from lama.saicinpainting.training.trainers import InpaintingModel
 
@@ -36,92 +35,8 @@ MOST_RESTORED = 4 * 1024 * 1024
 #: computed (two of them) and stored at the same time, and the results of all but the first.
 BLOCKS = 4 * 2 + 3
 
-#: Further blocks, for the flags of those batches; of each size in a batch, where sizes differ.
+#: Further blocks, for the flags of those batches.
 FLAG_BLOCKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the network is shown of a picture, and what is made of the result."""
-
-    staged: Staged
-    #: (top, right, bottom, left) around the part that is kept, pixels.
-    padding: Padding
-    #: (height, width) of the result.
-    size: tuple[int, int]
-    #: Cells of the decoder's grid with holes.
-    cells: int
-
-    @property
-    def finish(self) -> Finish:
-        return partial(restored, padding=self.padding, original_size=self.size)
-
-
-class Launched:
-    """A batch that the device fills. Its pictures are judged when the first one is collected."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        shown: Sequence[Shown],
-        threshold: int,
-        transfers: Transfers,
-        windows: int,
-    ) -> None:
-        """Starts the batch; waits for nothing. `windows` of the decoder hold all holes, or 0."""
-        self._engine, self._transfers, self._threshold = engine, transfers, threshold
-        self._shown = shown
-        self._lock = threading.Lock()
-        pictures, flags, self._is_exact = engine.launch(*self._batch(range(len(shown))), windows)
-        self._pictures: list[Download | None] = [*pictures]
-        self._flags: Download | None = flags
-
-    def result(self, index: int) -> Bytes:
-        """A picture of the batch, once it is there.
-
-        Raises FloatingPointError for weights that give no finite output, RuntimeError if the device
-        has failed.
-        """
-        with self._lock:
-            if self._flags is not None:
-                self._judge(self._flags.result())
-                self._flags = None
-        picture = self._pictures[index]
-        if picture is None:
-            raise FloatingPointError(
-                "the network's output is not finite, in float32 either; use other weights"
-            )
-        return picture.result()
-
-    def _judge(self, flags: Bytes) -> None:
-        """Computes again what is not finite; its inputs are still on the device."""
-        overflowed = [index for index, flag in enumerate(flags) if not flag]
-        again: Sequence[Download | None] = [None] * len(overflowed)
-        if not self._is_exact:
-            self._engine.judge(len(overflowed), len(flags))
-            if overflowed:
-                again = self._engine.fill_exactly(*self._batch(overflowed))
-        for index, picture in zip(overflowed, again, strict=True):
-            self._pictures[index] = picture
-        self._shown = ()
-
-    def _batch(self, indices: Sequence[int]) -> tuple[list[Staged], int, Transfers, list[Finish]]:
-        """What the engine wants to know of these pictures."""
-        shown = [self._shown[index] for index in indices]
-        finish = [picture.finish for picture in shown]
-        return [picture.staged for picture in shown], self._threshold, self._transfers, finish
-
-
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """A picture on its way back."""
-
-    _batch: Launched
-    _index: int
-
-    def result(self) -> Bytes:
-        """The picture, once it is there; raises what `Launched.result` raises."""
-        return self._batch.result(self._index)
 
 
 class StagedInference:
@@ -136,7 +51,8 @@ class StagedInference:
         batch: int,
         pixels: int,
         streams: Streams | None = None,
-        region: Literal["full", "content"] = "full",
+        region: Region = "full",
+        frequent: Frequent | None = None,
     ) -> None:
         """Takes pinned memory for `batch` pictures of `pixels` pixels."""
         where = torch.device(device)
@@ -144,14 +60,19 @@ class StagedInference:
         self._threshold = mask_threshold
         self._unit = model.generator.config.unit
         self.region = region
-        flags = FLAG_BLOCKS if region == "full" else FLAG_BLOCKS * batch
-        self._transfers = Transfers(streams or Cuda(where), BLOCKS * batch + flags, 3 * pixels)
-        # The sizes of contents, and how much is holes, show only in the batches.
-        self._frequent = Frequent(self._engine.prepare)
+        self._transfers = Transfers(
+            streams or Cuda(where), BLOCKS * batch + FLAG_BLOCKS, 3 * pixels
+        )
+        # The sizes of contents and windows, and how much is holes, show only in the batches.
+        self._frequent = frequent or Frequent(self._engine.prepare)
 
     def place(self, shape: Sequence[int]) -> Bytes:
         """A uint8 array to read a picture or a mask into."""
+        if self.region == "mask":  # only its windows are copied to the device
+            return np.empty(tuple(shape), np.uint8)
         return self._transfers.place(shape)
+
+    # -- before the batch ---------------------------------------------------------------------
 
     def stage(
         self, picture: Bytes, mask: Bytes, padding: Sequence[int], original_size: Sequence[int]
@@ -159,47 +80,145 @@ class StagedInference:
         """Starts to copy H×W×3 RGB and H×W; None for a picture that the host must handle.
 
         Those are pictures without a hole, of a size that would have to be padded, with a very large
-        result, or for which the device has no memory at present. `padding` is (top, right, bottom,
-        left), which leaves something.
+        result, with a hole longer than a window, or for which the device has no memory at present.
+        `padding` is (top, right, bottom, left), which leaves something.
         """
         top, right, bottom, left = padding
+        try:
+            if self.region == "mask":
+                return self._stage_windows(picture, mask, (top, right, bottom, left))
+            return self._stage_whole(picture, mask, (top, right, bottom, left), original_size)
+        except RuntimeError:  # a worse failure shows in the next batch
+            return None
+
+    def _stage_whole(
+        self,
+        picture: Bytes,
+        mask: Bytes,
+        padding: tuple[int, int, int, int],
+        original_size: Sequence[int],
+    ) -> Shown | None:
         height, width = original_size
         # What the network is shown, what is kept of it, and where a hole counts.
-        window = content_window((mask.shape[0], mask.shape[1]), (top, right, bottom, left))
+        window = content_window((mask.shape[0], mask.shape[1]), padding)
         if self.region == "full":
             frame = counts = whole(mask)
         else:
             frame = window.frame
             counts = window.core.moved(-frame.top, -frame.left)
-        fits = all(padded_side(side, self._unit) == side for side in frame.size)
-        if not fits or height * width > MOST_RESTORED:
+        if not self._fits(frame.size) or height * width > MOST_RESTORED:
             return None
         hole = mask[frame.slices] > self._threshold
         if not hole[counts.slices].any():
             return None
-        try:
-            staged = self._transfers.upload(picture, mask, frame.slices)
-        except RuntimeError:  # a worse failure shows in the next batch
+        # Rows cross the bus whole, and their columns are cut on the device: only what is in one
+        # piece in pinned memory is copied without the host.
+        rows, columns = frame.slices
+        staged = self._transfers.upload(picture[rows], mask[rows])
+        part = Part(
+            staged.picture[:, columns],
+            staged.mask[:, columns],
+            frame.padding(window.core),
+            (height, width),
+            cells_with(hole, self._engine.network.unit),
+        )
+        return Shown([part], partial(_shaped, (height, width)), staged)
+
+    def _stage_windows(
+        self, picture: Bytes, mask: Bytes, padding: tuple[int, int, int, int]
+    ) -> Shown | None:
+        hole = mask > self._threshold
+        if not hole.any():
             return None
-        cells = cells_with(hole, self._engine.network.unit)
-        return Shown(staged, frame.padding(window.core), (height, width), cells)
+        sheet = Sheet(picture, hole, padding, "mask")
+        windows = sheet.windows
+        # A window of a later turn needs the fills of earlier ones.
+        if any(window.turn or not self._fits(window.frame.size) for window in windows):
+            return None
+        if not windows:
+            return Shown([], partial(_pasted, sheet), None)
+        frames = [window.frame for window in windows]
+        areas = [frame.size[0] * frame.size[1] for frame in frames]
+        pictures, masks = (self._transfers.place((many * sum(areas),)) for many in (3, 1))
+        for frame, (start, end) in zip(frames, pairwise((0, *accumulate(areas))), strict=True):
+            pictures[3 * start : 3 * end].reshape(*frame.size, 3)[...] = sheet.picture[frame.slices]
+            masks[start:end].reshape(frame.size)[...] = sheet.mask(frame)
+        staged = self._transfers.upload(pictures, masks)
+        parts = [
+            Part(
+                shown.view(*window.frame.size, 3),
+                holes.view(window.frame.size),
+                window.frame.padding(window.core),
+                window.core.size,
+            )
+            for window, shown, holes in zip(
+                windows,
+                staged.picture.split_with_sizes([3 * area for area in areas]),
+                staged.mask.split_with_sizes(areas),
+                strict=True,
+            )
+        ]
+        return Shown(parts, partial(_pasted, sheet), staged)
+
+    def _fits(self, size: tuple[int, int]) -> bool:
+        return all(padded_side(side, self._unit) == side for side in size)
+
+    # -- the batch ----------------------------------------------------------------------------
 
     def fill(self, shown: Sequence[Shown]) -> list[Arriving]:
         """Pictures on their way back: filled, without padding, in their original size, BGR.
 
-        They are within one level of the host's results, and equal where nothing is resized. Waits
-        for nothing, so that the next batch may be launched before this one is computed.
+        They are within one level of the host's results, and equal where nothing is resized. With
+        the region `mask` they are on their canvas instead, RGB, and equal. Waits for nothing, so
+        that the next batch may be launched before this one is computed.
         """
-        sizes: dict[torch.Size, list[int]] = defaultdict(list)
-        for index, picture in enumerate(shown):
-            sizes[picture.staged.mask.shape].append(index)
-        results: dict[int, Arriving] = {}
-        for size, group in sizes.items():
-            some = [shown[i] for i in group]
-            kind = len(group), size[0], size[1]
-            windows = self._engine.windows(sum(picture.cells for picture in some), *kind)
-            launched = Launched(self._engine, some, self._threshold, self._transfers, windows)
-            results.update((i, Arriving(launched, place)) for place, i in enumerate(group))
+        groups = list(self._groups([part for one in shown for part in one.parts]))
+        is_bgr = self.region != "mask"
+        batch = Launched(self._engine, self._transfers, self._threshold, shown, groups, is_bgr)
+        return [Arriving(batch, index) for index in range(len(shown))]
+
+    def _groups(self, parts: Sequence[Part]) -> Iterator[Group]:
+        """The parts of each size, at most as many as are computed at once."""
+        sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for number, part in enumerate(parts):
+            height, width = part.mask.shape
+            sizes[height, width].append(number)
+        for (height, width), numbers in sizes.items():
+            if self.region == "mask":
+                most = max(1, MOST_AT_ONCE // (height * width))
+                for first in range(0, len(numbers), most):
+                    yield from self._recorded(numbers[first : first + most], height, width)
+                continue
+            cells = sum(parts[number].cells for number in numbers)
+            windows = self._engine.windows(cells, len(numbers), height, width)
             if windows or self.region != "full":
-                self._frequent.note((*kind, windows))
-        return [results[index] for index in range(len(shown))]
+                self._frequent.note((len(numbers), height, width, windows))
+            yield Group(numbers, windows)
+
+    def _recorded(self, numbers: Sequence[int], height: int, width: int) -> Iterator[Group]:
+        """Windows in numbers that are recorded, if they all are."""
+        for piece in pieces(self._frequent, self._engine.is_recorded, len(numbers), height, width):
+            yield Group(numbers[piece])
+
+
+def _shaped(size: tuple[int, int], found: Bytes) -> Bytes:
+    """The picture from its bytes."""
+    return found.reshape(*size, 3)
+
+
+def _pasted(sheet: Sheet, found: Bytes) -> Bytes:
+    """The picture with what was found in the cores of its windows, one after another."""
+    sizes = [window.core.size for window in sheet.windows]
+    ends = accumulate(3 * height * width for height, width in sizes)
+    cores = [
+        found[start:end].reshape(*size, 3)
+        for size, (start, end) in zip(sizes, pairwise((0, *ends)), strict=True)
+    ]
+    # In the order of `Parts`: cores may overlap.
+    order: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, window in enumerate(sheet.windows):
+        order[window.frame.size].append(number)
+    for numbers in order.values():
+        for number in numbers:
+            sheet.paste_core(sheet.windows[number], cores[number])
+    return sheet.picture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -15,9 +16,21 @@ from benchmarks import competitors, subjects
 from benchmarks.gpu.scale import Row, Scale, seconds, wait
 from benchmarks.timing import alternate
 from lama.engine import Engine
+from lama.engine.ends import Ends
 from lama.engine.engine import as_pixels
+from lama.engine.fused import FusedNetwork
+from lama.engine.painter import Painter
+from lama.engine.switches import Switches
 from lama.saicinpainting.training.modules.precision import half_dtype
 from lama.saicinpainting.training.trainers import InpaintingModel
+
+#: Settings of the switches that are compared with the usual ones.
+SWITCHES: Final = {
+    "one stream": Switches(second_stream=False),
+    "cudnn.benchmark": Switches(benchmark=True),
+    "ups by blocks": Switches(ups="blocks"),
+    "ups by rows": Switches(ups="rows"),
+}
 
 #: Kernels that are listed.
 MOST_KERNELS: Final = 25
@@ -51,22 +64,24 @@ def choices(scale: Scale) -> Iterator[Row]:
 def _compared(name: str, model: InpaintingModel, batch: int, scale: Scale) -> Iterator[Row]:
     size = batch, scale.side, scale.side
     pixels = _pixels(*size, scale.device)
-    ways = {
-        "usual": _engine(model, scale, size),
-        "not recorded": _engine(model, scale, None),
-        "one stream": _engine(model, scale, size, streams=1),
-        "cudnn.benchmark": _engine(model, scale, size, benchmark=True),
-    }
+    ways = {"usual": _engine(model, scale, size), "not recorded": _engine(model, scale, None)}
+    if batch == scale.batch:
+        ways["ends not recorded"] = _engine(model, scale, size, ends=Ends())
+        if isinstance(ways["usual"].network, FusedNetwork):
+            ways |= {
+                way: _engine(model, scale, size, switches) for way, switches in SWITCHES.items()
+            }
     acts = {way: _painting(engine, pixels, scale) for way, engine in ways.items()}
     timings = alternate(acts, scale.rounds)
     work = subjects.operations(model.generator, *size)
-    for way in ways:
+    for way, engine in ways.items():
         taken = timings.median(way) / scale.calls
         yield {
             "network": name,
             "size": "×".join(map(str, size)),
             "way": way,
             "ms": taken * 1000,
+            "host ms": _launching(engine, pixels, scale) * 1000,
             "times usual": timings.ratio(way, "usual"),
             "TFLOP/s": work / taken / 1e12,
         }
@@ -76,29 +91,23 @@ def _engine(
     model: InpaintingModel,
     scale: Scale,
     size: tuple[int, int, int] | None,
-    *,
-    streams: int = 2,
-    benchmark: bool = False,
+    switches: Switches | None = None,
+    ends: Ends | None = None,
 ) -> Engine:
-    """An engine of its own in half precision, with a recording for batches of a size."""
+    """An engine of its own in half precision, with a recording for batches of a size.
+
+    It chooses no switches by itself. `ends` replaces its own.
+    """
     device = torch.device(scale.device)
     engine = Engine(model.generator, device, half_dtype(device))
-    if streams == 1:
-        engine.network._beside = None  # type: ignore[union-attr]
-    with _cudnn_benchmark(benchmark):
-        if size is not None:
-            engine.prepare(*size)
+    if isinstance(engine.network, FusedNetwork):
+        engine.network.switches = switches or Switches()
+    if ends is not None:
+        engine._painter = Painter(engine.network, device, engine.turns, ends)
+    engine._painter.has_chosen = True
+    if size is not None:
+        engine.prepare(*size)
     return engine
-
-
-@contextlib.contextmanager
-def _cudnn_benchmark(is_on: bool) -> Iterator[None]:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = is_on
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _painting(engine: Engine, pixels: Tensor, scale: Scale) -> Callable[[], None]:
@@ -109,6 +118,18 @@ def _painting(engine: Engine, pixels: Tensor, scale: Scale) -> Callable[[], None
         wait(scale.device)
 
     return paint
+
+
+@torch.no_grad()
+def _launching(engine: Engine, pixels: Tensor, scale: Scale) -> float:
+    """Seconds of the host to start a batch on a device that has nothing to do."""
+    taken = []
+    for _ in range(scale.rounds):
+        wait(scale.device)
+        began = time.perf_counter()
+        engine.paint(pixels)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
 
 
 def kernels(scale: Scale) -> Iterator[Row]:

@@ -156,8 +156,12 @@ def _end_orphans(others: set[int]) -> None:
 
 def _children() -> set[int]:
     """The processes that this one has started or adopted."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end meanwhile; its children go to another one.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found |= set(map(int, (task / "children").read_text().split()))
+    return found
 
 
 def _last_line(errors: IO[str]) -> str:

@@ -1,7 +1,7 @@
 """A worker whose GPU is watched: how long it computes each batch, and the gaps between batches.
 
 CUDA notes both on its own stream, between the replays of graphs; the worker waits for nothing. What
-the device does between two batches, like turning a picture's colours round, counts as a gap.
+the device does between two batches counts as a gap.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Watch:
         self._under_way: deque[tuple[Any, Any]] = deque()
 
     def around(self, paint: Any) -> Any:
-        """`Engine.paint`, between two events."""
+        """`Engine.launch` or `Engine.paint`, between two events."""
 
-        def painted(pixels: Any) -> Any:
+        def painted(*given: Any) -> Any:
             start, end = _event(), _event()
             start.record()
-            found = paint(pixels)
+            found = paint(*given)
             end.record()
             self._under_way.append((start, end))
             self._note()
@@ -68,7 +68,8 @@ def load(settings: Settings) -> Network:
     folder = os.environ.get(VARIABLE)
     if folder and isinstance(network, LaMa) and network.inpainter.device == "cuda":
         engine: Any = network.inpainter.engine
-        engine.paint = Watch(Path(folder, str(os.getpid()))).around(engine.paint)
+        watch = Watch(Path(folder, str(os.getpid())))
+        engine.launch, engine.paint = watch.around(engine.launch), watch.around(engine.paint)
     return network
 
 

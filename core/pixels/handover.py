@@ -51,7 +51,7 @@ class Staging(Protocol):
 
 
 class Pending(Protocol):
-    """A finished picture, BGR, `original_size` × 3, that is still being copied from the device."""
+    """A picture that is still being copied from the device; `Network.collect` waits for it."""
 
     def result(self) -> Picture:
         """Wait for the picture. Raises RuntimeError if the device has failed."""

@@ -5,7 +5,8 @@ The modules, in the order in which a picture meets them:
 
     engine.py    bytes in, bytes out; float32 where half precision overflowed
     transfers.py copies to a GPU and back, while it computes other pictures
-    pixels.py    masking and restoring of pictures on the device
+    ends.py      masking and restoring of pictures on the device, recorded with the network
+    pixels.py    the same in torch's operations
     replay.py    records a GPU's hundreds of small steps once per size
     network.py   encoder, residual blocks, decoder
     fused.py     the same for a GPU, with one kernel between two convolutions

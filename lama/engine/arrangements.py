@@ -60,6 +60,16 @@ def up_as_blocks(weight: Tensor) -> Tensor:
     return blocks.flatten(0, 2)
 
 
+def up_as_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as two that compute the even and the odd rows, two columns as one pixel.
+
+    in × out × 3 × 3 to (2·out) × in × 1 × 2 and (2·out) × in × 2 × 2. An even row needs one row of
+    the map, which saves a quarter of the operations of `up_as_blocks`.
+    """
+    even, odd = up_as_blocks(weight).chunk(2)
+    return even[:, :, :1], odd
+
+
 def over_blocks(affine: Affine, side: int) -> Affine:
     """The same convolution, for a map whose channels are blocks of `side`×`side` pixels.
 

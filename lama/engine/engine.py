@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from lama.saicinpainting.training.modules.ffc import FFCResNetGenerator
 
+from .ends import Ends, Places, ends_for, whole
 from .folding import FoldedGenerator, fold
 from .fused import FusedNetwork, fits
 from .kernels import CudaKernels
 from .network import Network
 from .painter import AnyNetwork, Painter, exactness, painted
-from .pixels import masked, scaled
-from .transfers import Download, Staged, Transfers, say_unpinned
+from .pixels import scaled
+from .transfers import say_unpinned
 from .turns import Turns
 from .windows import windows
 
@@ -28,14 +29,8 @@ logger = logging.getLogger(__name__)
 Picture = npt.NDArray[np.uint8]
 Hole = npt.NDArray[np.bool_]
 
-#: The most rows that the kernels' grid can have, less those that edges add.
-MOST_ROWS: Final = 65_000
-
 #: Batches in a row of which every picture overflowed, after which half precision is given up.
 MOST_OVERFLOWED: Final = 3
-
-#: Makes a new tensor of a filled picture, H×W×3 on the device.
-Finish = Callable[[Tensor], Tensor]
 
 
 class Engine:
@@ -52,11 +47,13 @@ class Engine:
         self._device, self._dtype = device, dtype
         self.network = _network(fold(generator), device, dtype)
         self._exact: AnyNetwork | None = self.network if dtype == torch.float32 else None
-        self._plain: Network | None = None
-        self._turns = Turns()
+        self.turns = Turns()
         # On a CPU a batch is hardly faster than single pictures, and needs more memory.
         self._by_windows = device.type == "cpu"
-        self._painter = Painter(self.network, device, self._turns)
+        # Without kernels between convolutions there are none for the ends either.
+        has_kernels = device.type == "cuda" and isinstance(self.network, FusedNetwork)
+        self._ends = ends_for(device) if has_kernels else Ends()
+        self._painter = Painter(self.network, device, self.turns, self._ends)
         self._overflowed_in_a_row = 0
         #: Pictures computed again in float32 because half precision gave no finite output.
         self.half_fallbacks = 0
@@ -85,7 +82,7 @@ class Engine:
 
         Never in the middle of a recording.
         """
-        with self._turns:
+        with self.turns:
             torch.cuda.empty_cache()
             torch.ones(1, device=self._device).add(1).item()
 
@@ -97,7 +94,7 @@ class Engine:
         result differs from its picture in the hole only, is a new array and, on a CPU, does not
         depend on the other pictures.
         """
-        with self._turns:
+        with self.turns:
             if not self._by_windows:
                 return self._fill_batch(as_pixels(pictures, holes, self._device.type == "cuda"))
             return [
@@ -122,61 +119,28 @@ class Engine:
         return [results[i] if ok else None for i, ok in enumerate(finite)]
 
     @torch.no_grad()
-    def launch(
-        self,
-        staged: Sequence[Staged],
-        threshold: int,
-        transfers: Transfers,
-        finish: Sequence[Finish],
-        windows: int = 0,
-    ) -> tuple[list[Download], Download, bool]:
-        """Starts to fill pictures of one size that are on the device already; waits for nothing.
+    def launch(self, places: Places, windows: int = 0) -> bool:
+        """Starts to fill pictures that are on the device; waits for nothing.
 
-        A mask value above `threshold` is a hole. Each function of `finish` makes a new tensor of a
-        filled picture, H×W×3 on the device; that tensor is what is copied back. If `windows` is not
-        0, so many windows of the decoder hold all holes. Returns the pictures; a flag for each, B,
-        without which a picture is not finite; and whether they are computed in float32. `judge`
-        must be called with the flags.
+        To be called in one of the `turns`. If `windows` is not 0, so many windows of the decoder
+        hold all holes. A picture without a flag afterwards is not finite. Returns whether they are
+        computed in float32. `judge` must be called with the flags.
         """
-        with self._turns:
-            filled, finite = self.paint(_stacked(staged, threshold, transfers), windows)
-            # The next call overwrites both, later on the same stream: what is copied back is new.
-            flags = transfers.download(finite.to(torch.uint8))
-            pictures = [
-                transfers.download(act(picture))
-                for act, picture in zip(finish, filled, strict=True)
-            ]
-            return pictures, flags, self._dtype == torch.float32
+        self._painter(places, windows)
+        return self._dtype == torch.float32
 
     def judge(self, overflowed: int, total: int) -> None:
         """Notes how many pictures of a batch in half precision overflowed."""
-        with self._turns:
+        with self.turns:
             self._note(overflowed, total)
 
     @torch.no_grad()
-    def fill_exactly(
-        self,
-        staged: Sequence[Staged],
-        threshold: int,
-        transfers: Transfers,
-        finish: Sequence[Finish],
-    ) -> list[Download | None]:
-        """Like `launch`, in float32, for pictures that overflowed; waits for the device.
-
-        None for a picture that is not finite in float32 either.
-        """
-        with self._turns:
-            filled, finite = painted(self._exactly(), _stacked(staged, threshold, transfers))
-            return [
-                transfers.download(act(picture)) if ok else None
-                for act, picture, ok in zip(finish, filled, finite.tolist(), strict=True)
-            ]
+    def launch_exactly(self, places: Places) -> None:
+        """Like `launch`, in float32, for pictures that overflowed."""
+        self._painter.paint_with(self._exactly(), places)
 
     def _filled(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
-        """The filled pictures, B×H×W×3 on the device, and whether each is finite.
-
-        They are valid until the next call. Waits until they are computed.
-        """
+        """The filled pictures, B×H×W×3 on the device, and whether each is finite; waits."""
         filled, finite = self.paint(pixels)
         _wait_for(self._device)
         good = finite.cpu()
@@ -196,19 +160,14 @@ class Engine:
             return self.network.logits(pixels)
 
     def paint(self, pixels: Tensor, windows: int = 0) -> tuple[Tensor, Tensor]:
-        """A batch on the device, filled, and whether each is finite; valid until the next call.
+        """A batch, B×H×W×4, filled on the device, and whether each is finite: new tensors.
 
         Does not wait, and computes nothing again in float32. Only `windows` are decoded, which must
         suffice, where that is recorded.
         """
-        if pixels.shape[1] > MOST_ROWS and isinstance(self.network, FusedNetwork):
-            return painted(self._without_kernels(), pixels.to(self._device))
-        return self._painter(pixels, windows)
-
-    def _without_kernels(self) -> Network:
-        if self._plain is None:
-            self._plain = Network(fold(self._generator), self._device, self._dtype)
-        return self._plain
+        places, filled = whole(pixels.to(self._device, non_blocking=True))
+        self._painter(places, windows)
+        return filled, places.flags.view(torch.bool)
 
     def _exactly(self) -> AnyNetwork:
         if self._exact is None:
@@ -250,8 +209,8 @@ class Engine:
             before,
             self._dtype,
         )
-        self._plain, sizes = None, list(self._painter.recorded)
-        self._painter = Painter(self.network, self._device, self._turns)
+        sizes = list(self._painter.recorded)
+        self._painter = Painter(self.network, self._device, self.turns, self._ends)
         for size in sizes:
             self._painter.prepare_now(*size)
 
@@ -280,15 +239,6 @@ def _network(folded: FoldedGenerator, device: torch.device, dtype: torch.dtype) 
         except (RuntimeError, OSError, AttributeError) as error:  # an old library lacks functions
             logger.warning("no kernels of our own on %s, which is slower: %s", device, error)
     return Network(folded, device, dtype)
-
-
-def _stacked(staged: Sequence[Staged], threshold: int, transfers: Transfers) -> Tensor:
-    """The network's input, B×H×W×4, from pictures on the device or on their way there."""
-    for picture in staged:
-        transfers.await_arrival(picture)
-    pictures = torch.stack([picture.picture for picture in staged])
-    masks = torch.stack([picture.mask for picture in staged])
-    return masked(pictures, masks, threshold)
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Final
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,25 @@ MOST_COUNTED: Final = 4096
 def powers_of_two(count: int) -> list[int]:
     """The powers of two whose sum is `count`, the largest first."""
     return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
+
+
+def pieces(
+    frequent: Frequent,
+    is_recorded: Callable[[int, int, int], bool],
+    count: int,
+    height: int,
+    width: int,
+) -> list[slice]:
+    """`count` windows of a size in numbers that are recorded, if they all are; notes the numbers.
+
+    The number of windows differs from batch to batch, so powers of two are recorded.
+    """
+    counts = powers_of_two(count)
+    for some in counts:
+        frequent.note((some, height, width, 0))
+    if not all(is_recorded(some, height, width) for some in counts):
+        return [slice(0, count)]
+    return [slice(start, end) for start, end in pairwise((0, *accumulate(counts)))]
 
 
 def in_background(work: Callable[[], None]) -> None:

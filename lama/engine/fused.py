@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .arrangements import blocks_of_pixels, over_blocks, several_columns, up_as_blocks
+from .arrangements import (
+    blocks_of_pixels,
+    over_blocks,
+    several_columns,
+    up_as_blocks,
+    up_as_rows,
+)
 from .folding import Affine, FoldedGenerator, FoldedLayer
 from .fourier import Spectra, Unit
 from .gathered import Gathered, rounded_count
@@ -192,13 +198,14 @@ class FusedNetwork:
         """B×H×W×(4·4·3): the logits of blocks of pixels, without their bias."""
         *ups, last = self._ups
         for up in ups:
-            x = up(x)
-            self._kernels.finish(x, x, Terms(up.bias))
-        x = last(x)
-        batch, height, width, channels = x.shape
+            raw, odd = up(x)
+            x = raw if odd is None else raw.new_empty(up.shape(x))
+            self._kernels.finish(raw, x, Terms(up.bias), odd=odd)
+        raw, odd = last(x)
+        batch, height, width, channels = last.shape(x)
         rows, columns = (side // _READ_SIDE for side in (height + 2 * EDGE, width + 2 * EDGE))
         edged = x.new_empty((batch, rows, columns, _READ_SIDE**2 * channels))
-        return self._last(self._kernels.finish(x, edged, Terms(last.bias), (EDGE, EDGE)))
+        return self._last(self._kernels.finish(raw, edged, Terms(last.bias), (EDGE, EDGE), odd))
 
     def _conv(self, affine: Affine, stride: int = 1) -> _Raw:
         return _Raw(affine, self.device, self.dtype, stride)
@@ -228,33 +235,58 @@ class _Raw:
 
 
 class _Up:
-    """The generator's transposed convolution, raw: B×H×W×in to B×2H×2W×out."""
+    """The generator's transposed convolution, raw, in one of three forms.
+
+    They are `Switches.ups`. The weights of the other two are made when they are first used.
+    """
 
     def __init__(self, affine: Affine, network: FusedNetwork) -> None:
         self._network = network
         conv = network._conv(affine)
         self._weight, self.bias = conv.weight, conv.bias
         self._blocks: Tensor | None = None
+        self._rows: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._network.switches.ups_by_blocks:
-            return self._by_blocks(x)
+    def shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Of the result: B×2H×2W×out."""
+        batch, height, width, _ = x.shape
+        return batch, 2 * height, 2 * width, self._weight.shape[1]
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """B×H×W×in to B×2H×2W×out; or its even and odd rows, as `Kernels.finish` takes them."""
+        ways = {"blocks": self._by_blocks, "rows": self._by_rows}
+        way = ways.get(self._network.switches.ups)
+        if way is not None:
+            return way(x)
         out = functional.conv_transpose2d(
             x.permute(0, 3, 1, 2), self._weight, stride=2, padding=1, output_padding=1
         )
-        return out.permute(0, 2, 3, 1).contiguous()
+        return out.permute(0, 2, 3, 1).contiguous(), None
 
-    def _by_blocks(self, x: Tensor) -> Tensor:
+    def _by_blocks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._blocks is None:
-            blocks = up_as_blocks(self._weight)
-            self._blocks = blocks.contiguous(memory_format=torch.channels_last)
-        batch, height, width, _ = x.shape
-        # Behind the last row and column there is 0; those before the first are left out.
-        out = functional.conv2d(x.permute(0, 3, 1, 2), self._blocks, None, padding=1)
-        blocks = out.permute(0, 2, 3, 1)[:, 1:, 1:]
-        # B, H, W, 2·2·C -> B, H, W, 2, 2, C -> B, H, 2, W, 2, C
-        parts = blocks.reshape(batch, height, width, 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
-        return parts.reshape(batch, 2 * height, 2 * width, -1)
+            self._blocks = _last_channels(up_as_blocks(self._weight))
+        even, odd = _behind(x, self._blocks).chunk(2, dim=3)
+        return even, odd
+
+    def _by_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self._rows is None:
+            even, odd = up_as_rows(self._weight)
+            self._rows = _last_channels(even), _last_channels(odd)
+        even, odd = (_behind(x, weight) for weight in self._rows)
+        return even, odd
+
+
+def _last_channels(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _behind(x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution that finds 0 behind the last row and column: B×H×W×in to B×H×W×out."""
+    rows, columns = (side - 1 for side in weight.shape[2:])
+    # What also finds 0 before the first ones is left out.
+    out = functional.conv2d(x.permute(0, 3, 1, 2), weight, None, padding=(rows, columns))
+    return out.permute(0, 2, 3, 1).contiguous()[:, rows:, columns:]
 
 
 class _Finished:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .nvrtc import kernels
+from .nvrtc import kernels, numbers_of, pointers
 from .pixels import composite
 from .sources import source
 
@@ -52,19 +51,25 @@ class Kernels:
         return out.copy_(_edged(pixels, out.shape[1:3], corner)).mul_(1 / 256)
 
     def finish(
-        self, given: Tensor, out: Tensor, terms: Terms, corner: tuple[int, int] = (0, 0)
+        self,
+        given: Tensor,
+        out: Tensor,
+        terms: Terms,
+        corner: tuple[int, int] = (0, 0),
+        odd: Tensor | None = None,
     ) -> Tensor:
         """relu(given + bias + plus) + onto; sums are float32, and NaN stays NaN.
 
-        `given` is B×H×W×C. `out` may have more rows and columns, which are reflected: `corner` of
-        them (left, top) before the first, the rest behind the last. If it has 4·C channels, it is
-        a map of blocks of 2×2 such pixels.
+        `given` is B×H×W×C. With `odd` both are B×H/2×W/2×2·C: the even rows and the odd ones, with
+        two columns as one pixel. `out` may have more rows and columns, which are reflected:
+        `corner` of them (left, top) before the first, the rest behind the last. If it has 4·C
+        channels, it is a map of blocks of 2×2 such pixels.
         """
-        total = given.float()
+        total = (given if odd is None else interleaved(given, odd)).float()
         for term in (terms.bias, terms.plus):
             total = total if term is None else total + term
         total = total.relu() if terms.onto is None else total.relu() + terms.onto
-        side = _side(given, out)
+        side = _side(total.shape[3], out)
         batch, rows, columns, _ = out.shape
         # B, H, W, N·N·C -> B, H, W, N, N, C -> B, H, N, W, N, C, which is the rows' order
         blocks = out.view(batch, rows, columns, side, side, -1).permute(0, 1, 3, 2, 4, 5)
@@ -90,9 +95,17 @@ def unblocked(blocks: Tensor) -> Tensor:
     return parts.reshape(batch, rows * side, columns * side, 3)
 
 
-def _side(given: Tensor, out: Tensor) -> int:
-    """The side of the blocks of pixels in `out`."""
-    return 1 if out.shape[3] == given.shape[3] else 2
+def interleaved(even: Tensor, odd: Tensor) -> Tensor:
+    """Even and odd rows with pairs of columns, B×H/2×W/2×2·C each, to B×H×W×C."""
+    batch, rows, columns, channels = even.shape
+    # B, H/2, W/2, 2·C -> B, H/2, 2, W/2, 2·C
+    both = torch.stack([even, odd], dim=2)
+    return both.reshape(batch, 2 * rows, 2 * columns, channels // 2)
+
+
+def _side(channels: int, out: Tensor) -> int:
+    """The side of the blocks of pixels in `out`, of a map with so many channels."""
+    return 1 if out.shape[3] == channels else 2
 
 
 def _edged(x: Tensor, size: Sequence[int], corner: tuple[int, int]) -> Tensor:
@@ -142,20 +155,28 @@ class CudaKernels(Kernels):
         _, rows, columns, _ = out.shape
         assert pixels.is_contiguous()
         assert out.is_contiguous()
-        arguments = [*_pointers(pixels, out), *_numbers(height, width, rows, columns, *corner)]
+        arguments = [*pointers(pixels, out), *numbers_of(height, width, rows, columns, *corner)]
         self._begin((columns, rows, batch), arguments)
         return out
 
     def finish(
-        self, given: Tensor, out: Tensor, terms: Terms, corner: tuple[int, int] = (0, 0)
+        self,
+        given: Tensor,
+        out: Tensor,
+        terms: Terms,
+        corner: tuple[int, int] = (0, 0),
+        odd: Tensor | None = None,
     ) -> Tensor:
         batch, height, width, channels = given.shape
-        side = _side(given, out)
+        if odd is not None:
+            height, width, channels = 2 * height, 2 * width, channels // 2
+        side = _side(channels, out)
         rows, columns = side * out.shape[1], side * out.shape[2]
         groups = channels // self._length
-        maps = [_Map.of(tensor, self._length) for tensor in (given, terms.plus, terms.onto, out)]
-        numbers = _numbers(height, width, groups, columns, *corner, side)
-        self._finish((columns * groups, rows, batch), [*maps, *_pointers(terms.bias), *numbers])
+        tensors = (given, odd, terms.plus, terms.onto, out)
+        maps = [_Map.of(tensor, self._length) for tensor in tensors]
+        numbers = numbers_of(height, width, groups, rows, columns, *corner, side)
+        self._finish((columns * groups, rows, batch), [*maps, *pointers(terms.bias), *numbers])
         return out
 
     def end(self, blocks: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,14 +186,6 @@ class CudaKernels(Kernels):
         filled = torch.empty((batch, height, width, 3), dtype=torch.uint8, device=pixels.device)
         finite = torch.ones(batch, dtype=torch.bool, device=pixels.device)
         side = height // blocks.shape[1]
-        tensors = _pointers(blocks, bias, pixels, filled, finite)
-        self._end((width, height, batch), [*tensors, *_numbers(height, width, side)])
+        tensors = pointers(blocks, bias, pixels, filled, finite)
+        self._end((width, height, batch), [*tensors, *numbers_of(height, width, side)])
         return filled, finite
-
-
-def _pointers(*tensors: Tensor | None) -> list[Any]:
-    return [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
-
-
-def _numbers(*numbers: int) -> Sequence[Any]:
-    return [ctypes.c_int(number) for number in numbers]

@@ -14,6 +14,9 @@ import torch
 #: Threads of a block.
 THREADS = 256
 
+#: The most blocks of a grid in y; a kernel goes through further rows in steps.
+MOST_ROWS = 65_535
+
 
 class Kernel:
     """A compiled function on one device, started like an operation of torch."""
@@ -29,12 +32,12 @@ class Kernel:
         )
 
     def __call__(self, size: tuple[int, int, int], arguments: Sequence[Any]) -> None:
-        """Starts at least `size` threads in x, and `size` blocks in y and z.
+        """Starts at least `size` threads in x, and `size` blocks in y, up to MOST_ROWS, and z.
 
         `arguments` are ctypes; the caller keeps the memory that they point to alive.
         """
         across, rows, images = size
-        blocks = -(-across // THREADS)
+        grid = -(-across // THREADS), min(rows, MOST_ROWS), images
         places = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
         # The driver launches in the thread's current context, which may be another device's.
@@ -42,7 +45,7 @@ class Kernel:
             _require(
                 "cuLaunchKernel",
                 _driver().cuLaunchKernel(
-                    self._function, blocks, rows, images, THREADS, 1, 1, 0, stream, places, None
+                    self._function, *grid, THREADS, 1, 1, 0, stream, places, None
                 ),
             )
 
@@ -60,6 +63,16 @@ def kernels(source: str, names: Sequence[str], device: torch.device) -> list[Ker
         code = _code(source, 10 * major + minor)
         _require("cuModuleLoadData", _driver().cuModuleLoadData(ctypes.byref(module), code))
         return [Kernel(module, name, device) for name in names]
+
+
+def pointers(*tensors: torch.Tensor | None) -> list[Any]:
+    """Arguments of a kernel."""
+    return [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+
+
+def numbers_of(*numbers: int) -> list[Any]:
+    """Arguments of a kernel."""
+    return [ctypes.c_int(number) for number in numbers]
 
 
 def _code(source: str, architecture: int) -> bytes:

@@ -37,13 +37,13 @@ def composite(logits: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def restored(picture: Tensor, padding: Sequence[int], original_size: Sequence[int]) -> Tensor:
-    """RGB on a canvas to BGR without its padding, of `original_size`: H×W×3 uint8, a new tensor.
+    """A canvas without its padding, of `original_size`: H×W×3 uint8, maybe a view.
 
     `padding`: (top, right, bottom, left), which leaves something; `original_size`: (height, width).
     """
     top, right, bottom, left = padding
     cut = picture[top : len(picture) - bottom, left : picture.shape[1] - right]
-    return resized(cut, (original_size[0], original_size[1])).flip(-1)
+    return resized(cut, (original_size[0], original_size[1]))
 
 
 def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Records a function of one tensor on a GPU once per shape, and replays it.
+"""Records a function of one tensor on a GPU once per size, and replays it.
 
 The network is hundreds of small kernels, and starting them one by one takes a CPU longer than a
-fast GPU needs to run them. A CUDA graph starts them all at once. Shapes that were not recorded run
+fast GPU needs to run them. A CUDA graph starts them all at once. Sizes that were not recorded run
 without a graph.
 """
 
@@ -10,13 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+#: A function of one tensor.
 Function = Callable[[Tensor], tuple[Tensor, ...]]
+
+#: The size of a batch: count, height, width.
+Size = tuple[int, int, int]
+
+#: Makes an input for a size, on the host or the device, and whatever must be kept while it is used.
+Sample = Callable[[Size], tuple[Tensor, object]]
 
 
 @dataclass(frozen=True)
@@ -33,56 +41,64 @@ Record = Callable[[Function, Tensor], Recording]
 
 
 class Replayed:
-    """`function` with recordings of the prepared shapes, for one thread at a time.
+    """A function of a size and a tensor with recordings of the prepared sizes, for one thread.
 
-    Everything that `function` uses must stay in its place in memory. `record` is a `GraphRecorder`
-    on a GPU.
+    Everything that it uses must stay in its place in memory, except for what its input refers to.
+    `record` is a `GraphRecorder` on a GPU.
     """
 
-    def __init__(self, function: Function, record: Record) -> None:
-        self._function = function
-        self._record = record
-        self._recordings: dict[tuple[int, ...], Recording] = {}
+    def __init__(
+        self,
+        function: Callable[[Size, Tensor], tuple[Tensor, ...]],
+        record: Record,
+        sample: Sample,
+        device: torch.device,
+    ) -> None:
+        self._function, self._record = function, record
+        self._sample, self._device = sample, device
+        self._recordings: dict[Size, Recording] = {}
 
-    def prepare(self, shape: tuple[int, ...], device: torch.device) -> bool:
-        """Records for uint8 input of a shape; returns whether it has.
+    def prepare(self, size: Size) -> bool:
+        """Records for a size; returns whether it has.
 
-        It does not if memory is short (the shape then runs without a graph, slower), or if the
-        shape is recorded already.
+        It does not if memory is short (the size then runs without a graph, slower), or if the
+        size is recorded already.
         """
-        if shape in self._recordings:
+        if size in self._recordings:
             return False
         try:
-            given = torch.zeros(shape, dtype=torch.uint8, device=device)
-            self._recordings[shape] = self._record(self._function, given)
+            given, _kept = self._sample(size)
+            given = given.to(self._device)
+            self._recordings[size] = self._record(partial(self._function, size), given)
         except RuntimeError as error:
-            logger.warning("no CUDA graph for %s: %s", shape, str(error).splitlines()[0])
+            logger.warning("no CUDA graph for %s: %s", size, str(error).splitlines()[0])
             return False
         return True
 
-    def has(self, shape: tuple[int, ...]) -> bool:
-        return shape in self._recordings
+    def has(self, size: Size) -> bool:
+        return size in self._recordings
 
-    def forget(self, shape: tuple[int, ...]) -> None:
-        """Runs a shape without its recording from now on."""
-        self._recordings.pop(shape, None)
+    def forget(self, size: Size) -> None:
+        """Runs a size without its recording from now on."""
+        self._recordings.pop(size, None)
 
-    def rehearse(self, shape: tuple[int, ...], device: torch.device) -> None:
+    def rehearse(self, size: Size) -> None:
         """Runs once what is going to be recorded, so that a recording takes less time.
 
         Libraries choose and load their kernels in the first round.
         """
         try:
-            self._function(torch.zeros(shape, dtype=torch.uint8, device=device))
+            given, _kept = self._sample(size)
+            self._function(size, given.to(self._device))
         except RuntimeError as error:  # the recording says what it means
-            logger.debug("no rehearsal of %s: %s", shape, error)
+            logger.debug("no rehearsal of %s: %s", size, error)
 
-    def __call__(self, pixels: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-        """`pixels` may be on the host; the results are valid until the next call."""
-        recording = self._recordings.get(tuple(pixels.shape))
+    def __call__(self, size: Size, given: Tensor) -> tuple[Tensor, ...]:
+        """`given` may be on the host; the results are valid until the next call."""
+        recording = self._recordings.get(size)
         if recording is None:
-            return self._function(pixels.to(device, non_blocking=True))
-        recording.given.copy_(pixels, non_blocking=True)
+            return self._function(size, given.to(self._device, non_blocking=True))
+        recording.given.copy_(given, non_blocking=True)
         recording.replay()
         return recording.found
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 import torch
 
@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+Ups = Literal["transposed", "blocks", "rows"]
+
+
 @dataclass
 class Switches:
     """What a network does. The defaults are what it does until something else measures faster."""
@@ -25,14 +28,19 @@ class Switches:
     second_stream: bool = True
     #: cuDNN tries all its kernels for a convolution instead of choosing by rules.
     benchmark: bool = False
-    #: Transposed convolutions as convolutions that compute blocks of 2×2 pixels.
-    ups_by_blocks: bool = False
+    #: Transposed convolutions as such, as convolutions that compute blocks of 2×2 pixels, or as two
+    #: that compute even and odd rows.
+    ups: Ups = "transposed"
+
+
+#: The settings of a switch that is not on or off.
+WAYS: Final[dict[str, tuple[object, ...]]] = {"ups": get_args(Ups)}
 
 
 def choose(
     switches: Switches, record: Callable[[], Run | None], seconds: Callable[[Run], float]
 ) -> None:
-    """Turns each switch, and keeps it so where what is recorded then is clearly faster.
+    """Tries each setting of each switch, and keeps what is clearly faster when it is recorded.
 
     `record` returns a run of the network as the switches are, or None if that cannot be recorded.
     `seconds` measures a run.
@@ -42,14 +50,16 @@ def choose(
         return
     best = seconds(usual)
     for field in fields(switches):
-        before = getattr(switches, field.name)
-        setattr(switches, field.name, not before)
-        other = record()
-        took = None if other is None else seconds(other)
-        if took is not None and took * MARGIN < best:
-            best = took
-        else:
-            setattr(switches, field.name, before)
+        fastest = before = getattr(switches, field.name)
+        for way in WAYS.get(field.name, (False, True)):
+            if way == before:
+                continue
+            setattr(switches, field.name, way)
+            other = record()
+            took = None if other is None else seconds(other)
+            if took is not None and took * MARGIN < best:
+                best, fastest = took, way
+        setattr(switches, field.name, fastest)
     logger.info("%s: %.3f ms, measured", switches, best * 1e3)
 
 

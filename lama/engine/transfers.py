@@ -12,6 +12,7 @@ refers to it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
@@ -28,9 +29,6 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[np.uint8]
-
-#: All rows and columns of a picture.
-WHOLE = slice(None), slice(None)
 
 #: A stream of the device, and a mark that it reaches when it has done everything before it.
 Stream = Any
@@ -166,11 +164,15 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A picture (H×W×3) and its mask (H×W), uint8, on the device or on the way there."""
+    """A picture and its mask, uint8 of any shape, on the device or on the way there."""
 
     picture: Tensor
     mask: Tensor
+    #: Holds both.
+    memory: Tensor
     arrived: Mark
+    #: Those with a higher number arrive later.
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,43 +198,47 @@ class Transfers:
         self._up, self._down = streams.stream(), streams.stream()
         self._pinned = Pinned(streams, blocks, block_size)
         self._lock = threading.Lock()
+        self._numbers = itertools.count()
         self._under_way: list[tuple[Mark, tuple[object, ...]]] = []
 
     def place(self, shape: Sequence[int]) -> Bytes:
         """An uninitialised array in C order, to read a picture or a mask into."""
         return self._pinned.take(shape)
 
-    def upload(self, picture: Bytes, mask: Bytes, part: tuple[slice, slice] = WHOLE) -> Staged:
-        """Starts to copy rows and columns of H×W×3 and H×W, which must not be changed meanwhile.
+    def upload(self, picture: Bytes, mask: Bytes) -> Staged:
+        """Starts to copy two arrays, which must not be changed meanwhile.
 
-        Rows cross the bus whole, and their columns are cut on the device: only what is in one
-        piece in pinned memory is copied without the host.
+        Only what is in one piece in pinned memory is copied without the host.
         """
-        rows, columns = part
-        picture, mask = picture[rows], mask[rows]
-        hosts = torch.from_numpy(picture), torch.from_numpy(mask)
-        there = [self._streams.empty(host.shape, self._up) for host in hosts]
+        hosts = [torch.from_numpy(array.reshape(-1)) for array in (picture, mask)]
+        sizes = [len(host) for host in hosts]
+        memory = self._streams.empty((sum(sizes),), self._up)
+        there = memory.split_with_sizes(sizes)
         for target, source in zip(there, hosts, strict=True):
             self._streams.copy(target, source, self._up)
-        arrived = self._streams.mark(self._up)
-        self._keep(arrived, *hosts, *there)
-        return Staged(there[0][:, columns], there[1][:, columns], arrived)
+        with self._lock:
+            arrived, number = self._streams.mark(self._up), next(self._numbers)
+        self._keep(arrived, *hosts, memory)
+        shown, holes = there[0].view(picture.shape), there[1].view(mask.shape)
+        return Staged(shown, holes, memory, arrived, number)
 
-    def await_arrival(self, staged: Staged) -> None:
-        """Makes the computing stream wait until the picture is there."""
-        self._streams.wait(None, staged.arrived)
-        self._streams.used(staged.picture, None)
-        self._streams.used(staged.mask, None)
+    def await_arrival(self, staged: Sequence[Staged]) -> None:
+        """Makes the computing stream wait until all of them are there."""
+        if staged:
+            self._streams.wait(None, max(staged, key=lambda one: one.number).arrived)
+        for one in staged:
+            self._streams.used(one.memory, None)
 
-    def download(self, tensor: Tensor) -> Download:
-        """Starts to copy `tensor` when it is computed; it must not be written to any more."""
-        array = self._pinned.take(tensor.shape)
-        host = torch.from_numpy(array)
+    def download(self, tensors: Sequence[Tensor]) -> list[Download]:
+        """Starts to copy tensors when they are computed; they must not be written to meanwhile."""
+        arrays = [self._pinned.take(tensor.shape) for tensor in tensors]
+        hosts = [torch.from_numpy(array) for array in arrays]
         self._streams.wait(self._down, self._streams.mark(None))
-        self._streams.copy(host, tensor, self._down)
+        for host, tensor in zip(hosts, tensors, strict=True):
+            self._streams.copy(host, tensor, self._down)
         arrived = self._streams.mark(self._down)
-        self._keep(arrived, host, tensor)
-        return Download(array, arrived, self._streams)
+        self._keep(arrived, *hosts, *tensors)
+        return [Download(array, arrived, self._streams) for array in arrays]
 
     def _keep(self, mark: Mark, *used: object) -> None:
         with self._lock:

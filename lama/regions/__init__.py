@@ -18,7 +18,17 @@ from .boxes import Box, content, frame, whole
 from .planes import fill_planes
 from .windows import Ground, Window, plan
 
-__all__ = ["Padding", "Part", "Parts", "Region", "Window", "content_window", "inpaint"]
+__all__ = [
+    "MOST_AT_ONCE",
+    "Padding",
+    "Part",
+    "Parts",
+    "Region",
+    "Sheet",
+    "Window",
+    "content_window",
+    "inpaint",
+]
 
 #: full: the whole canvas. content: without the padding, except for a margin. mask: windows around
 #: the holes; a hole in a ground of one plane of colour is filled with that.
@@ -87,7 +97,7 @@ class Parts:
         if paddings is None:
             paddings = [(0, 0, 0, 0)] * len(images)
         self._sheets = [
-            _Sheet(image, mask.reshape(mask.shape[:2]) > mask_threshold, padding, region)
+            Sheet(image, mask.reshape(mask.shape[:2]) > mask_threshold, padding, region)
             for image, mask, padding in zip(images, masks, paddings, strict=True)
         ]
 
@@ -131,7 +141,7 @@ def content_window(size: tuple[int, int], padding: Padding) -> Window:
 class Part:
     """Windows of one size, for one call of the network."""
 
-    def __init__(self, windows: Sequence[tuple[_Sheet, Window]]) -> None:
+    def __init__(self, windows: Sequence[tuple[Sheet, Window]]) -> None:
         self._windows = windows
         self.images = [sheet.picture[window.frame.slices] for sheet, window in windows]
         #: uint8 H×W: 255 in the holes.
@@ -143,7 +153,7 @@ class Part:
             sheet.paste(window, picture)
 
 
-class _Sheet:
+class Sheet:
     """A picture while it is filled: its pixels so far, the holes that are left, and its windows."""
 
     def __init__(
@@ -153,6 +163,7 @@ class _Sheet:
         padding: Padding,
         region: Literal["content", "mask"],
     ) -> None:
+        """`image`: uint8 H×W×3. `hole`: bool H×W, is changed."""
         self.picture = np.array(image, order="C")
         #: bool H×W
         self.hole = hole
@@ -176,16 +187,20 @@ class _Sheet:
 
     def paste(self, window: Window, filled: np.ndarray) -> None:
         """Takes over what the network has made of the holes in a window's core."""
-        hole = self.hole[window.core.slices]
         place = window.core.moved(-window.frame.top, -window.frame.left)
-        self.picture[window.core.slices][hole] = filled[place.slices][hole]
+        self.paste_core(window, filled[place.slices])
+
+    def paste_core(self, window: Window, filled: np.ndarray) -> None:
+        """The same, of the core alone."""
+        hole = self.hole[window.core.slices]
+        self.picture[window.core.slices][hole] = filled[hole]
 
 
 def _batches(
-    shown: Sequence[tuple[_Sheet, Window]],
-) -> Iterator[list[tuple[_Sheet, Window]]]:
+    shown: Sequence[tuple[Sheet, Window]],
+) -> Iterator[list[tuple[Sheet, Window]]]:
     """Batches of windows of one size, each of as many as MOST_AT_ONCE allows."""
-    sizes: dict[tuple[int, int], list[tuple[_Sheet, Window]]] = defaultdict(list)
+    sizes: dict[tuple[int, int], list[tuple[Sheet, Window]]] = defaultdict(list)
     for sheet, window in shown:
         sizes[window.frame.size].append((sheet, window))
     for (height, width), alike in sizes.items():

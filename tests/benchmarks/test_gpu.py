@@ -88,6 +88,17 @@ def test_what_a_part_leaves_behind_is_ended() -> None:
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "it is gone")
 
 
+def test_a_thread_that_ends_while_children_are_listed_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = Path.iterdir
+    gone = Path("/proc/self/task/0")
+    monkeypatch.setattr(Path, "iterdir", lambda path: [gone, *listed(path)])
+    with subprocess.Popen(["sleep", "600"]) as child:
+        assert child.pid in program._children()
+        child.kill()
+
+
 def test_without_a_gpu_a_part_that_needs_one_is_skipped(tmp_path: Path) -> None:
     programs = {Part("tests", 20, needs_cuda=True): SAYS, Part("ceilings", 20): SAYS}
     kept = run(tmp_path, programs, has_cuda=False)

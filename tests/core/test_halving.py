@@ -148,7 +148,7 @@ class Arriving:
 
 def test_a_copy_that_fails_costs_its_picture_only_unless_the_device_is_broken() -> None:
     network = LaMa.__new__(LaMa)
-    stand_in: Any = SimpleNamespace(device="cuda")
+    stand_in: Any = SimpleNamespace(device="cuda", region="full")
     network.inpainter = stand_in
     network.check_device = lambda: None  # type: ignore[method-assign]
     here = np.zeros((2, 2, 3), np.uint8)

@@ -21,13 +21,13 @@ from harness import ROOT
 from harness.jobs import CANVAS
 from harness.wire import Pipeline, encode, page
 from lama.padding import without_padding
-from lama.staged import StagedInference
+from lama.staged import BLOCKS, FLAG_BLOCKS, StagedInference
 from tests.lama.late_device import LateDevice
 
 FULL = [(1, *CANVAS)]
 
 
-@pytest.fixture(params=["full", "content"])
+@pytest.fixture(params=["full", "content", "mask"])
 def settings(request: pytest.FixtureRequest) -> Settings:
     folder = ROOT / "tests/data/golden/blocks2-ngf16"
     return Settings(
@@ -79,10 +79,13 @@ def test_results_are_within_a_level_and_the_same_outside_the_hole(
         len(given),
         CANVAS[0] * CANVAS[1],
         device,
-        "content" if settings.inpaint_region == "content" else "full",
+        settings.inpaint_region,
     )
     loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
-    assert all(np.may_share_memory(one.image, device._memory.numpy()) for one in loaded)
+    is_copied = settings.inpaint_region != "mask"  # otherwise only windows of it are
+    assert [np.may_share_memory(one.image, device._memory.numpy()) for one in loaded] == [
+        is_copied
+    ] * 5
     assert [one.staged is not None for one in loaded] == [True] * 4 + [False]
     filled = network(loaded)
     assert [is_pending(one) for one in filled] == [True] * 4 + [False]
@@ -141,22 +144,39 @@ def test_a_device_that_cannot_be_made_ready_works_as_well(
     assert "long story" not in caplog.text
 
 
-def test_graphs_are_recorded_before_other_threads_use_the_device(
+def test_staging_begins_after_the_first_recording_with_room_for_the_largest_batch(
     network: LaMa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-    monkeypatch.setattr("lama.inpainter.prepare", lambda *_: seen.append(network.staging is None))
-    monkeypatch.setattr("lama.staged.Cuda", lambda device: LateDevice())
-    network.inpainter.get_ready(FULL)
-    assert seen == [True]
+    recorded = []
+    monkeypatch.setattr(
+        "lama.inpainter.prepare",
+        lambda *given: recorded.append((given[-1], network.staging is not None)),
+    )
+    device = LateDevice()
+    monkeypatch.setattr("lama.staged.Cuda", lambda _: device)
+    batches = [(count, *CANVAS) for count in (64, 32, 16, 8, 4, 3, 2, 1)]
+    network.inpainter.get_ready(batches)
+    if network.inpainter.region == "mask":  # windows have any size and number
+        assert [what for what, _ in recorded if what] == []
+    else:
+        assert recorded == [(batches[:1], False), (batches[1:], True)]
     assert isinstance(network.staging, StagedInference)
     assert network.staging.region == network.inpainter.region
+    assert device.asked_for == [(BLOCKS * 64 + FLAG_BLOCKS) * 3 * CANVAS[0] * CANVAS[1]]
 
 
-def test_windows_around_holes_are_planned_on_the_host(
-    network: LaMa, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_recorded_later_does_not_end_staging(
+    network: LaMa, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(network.inpainter, "region", "mask")
-    monkeypatch.setattr("lama.inpainter.prepare", lambda *_: None)
-    network.inpainter.get_ready(FULL)
-    assert network.staging is None
+    def fail_later(*given: Any) -> None:
+        if given[-1] == batches[1:]:
+            raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("lama.inpainter.prepare", fail_later)
+    monkeypatch.setattr("lama.staged.Cuda", lambda _: LateDevice())
+    batches = [(2, *CANVAS), (1, *CANVAS)]
+    with caplog.at_level(logging.WARNING):
+        network.inpainter.get_ready(batches)
+    assert network.staging is not None
+    if network.inpainter.region != "mask":
+        assert "cpu is not made ready: CUDA error: out of memory" in caplog.text

@@ -189,10 +189,13 @@ def test_a_size_that_cannot_be_recorded_runs_as_it_is(caplog):
     def fail(function, given):
         raise RuntimeError("CUDA out of memory\nand a long story")
 
-    replayed = Replayed(lambda x: (x + 1,), fail)
-    assert not replayed.prepare((2,), CPU)
-    assert replayed(torch.zeros(2), CPU)[0].tolist() == [1, 1]
-    assert "no CUDA graph for (2,): CUDA out of memory" in caplog.text
+    def sample(size):
+        return torch.zeros(size), None
+
+    replayed = Replayed(lambda size, x: (x + 1,), fail, sample, CPU)
+    assert not replayed.prepare((2, 1, 1))
+    assert replayed((2, 1, 1), torch.zeros(2))[0].tolist() == [1, 1]
+    assert "no CUDA graph for (2, 1, 1): CUDA out of memory" in caplog.text
 
 
 def test_what_a_recording_uses_is_kept_once_and_only_if_there_is_one():
@@ -230,7 +233,7 @@ def test_pictures_get_through_between_two_sizes_that_are_made_ready():
         order.append(given.shape[0])
         recording.set()
         if len(order) == 1:
-            wait_until(lambda: len(engine._turns._line) == 2, "a picture waits")
+            wait_until(lambda: len(engine.turns._line) == 2, "a picture waits")
         return record(function, given)
 
     def fill():

@@ -57,9 +57,6 @@ def test_pictures_are_resized_within_a_level_of_opencv(device, size, wanted) -> 
 )
 def test_letterboxes_are_undone_as_on_the_host(device, padding, size, most) -> None:
     picture = tiny.picture(32, 48)
-    expected = cv2.cvtColor(without_padding(picture, padding, size), cv2.COLOR_RGB2BGR)
-    canvas = on(device, picture)
-    there = restored(canvas, padding, size)
+    expected = without_padding(picture, padding, size)
+    there = restored(on(device, picture), padding, size)
     assert np.abs(there.cpu().numpy().astype(int) - expected).max() <= most
-    canvas.zero_()  # a new tensor, as the network writes over the old one
-    assert there.any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness import ROOT
+from harness.waiting import wait_until
 from lama.engine.frequent import OFTEN, Frequent
 from lama.inpainter import Inpainter
 from tests.lama import tiny
@@ -49,9 +50,11 @@ def test_they_give_the_pixels_that_they_gave_without_recordings(inpainter: Inpai
     assert np.array_equal(found, expected)
 
 
-def test_a_gpu_counts_windows_unless_large_holes_are_refined(
+def test_a_gpu_counts_and_stages_windows_unless_large_holes_are_refined(
     inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ready: list = []
+    monkeypatch.setattr(inpainter, "get_ready", ready.append)
     inpainter.prepare([(1, *SIZE)])
     assert inpainter._frequent is None
     engine = inpainter.engine
@@ -60,7 +63,8 @@ def test_a_gpu_counts_windows_unless_large_holes_are_refined(
     inpainter._refiner = object()
     inpainter.prepare([(1, *SIZE)])
     assert inpainter._frequent is None
+    assert ready == []
     inpainter._refiner = None
     inpainter.prepare([(1, *SIZE)])
     assert inpainter._frequent is not None
-    assert inpainter.staging is None
+    wait_until(lambda: ready == [[(1, *SIZE)]], "it gets ready")

@@ -52,15 +52,23 @@ class Recorded:
             raise RuntimeError("CUDA error: operation failed due to a previous error")
 
 
-def function(given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def function(size, given: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (given + 1,)
+
+
+def sample(size) -> tuple[torch.Tensor, object]:
+    return torch.zeros(size, dtype=torch.uint8), None
+
+
+def replays(record) -> Replayed:
+    return Replayed(function, record, sample, CPU)
 
 
 def test_all_graphs_are_recorded_on_one_stream_and_share_one_pool(monkeypatch) -> None:
     cuda = Recorded(monkeypatch)
-    replayed = Replayed(function, GraphRecorder())
-    assert replayed.prepare((2, 3), CPU)
-    assert replayed.prepare((1, 3), CPU)
+    replayed = replays(GraphRecorder())
+    assert replayed.prepare((2, 3))
+    assert replayed.prepare((1, 3))
     assert [one for one in cuda.asked if one[0] == "graph"] == [
         ("graph", "pool", "own", "thread_local")
     ] * 2
@@ -69,7 +77,7 @@ def test_all_graphs_are_recorded_on_one_stream_and_share_one_pool(monkeypatch) -
 
 def test_what_the_warm_up_took_goes_back_before_a_graph_takes_it_for_good(monkeypatch) -> None:
     cuda = Recorded(monkeypatch)
-    Replayed(function, GraphRecorder()).prepare((2, 3), CPU)
+    replays(GraphRecorder()).prepare((2, 3))
     names = [one[0] for one in cuda.asked]
     assert names[-4:] == ["reset", "synchronize", "empty cache", "graph"]
 
@@ -78,39 +86,39 @@ def test_where_memory_is_short_nothing_is_recorded_and_smaller_sizes_still_are(
     monkeypatch, caplog
 ) -> None:
     cuda = Recorded(monkeypatch)
-    replayed = Replayed(function, GraphRecorder())
+    replayed = replays(GraphRecorder())
     cuda.peak = 60 * MIB
-    assert not replayed.prepare((2, 3), CPU)
+    assert not replayed.prepare((2, 3))
     assert "no CUDA graph for (2, 3): it would take 60 MiB for good" in caplog.text
     cuda.peak = 40 * MIB
-    assert replayed.prepare((1, 3), CPU)
+    assert replayed.prepare((1, 3))
     # The next one shares what that took.
     cuda.free = 41 * MIB
-    assert replayed.prepare((1, 2), CPU)
+    assert replayed.prepare((1, 2))
 
 
 def test_a_recording_that_fails_is_kept_and_does_without(monkeypatch, caplog) -> None:
     cuda = Recorded(monkeypatch)
     recorder = GraphRecorder()
-    replayed = Replayed(function, recorder)
+    replayed = replays(recorder)
     cuda.fails = True
-    assert not replayed.prepare((2, 3), CPU)
+    assert not replayed.prepare((2, 3))
     assert "no CUDA graph for (2, 3): CUDA error" in caplog.text
     # torch clears the workspace of others when it drops a graph
     assert len(recorder._graphs) == 1
     given = torch.zeros((2, 3), dtype=torch.uint8)
-    assert replayed(given, CPU)[0].tolist() == [[1] * 3] * 2
+    assert replayed((2, 3), given)[0].tolist() == [[1] * 3] * 2
 
 
 def test_an_input_for_which_there_is_no_memory_is_no_more_than_a_missing_graph(
     monkeypatch, caplog
 ) -> None:
     Recorded(monkeypatch)
-    replayed = Replayed(function, GraphRecorder())
+    replayed = replays(GraphRecorder())
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "zeros", fail)
-    assert not replayed.prepare((2, 3), CPU)
+    assert not replayed.prepare((2, 3))
     assert "no CUDA graph for (2, 3): CUDA out of memory" in caplog.text

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lama import staged
+from lama.engine.folding import fold
+from lama.engine.network import Network
 from lama.engine.precision import Precision
+from lama.engine.replay import Recording
 from lama.inference import batch_inference, engine_of
 from lama.inference import prepare as prepare_graphs
 from lama.padding import without_padding
 from lama.staged import StagedInference
 from tests.lama import tiny
+from tests.lama.emulated import KINDS, as_on_a_gpu, needs_compiler
 from tests.lama.late_device import LateDevice
 from tests.lama.test_half_precision import overflowing_model
 
@@ -57,11 +64,13 @@ def compare(model, pictures, masks, results, most=1, sizes=SIZES) -> None:
             assert np.array_equal(result[outside], one[outside])
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recorded", [False, True])
-def test_batches_in_flight_at_once_give_what_the_host_gives(recorded: bool) -> None:
+def test_batches_in_flight_at_once_give_what_the_host_gives(
+    recorded: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny.tiny_model()
-    engine = engine_of(model, "cpu", torch.float32)
-    engine._by_windows = False  # what CUDA does, with `run_again` in place of a graph
+    engine = as_on_a_gpu(model, kind, monkeypatch)
     if recorded:
         engine.prepare(3, 48, 64)
     inference = StagedInference(model, "cpu", False, 0, 3, 48 * 64, LateDevice())
@@ -84,6 +93,30 @@ def test_only_pictures_that_overflow_are_computed_again(monkeypatch) -> None:
     results = [one.result() for one in through(inference, pictures, masks, sizes)]
     assert engine_of(model, "cpu", torch.float16).half_fallbacks == 1
     compare(model, pictures, masks, results, most=2, sizes=sizes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_computed_again_replaces_what_was_wrong_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model = tiny.tiny_model()
+    engine = as_on_a_gpu(model, kind, monkeypatch)
+    paint = engine.network.paint
+
+    def overflowing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        filled, finite = paint(pixels)
+        filled[1], finite[1] = 77, False
+        return filled, finite
+
+    monkeypatch.setattr(engine.network, "paint", overflowing)
+    monkeypatch.setattr(engine, "_dtype", torch.bfloat16)
+    engine._exact = Network(fold(model.generator), torch.device("cpu"), torch.float32)
+    inference = StagedInference(model, "cpu", False, 0, 3, 48 * 64, LateDevice())
+    batches = [batch(3, first) for first in (0, 10)]
+    downloads = [through(inference, *one) for one in batches]
+    for (pictures, masks), started in zip(batches, downloads, strict=True):
+        compare(tiny.tiny_model(), pictures, masks, [one.result() for one in started])
+    assert engine.half_fallbacks == 2
 
 
 def test_a_batch_in_half_precision_is_judged_as_such_though_the_engine_has_given_it_up(
@@ -113,6 +146,49 @@ def test_a_batch_is_launched_before_the_one_before_has_arrived() -> None:
     assert "host waits for down" not in device.log
     for (pictures, masks), started in zip(batches, arriving, strict=True):
         compare(model, pictures, masks, [picture.result() for picture in started])
+
+
+class Calls(TorchDispatchMode):
+    """Counts torch's operations, except for those that only look at memory in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if not (operation.is_view or operation is torch.ops.aten.lift_fresh.default):
+            self.counts[str(operation)] += 1
+        return operation(*arguments, **(options or {}))
+
+
+class Idle(LateDevice):
+    """Does nothing of its own, so that it makes no calls."""
+
+    def copy(self, target, source, stream) -> None:
+        self.log.append(f"{self.name(stream)} copies")
+
+    def wait(self, stream, mark) -> None:
+        self.log.append(f"{self.name(stream)} waits")
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(42, 60), (77, 111)], ids=["cut", "enlarged"])
+def test_a_recorded_batch_is_given_a_table_and_memory_for_its_results_only(
+    monkeypatch: pytest.MonkeyPatch, size
+) -> None:
+    model, device = tiny.tiny_model(), Idle()
+    engine = as_on_a_gpu(model, "emulated", monkeypatch)
+    engine._painter._paints[0]._record = lambda function, given: Recording(
+        given, function(given), lambda: None
+    )
+    engine.prepare(4, 48, 64)
+    inference = StagedInference(model, "cpu", False, 0, 4, 48 * 64, device)
+    there = [inference.stage(*one, PADDING, size) for one in zip(*batch(4), strict=True)]
+    device.log.clear()
+    with Calls() as calls:
+        inference.fill(there)
+    assert calls.counts == {"aten.empty.memory_format": 1, "aten.copy_.default": 1}
+    assert len(device.log) == 1 + 4 + 2 + 5 + 1  # arrival, memory, order, copies, mark
 
 
 def test_pictures_of_two_sizes_come_back_in_their_order() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -10,17 +10,14 @@ import pytest
 import torch
 
 from lama.engine.engine import Engine
-from lama.engine.folding import fold
 from lama.engine.frequent import OFTEN
-from lama.engine.fused import FusedNetwork
-from lama.engine.kernels import Kernels
-from lama.engine.painter import Painter
 from lama.inference import batch_inference, engine_of
 from lama.padding import without_padding
 from lama.regions import Padding, inpaint
 from lama.saicinpainting.training.trainers import InpaintingModel
 from lama.staged import StagedInference
 from tests.lama import tiny
+from tests.lama.emulated import KINDS, as_on_a_gpu
 from tests.lama.late_device import LateDevice
 from tests.lama.test_half_precision import overflowing_model
 
@@ -37,17 +34,12 @@ def model() -> InpaintingModel:
     return tiny.tiny_model()
 
 
-@pytest.fixture(params=["kernels", "operations"])
-def engine(model: InpaintingModel, request: pytest.FixtureRequest) -> Iterator[Engine]:
+@pytest.fixture(params=KINDS)
+def engine(
+    model: InpaintingModel, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Engine:
     """The model's engine, made to do what a GPU does."""
-    made = engine_of(model, "cpu", torch.float32)
-    made._by_windows = False
-    if request.param == "kernels":
-        made.network = FusedNetwork(
-            fold(model.generator), torch.device("cpu"), torch.float32, Kernels()
-        )
-        made._painter = Painter(made.network, torch.device("cpu"), made._turns)
-    return made
+    return as_on_a_gpu(model, request.param, monkeypatch)
 
 
 def pages(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -130,15 +122,17 @@ def test_only_the_rows_of_the_content_are_copied_and_only_its_columns_computed(
 ) -> None:
     device = LateDevice()
     copied, computed = [], []
-    copy, paint = device.copy, engine.paint
+    copy, paint = device.copy, engine.network.paint
     monkeypatch.setattr(
         device, "copy", lambda *given: (copied.append(tuple(given[0].shape)), copy(*given))
     )
     monkeypatch.setattr(
-        engine, "paint", lambda pixels, _: (computed.append(tuple(pixels.shape)), paint(pixels))[1]
+        engine.network,
+        "paint",
+        lambda pixels: (computed.append(tuple(pixels.shape)), paint(pixels))[1],
     )
     launch(contents(model, device), *pages(2), PADDINGS[:2], sizes(PADDINGS[:2]))
-    assert copied[:4] == [(192, 256, 3), (192, 256), (128, 256, 3), (128, 256)]
+    assert copied[:4] == [(192 * 256 * 3,), (192 * 256,), (128 * 256 * 3,), (128 * 256,)]
     assert computed == [(1, 192, 128, 4), (1, 128, 256, 4)]
 
 

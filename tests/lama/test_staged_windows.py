@@ -38,7 +38,7 @@ def engine(model: InpaintingModel, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = engine_of(model, "cpu", torch.float32)
     made._by_windows = False
     made.network = FusedNetwork(fold(model.generator), CPU, torch.float32, Kernels())
-    made._painter = Painter(made.network, CPU, made._turns)
+    made._painter = Painter(made.network, CPU, made.turns)
     made._painter.seconds = FirstIsFaster()
     return made
 
@@ -114,10 +114,7 @@ def test_batches_of_few_holes_that_occur_often_are_recorded(model, engine: Engin
 def test_what_is_not_faster_is_not_kept(model, engine: Engine, monkeypatch) -> None:
     engine._painter.seconds = measured = FirstIsFaster(False)
     engine.prepare(2, *SIZE, 4)
-    assert [run.func for run in measured.runs] == [
-        engine._painter._paints[4],
-        engine._painter._paints[0],
-    ]
+    assert [run.args[1] for run in measured.runs] == [4, 0]
     assert list(engine._painter.recorded) == [(2, *SIZE, 0)]
     asked = counts(engine, monkeypatch)
     inference = StagedInference(model, "cpu", False, 0, 2, SIZE[0] * SIZE[1], LateDevice())

@@ -35,18 +35,18 @@ def test_what_computes_waits_for_the_upload_and_keeps_its_memory() -> None:
     moving = Transfers(device, 4, 64)
     one = staged(moving, 7)
     assert set(one.picture.flatten().tolist()) == {UNWRITTEN}  # late, as it may be
-    moving.await_arrival(one)
+    moving.await_arrival([one])
     assert set(one.picture.flatten().tolist()) == set(one.mask.flatten().tolist()) == {7}
     assert device.log == [
-        "memory of up", "memory of up", "up copies", "up copies", "up marks",
-        "compute waits for up", "used by compute", "used by compute",
+        "memory of up", "up copies", "up copies", "up marks",
+        "compute waits for up", "used by compute",
     ]  # fmt: skip
 
 
 def test_the_host_waits_for_the_download_which_waits_for_what_computes() -> None:
     device = LateDevice()
     moving = Transfers(device, 4, 64)
-    download = moving.download(torch.full(SHAPE, 5, dtype=torch.uint8))
+    (download,) = moving.download([torch.full(SHAPE, 5, dtype=torch.uint8)])
     assert set(download._array.flatten().tolist()) == {UNWRITTEN}
     assert set(download.result().flatten().tolist()) == {5}
     assert device.log == [
@@ -55,21 +55,38 @@ def test_the_host_waits_for_the_download_which_waits_for_what_computes() -> None
     ]  # fmt: skip
 
 
+def test_what_computes_waits_once_for_several_uploads_and_the_host_once_for_several_downloads():
+    device = LateDevice()
+    moving = Transfers(device, 8, 64)
+    several = [staged(moving, value) for value in (1, 2, 3)]
+    device.log.clear()
+    moving.await_arrival([several[2], several[0], several[1]])
+    downloads = moving.download([one.picture for one in several])
+    for value, one, download in zip((1, 2, 3), several, downloads, strict=True):
+        assert set(one.mask.flatten().tolist()) == {value}
+        assert set(download.result().flatten().tolist()) == {value}
+    assert device.log[:9] == [
+        "compute waits for up", *["used by compute"] * 3,
+        "compute marks", "down waits for compute", *["down copies"] * 3,
+    ]  # fmt: skip
+    moving.await_arrival([])
+
+
 def test_memory_is_not_used_again_before_the_last_copy_from_it_has_ended() -> None:
     moving = Transfers(LateDevice(), 2, 64)
     first = staged(moving, 1)  # whose arrays nobody else keeps
     gc.collect()
     staged(moving, 2)
-    moving.await_arrival(first)
+    moving.await_arrival([first])
     assert set(first.picture.flatten().tolist()) == set(first.mask.flatten().tolist()) == {1}
 
 
 def test_memory_is_not_used_again_before_the_last_copy_to_it_has_ended() -> None:
     moving = Transfers(LateDevice(), 1, 64)
-    moving.download(torch.full(SHAPE, 5, dtype=torch.uint8))  # given up: nobody waits for it
+    moving.download([torch.full(SHAPE, 5, dtype=torch.uint8)])  # given up: nobody waits for it
     gc.collect()
     array = filled(moving, 3)
-    moving.download(torch.full(SHAPE, 6, dtype=torch.uint8)).result()
+    moving.download([torch.full(SHAPE, 6, dtype=torch.uint8)])[0].result()
     assert set(array.flatten().tolist()) == {3}
 
 
@@ -81,7 +98,7 @@ def test_pinned_memory_is_taken_once_and_used_again() -> None:
         assert np.may_share_memory(picture, device._memory.numpy())
         one = moving.upload(picture, filled(moving, value, SHAPE[:2]))
         del picture
-        moving.await_arrival(one)
+        moving.await_arrival([one])
     assert device.asked_for == [4 * 64]
     assert len(moving._under_way) == 1  # of those that have ended, only the last is known
 
@@ -115,8 +132,8 @@ def test_without_pinned_memory_copies_work_as_well_and_one_line_says_so(
     for _ in range(2):
         moving = Transfers(LateDevice(pinned=False), 4, 64)
         one = staged(moving, 7)
-        moving.await_arrival(one)
-        assert set(moving.download(one.picture).result().flatten().tolist()) == {7}
+        moving.await_arrival([one])
+        assert set(moving.download([one.picture])[0].result().flatten().tolist()) == {7}
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "no pinned memory (CUDA error: out of memory): copies to and from the device are slower"
@@ -158,8 +175,8 @@ def test_on_a_gpu_copies_and_results_agree_while_it_computes() -> None:
         del picture
         busy = busy @ busy
         busy /= busy.max()
-        moving.await_arrival(one)
-        downloads.append((value, moving.download(one.picture + 1)))
+        moving.await_arrival([one])
+        downloads.append((value, moving.download([one.picture + 1])[0]))
     for value, download in downloads:
         result = download.result()
         assert result.min() == result.max() == value + 1
