@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from chaos.hostile.case import FORGED, IMAGE, MASK, MAX_PIXELS, Case, Fate, of_message
 from harness.jobs import CANVAS, SIZE
 from harness.workers import OWN
+
+#: The fields of what a sender keeps, with the channels of its array.
+ORIGINALS: Final[list[tuple[Any, ...]]] = [("original_shm_info", 3), ("original_mask_shm_info",)]
 
 
 def strange(rng: random.Random) -> Any:
@@ -164,18 +168,33 @@ def mask_of_three_channels(case: Case) -> Fate:
 def original_elsewhere(case: Case) -> Fate:
     there = case.bystanders
     name = case.rng.choice([there.foreign, there.semaphore, there.result, "../x", 7, None])
-    case.message["original_shm_info"] = {
+    field, *channels = case.rng.choice(ORIGINALS)
+    case.message[field] = {
         "shm_name": name,
-        "shape": [*SIZE, 3],
+        "shape": [*SIZE, *channels],
         "dtype": "uint8",
-        "size": SIZE[0] * SIZE[1] * 3,
+        "size": math.prod((*SIZE, *channels)),
     }
     return "delivered"
 
 
 @of_message
+def expiry_refused(case: Case) -> Fate:
+    case.message["expires_at"] = case.rng.choice(
+        [True, False, [], {}, [1], "", "soon", "nan", "-inf", "1e999", 1e308, 2**63, 10**4299, "\0"]
+    )
+    return "dead"
+
+
+@of_message
+def expiry_far(case: Case) -> Fate:
+    case.message["expires_at"] = case.rng.choice([None, 9e10, 99_999_999_999, "99999999999.5"])
+    return "delivered"
+
+
+@of_message
 def original_strange(case: Case) -> Fate:
-    value = case.message["original_shm_info"] = strange(case.rng)
+    value = case.message[case.rng.choice(ORIGINALS)[0]] = strange(case.rng)
     return "either" if value == "\ud800" else "delivered"  # half of the time that is no UTF-8
 
 
