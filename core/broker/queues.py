@@ -50,6 +50,8 @@ class Queues(Finishing):
         super().__init__(settings, identity)
         self._waiters = {kind: Waiter(settings) for kind in Kind}
         self.clock = ServerClock()
+        #: The waits for jobs that have not ended.
+        self._waits: dict[Kind, asyncio.Task[bool | None]] = {}
         self._numbers = itertools.count(1)
         self._unless_no_list = UnlessNoList(settings, self._redis)
 
@@ -96,6 +98,9 @@ class Queues(Finishing):
 
     async def close(self) -> None:
         """Close all connections."""
+        for wait in self._waits.values():
+            wait.cancel()
+        await asyncio.gather(*self._waits.values(), return_exceptions=True)
         for client in (self._redis, *(waiter.client for waiter in self._waiters.values())):
             with contextlib.suppress(*REDIS_ERRORS):
                 await client.aclose()
@@ -125,15 +130,17 @@ class Queues(Finishing):
         Waits for both queues at once, each on its own connection, by a command that puts the job at
         the head of a queue back to that head. So a job is only claimed by the script that records
         it: submissions of a request are ordered by their records. Several idle workers may be woken
-        by one job, and all but one claim nothing.
+        by one job, and all but one claim nothing. A wait that has not ended is used again next
+        time; a job may have come and gone meanwhile.
         """
-        waits = {kind: asyncio.ensure_future(self._wait(kind)) for kind in (first, first.other)}
-        await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
-        while not all(wait.done() for wait in waits.values()):
-            await self.unblock()
-            await asyncio.wait(waits.values(), timeout=0.005)
-        failures = [error for wait in waits.values() if (error := wait.exception()) is not None]
-        for kind, wait in waits.items():
+        order = (first, first.other)
+        for kind in order:
+            if kind not in self._waits:
+                self._waits[kind] = asyncio.ensure_future(self._wait(kind))
+        await asyncio.wait(self._waits.values(), return_when=asyncio.FIRST_COMPLETED)
+        ended = {kind: self._waits.pop(kind) for kind in order if self._waits[kind].done()}
+        failures = [error for wait in ended.values() if (error := wait.exception()) is not None]
+        for kind, wait in ended.items():
             if wait.exception() is None and wait.result():
                 return await self.take_either(kind, dict.fromkeys(Kind, 1))
         if failures:

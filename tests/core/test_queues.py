@@ -102,7 +102,9 @@ def test_a_queue_that_is_no_list_is_named_once_and_does_not_hold_up_the_other(
         assert claims == [Claim(Kind.SHORT, b"job")]
         raw.rename(LONG, "elsewhere")
         raw.rpush(LONG, b"job")
-        assert await queues.wait_for_either(Kind.SHORT) == [Claim(Kind.LONG, b"job")]
+        while not (claims := await queues.wait_for_either(Kind.SHORT)):
+            pass  # the wait for what was no list has ended
+        assert claims == [Claim(Kind.LONG, b"job")]
 
     run(raw, scenario)
     (complaint,) = [record.getMessage() for record in caplog.records]
@@ -118,7 +120,7 @@ def test_waiting_ends_as_soon_as_a_job_arrives_on_either_queue(raw: RedisClient)
             raw.rpush(queue, b"job")
             async with asyncio.timeout(0.5):  # a quarter of what the wait would last by itself
                 assert await waiting == [Claim(kind, b"job")]
-            assert raw.info("clients")["blocked_clients"] == 0
+            assert raw.info("clients")["blocked_clients"] <= 1, "the other wait is used again"
 
     run(raw, scenario)
 
@@ -138,12 +140,38 @@ def test_a_job_that_was_waited_for_is_recorded_in_the_step_that_claims_it(raw: R
     run(raw, scenario)
 
 
+async def begin_to_wait(queues: Queues, raw: RedisClient) -> asyncio.Future[list[Claim]]:
+    """A wait that is blocked on both queues; one that an earlier wait has left may end at once."""
+    while True:
+        waiting = asyncio.ensure_future(queues.wait_for_either(Kind.LONG))
+        while not waiting.done():
+            if raw.info("clients")["blocked_clients"] == 2:
+                return waiting
+            await asyncio.sleep(0)
+        assert await waiting == []
+
+
+def test_a_job_that_came_and_went_while_a_wait_went_on_is_no_claim(raw: RedisClient) -> None:
+    async def scenario(queues: Queues) -> None:
+        waiting = await begin_to_wait(queues, raw)
+        raw.rpush(LONG, b"first")
+        assert [claim.payload for claim in await waiting] == [b"first"]
+        raw.rpush(SHORT, b"second")
+        assert [claim.payload for claim in await queues.take(Kind.SHORT, 1)] == [b"second"]
+        while raw.info("clients")["blocked_clients"]:
+            await asyncio.sleep(0.001)
+        assert await queues.wait_for_either(Kind.LONG) == []
+        waiting = await begin_to_wait(queues, raw)
+        raw.rpush(SHORT, b"third")
+        assert [claim.payload for claim in await waiting] == [b"third"]
+
+    run(raw, scenario)
+
+
 def test_a_wait_can_be_ended_without_losing_a_job(raw: RedisClient) -> None:
     async def scenario(queues: Queues) -> None:
         for number in range(100):
-            waiting = asyncio.ensure_future(queues.wait_for_either(Kind.LONG))
-            while raw.info("clients")["blocked_clients"] < 2:
-                await asyncio.sleep(0)
+            waiting = await begin_to_wait(queues, raw)
             pushed = asyncio.to_thread(raw.rpush, LONG, str(number))
             await asyncio.gather(pushed, queues.unblock())
             claims = await waiting
