@@ -19,16 +19,9 @@
 --   nothing has been delivered since: nothing is changed.
 --
 -- All or nothing: the first write is one that a full server refuses.
-local owner = ownership()
-if owner ~= 'mine' then
-  return owner
-end
-local entries = submissions()
-redis.call('HEXISTS', KEYS[5], sha1)
-redis.call('LLEN', KEYS[11])
-if is_superseded(entries) then
-  supersede(entries, KEYS[11])
-  return 'superseded'
+local entries, reply = to_be_failed(KEYS[11])
+if not entries then
+  return reply
 end
 local now = tonumber(redis.call('TIME')[1])
 local fault = ARGV[11] .. ' fault'

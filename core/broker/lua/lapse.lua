@@ -11,18 +11,10 @@
 --   'lost' if the payload is no longer this worker's;
 --   'superseded' if the result of a newer submission has been committed: nothing is published.
 --
--- All or nothing: the first write is one that a full server refuses. Commands that fail on a key of
--- the wrong type come before it.
-local owner = ownership()
-if owner ~= 'mine' then
-  return owner
-end
-local entries = submissions()
-redis.call('HEXISTS', KEYS[5], sha1)
-redis.call('LLEN', KEYS[10])
-if is_superseded(entries) then
-  supersede(entries, KEYS[10])
-  return 'superseded'
+-- All or nothing: the first write is one that a full server refuses.
+local entries, reply = to_be_failed(KEYS[10])
+if not entries then
+  return reply
 end
 redis.call('RPUSH', KEYS[10], payload)
 local dropped = 0

@@ -119,3 +119,20 @@ local function supersede(entries, cleanup)
   leave_submissions(entries)
 end
 
+-- The submissions of the request, if the job is this worker's to end without a result. Otherwise nil
+-- and the reply of the script; a superseded job is finished here. Commands that fail on a key of the
+-- wrong type come before any write.
+local function to_be_failed(cleanup)
+  local owner = ownership()
+  if owner ~= 'mine' then
+    return nil, owner
+  end
+  redis.call('HEXISTS', KEYS[5], sha1)
+  redis.call('LLEN', cleanup)
+  local entries = submissions()
+  if is_superseded(entries) then
+    supersede(entries, cleanup)
+    return nil, 'superseded'
+  end
+  return entries
+end
