@@ -3,11 +3,11 @@
 # The base image has Python (3.11 or later) and usually torch (2.9 or later), which is kept. A base
 # without torch gets the version in base_requirements.txt. The default needs an NVIDIA driver 580 or
 # later and a GTX 16, RTX 20 or newer. Other choices, as --build-arg:
-#   BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
+#   BASE_IMAGE=pytorch/pytorch:2.14.1-cuda12.6-cudnn9-runtime
 #       drivers from 525 on, also GTX 10, but not the RTX 50 series
 #   BASE_IMAGE=python:3.13-slim TORCH_INDEX_URL=(PyTorch's index of CPU wheels)
 #       no GPU and no CUDA: 1.2 GB
-ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
+ARG BASE_IMAGE=pytorch/pytorch:2.14.1-cuda13.0-cudnn9-runtime
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="inpainting-worker" \
     org.opencontainers.image.description="Erases text from pictures with LaMa" \

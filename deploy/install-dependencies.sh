@@ -51,7 +51,7 @@ python -W ignore -c "import sys, torch; sys.exit(
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 grep -v '^torch==' "$requirements" > "$scratch/requirements.txt"
-# The metadata of PyPI's torch says 2.13.0, the module 2.13.0+cu130. pip needs the former.
+# The metadata of PyPI's torch says 2.14.1, the module 2.14.1+cu130. pip needs the former.
 python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
     > "$scratch/constraints.txt"
 python -m pip install -c "$scratch/constraints.txt" -r "$scratch/requirements.txt"
