@@ -216,7 +216,7 @@ def test_jobs_claimed_without_a_reply_are_done_all_the_same(
     message = pipeline.message(image, mask, "long", canvas=CANVAS)
     client.rpush(f"inpainting:processing:{identity}:long", json.dumps(message))
     assert pipeline.fetch(message["request_id"]).shape == image.shape
-    worker.wait_for_line("took up 1 jobs")
+    worker.wait_for_line("took up 1 job claimed")
 
 
 def test_a_worker_presumed_dead_registers_again_and_discards_what_it_lost(
