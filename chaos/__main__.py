@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--logs", type=Path, help="a folder for all logs, which stays")
+    parser.add_argument("--logs", type=Path, help="a new folder for all logs, which stays")
     parser.add_argument(
         "--only",
         type=_names,
@@ -67,6 +67,8 @@ def main() -> int:
     chosen = possible([DISTURBANCES[name] for name in options.only if name != POINTS])
     folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(exist_ok=True)
+    if any(folder.iterdir()):  # the account would count the jobs of an earlier run
+        parser.error(f"--logs {folder} is not empty: name a new folder")
     arena = Arena(
         options.seed,
         options.workers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,15 @@ def test_nothing_is_lost_whatever_is_killed(shm_baseline: None) -> None:
     assert counts["kills"] >= 1
     assert counts["delivered"] >= 10
     assert counts["lost"] == counts["delivered twice"] == counts["segments left"] == 0
+
+
+def test_a_folder_that_has_the_logs_of_another_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("sent 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "--logs", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"{tmp_path} is not empty" in done.stderr
