@@ -138,7 +138,7 @@ def expiry(job: Job, now: float) -> Expired | None:
         return None
     return Expired(
         "expired",
-        f"the job was not begun before its expires_at, {now - job.expires_at:.1f} s ago",
+        f"its expires_at was {now - job.expires_at:.1f} s ago when a worker came to it",
     )
 
 

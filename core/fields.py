@@ -51,6 +51,8 @@ _LENIENT: Final = json.JSONDecoder(
     parse_int=str, parse_float=str, parse_constant=lambda _: None, strict=False
 )
 
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
 _OPENING = re.compile(r"[ \t\r\n]*\{[ \t\r\n]*")
 _COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
 _AFTER_VALUE = re.compile(r"[ \t\r\n]*([,}])[ \t\r\n]*")
@@ -135,7 +137,7 @@ def optional_time(message: Mapping[str, Any], name: str) -> float | None:
     value = message.get(name)
     if value is None:
         return None
-    is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
+    is_number = type(value) in (int, float) or (isinstance(value, str) and _NUMBER.fullmatch(value))
     try:
         seconds = float(value) if is_number else math.nan
     except (ValueError, OverflowError):

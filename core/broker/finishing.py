@@ -202,7 +202,7 @@ class Finishing:
 
     @property
     def _ttl_ms(self) -> int:
-        return int(self.settings.result_ttl_s * 1000)
+        return max(1, int(self.settings.result_ttl_s * 1000))
 
     def _published(
         self, request: tuple[str, str] | None, kind: Kind, error: JobError

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -189,6 +190,7 @@ class Queues(Finishing):
         for claim in claims:
             place = PROCESSING_KEY[claim.kind] if self.keeps_payload else ""
             arguments += [claim.number, claim.payload, claim.request_id, place]
+        asked_at = time.monotonic()
         now, epoch, attempts, superseded = await self._scripts["enter"](
             [
                 keys.workers(self.identity.namespace),
@@ -200,7 +202,7 @@ class Queues(Finishing):
             ],
             arguments,
         )
-        self.clock.set(*now)
+        self.clock.set(asked_at, *now)
         self._note(claims, epoch, attempts, superseded)
 
     def _note(
@@ -251,6 +253,7 @@ class Queues(Finishing):
         worker = self.identity.worker
         while True:
             numbers = [next(self._numbers) for _ in range(max(counts.values()))]
+            asked_at = time.monotonic()
             reply = await self._scripts["claim"](
                 [
                     self.settings.queue(kind),
@@ -275,7 +278,7 @@ class Queues(Finishing):
                 ],
             )
             now, epoch, taken, attempts, superseded, is_other, *large = reply
-            self.clock.set(*now)
+            self.clock.set(asked_at, *now)
             used = kind.other if is_other else kind
             if large and not taken:  # else it is refused next time, at the head
                 oversized = Oversized(large[0], large[1].decode(), large[2])

@@ -11,9 +11,12 @@ class ServerClock:
     def __init__(self) -> None:
         self._ahead_s = time.time() - time.monotonic()
 
-    def set(self, seconds: bytes | int, microseconds: bytes | int) -> None:
-        """Take over the reply of `TIME`."""
-        self._ahead_s = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+    def set(self, asked_at: float, seconds: bytes | int, microseconds: bytes | int) -> None:
+        """Take over the reply of `TIME`, asked for at a time.monotonic().
+
+        This clock is never behind the server's, however long the reply took.
+        """
+        self._ahead_s = int(seconds) + int(microseconds) / 1e6 - asked_at
 
     def now(self) -> float:
         """Unix seconds."""

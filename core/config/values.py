@@ -90,14 +90,22 @@ def _log_format(value: str) -> str:
     return value.lower()
 
 
+def _utf8(value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it must be UTF-8 text") from None
+    return value
+
+
 def _with_host(value: str) -> str:
     return value.replace("{host}", socket.gethostname())
 
 
 def _result_queue(value: str) -> str:
     name = _with_host(value)
-    if unknown := re.search(r"\{[^{}]*\}", name.replace(REQUEST_ID, "")):
-        raise ValueError(f"{unknown[0]} is not known; {REQUEST_ID} and {{host}} are")
+    if unknown := re.search(r"[{}].*", name.replace(REQUEST_ID, ""), re.DOTALL):
+        raise ValueError(f"{unknown[0]!r} is not known; {REQUEST_ID} and {{host}} are")
     start, has_id, _ = name.partition(REQUEST_ID)
     for prefix in RESERVED:
         # A request id is chosen by its sender: it must not complete the name of another key.
@@ -113,7 +121,7 @@ Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValida
 FileMode = Annotated[int, BeforeValidator(_octal)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
-QueueName = Annotated[str, Field(min_length=1), AfterValidator(_with_host)]
-ResultQueue = Annotated[str, AfterValidator(_result_queue)]
+QueueName = Annotated[str, Field(min_length=1), AfterValidator(_utf8), AfterValidator(_with_host)]
+ResultQueue = Annotated[str, AfterValidator(_utf8), AfterValidator(_result_queue)]
 UseCuda = Annotated[bool | Literal["require"], BeforeValidator(_cuda)]
 Number = Annotated[float, AllowInfNan(False)]

@@ -33,11 +33,13 @@ class Failures:
             transitions.failed_unexpectedly(claim, error)
             error = TransientFailure("internal_error", f"{type(error).__name__}: {error}")
         if self._visibility.excuses(claim, error):
-            transitions.given_back(claim, error)
-            await self._queues.retry(claim, counted=False)
+            await self.leave(claim, error)
             return
         if isinstance(error, Expired):
-            await self._lapse(claim, error)
+            if self._visibility.leaves(claim):
+                await self.leave(claim, error)
+            else:
+                await self._lapse(claim, error)
             return
         allowed = self._settings.max_attempts
         attempt = min(attempts + 1, allowed)
@@ -45,6 +47,11 @@ class Failures:
             await self._retry(claim, error, attempts, attempt)
         else:
             await self._give_up(claim, error, attempt)
+
+    async def leave(self, claim: Claim, why: Exception) -> None:
+        """Give a job back without an attempt, for workers of another namespace."""
+        transitions.given_back(claim, why)
+        await self._queues.retry(claim, counted=False)
 
     async def postpone(self, claim: Claim, error: OutOfSharedMemory) -> None:
         """Put a job behind the others of its queue, without an attempt."""

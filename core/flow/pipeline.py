@@ -37,6 +37,9 @@ from core.telemetry import transitions
 #: Batches in hand at once: one ahead, those on the device, one being stored, one being committed.
 MOST_IN_HAND: Final = MOST_ON_DEVICE + 3
 
+#: Why a superseded job is given back by a worker that could not unlink its inputs.
+SUPERSEDED: Final = JobError("superseded", "a newer submission of its request is done")
+
 #: Seconds in which finished results may still be delivered by a process that ends on an error.
 DELIVERING_S: Final = 1.0
 
@@ -175,7 +178,9 @@ class BatchPipeline:
 
     async def _supersede(self, batch: Batch) -> None:
         for claim in batch.claims:
-            if await self._queues.supersede(claim) is Ending.SUPERSEDED:
+            if self.visibility.leaves(claim):
+                await self._failures.leave(claim, SUPERSEDED)
+            elif await self._queues.supersede(claim) is Ending.SUPERSEDED:
                 await self._failures.drop_superseded(claim)
 
     async def _process(self, batch: Batch) -> None:

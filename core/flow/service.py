@@ -135,7 +135,9 @@ class Service:
         try:
             await self._queues.check_server()
         except (AuthenticationError, NoPermissionError) as error:
-            raise RedisUnsuitable(f"redis refuses this user: {error}") from error
+            queue = self._settings.result_queue
+            also = f" (it also needs the right to RESULT_QUEUE {queue!r})" if queue else ""
+            raise RedisUnsuitable(f"redis refuses this user: {error}{also}") from error
         await self._queues.register()
         if self._settings.delivery is Delivery.AT_MOST_ONCE:
             log.warning("DELIVERY=at_most_once: a crash loses what is computed and read ahead")

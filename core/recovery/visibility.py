@@ -18,7 +18,7 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim
 from core.config import Settings
 from core.contract import input_names
-from core.errors import Expired, JobError, TransientFailure
+from core.errors import JobError, TransientFailure
 from core.keys import Kind
 from core.pixels import shm
 from core.telemetry import watch
@@ -87,15 +87,29 @@ class ShmVisibility:
             if not isinstance(outcome, Exception) or self._sees(claim.payload):
                 self._prove()
                 return
-            if self._is_miss(outcome) and claim.sha1 not in self.known_gone:
+            if is_miss(outcome) and claim.sha1 not in self.known_gone:
                 self._missing.add(claim.sha1)
-                self._last_miss = outcome if is_miss(outcome) else self._last_miss
+                self._last_miss = outcome
         if self.is_blind:
             self._report()
 
     def excuses(self, claim: Claim, error: Exception) -> bool:
         """Whether a job failed only because this worker sees no segments."""
-        return self.is_blind and self._is_miss(error) and claim.sha1 not in self.known_gone
+        return self.is_blind and is_miss(error) and claim.sha1 not in self.known_gone
+
+    def leaves(self, claim: Claim) -> bool:
+        """Whether a job that is only to be cleaned up is left to workers of another namespace.
+
+        A worker that has seen no segment yet could not unlink its inputs, if they are elsewhere.
+        """
+        if self.is_proven or not self.has_rivals or claim.sha1 in self.known_gone:
+            return False
+        if self._sees(claim.payload):
+            self._prove()
+            return False
+        self._missing.add(claim.sha1)
+        self._report()
+        return True
 
     async def wait(self) -> None:
         """While blind, wait until the next job may be tried."""
@@ -120,14 +134,6 @@ class ShmVisibility:
             if any(self._sees(payload) for payload in payloads):
                 self._prove()
                 return
-
-    def _is_miss(self, outcome: object) -> bool:
-        """Whether a job's segments are not here, or need not be looked for.
-
-        A worker that has seen no segment yet leaves expired jobs to workers of another namespace:
-        it could not unlink their inputs there.
-        """
-        return is_miss(outcome) or (self.has_rivals and isinstance(outcome, Expired))
 
     def _sees(self, payload: bytes) -> bool:
         return any(self._is_here(name) for name in input_names(payload, self._settings))

@@ -271,7 +271,10 @@ def test_without_the_right_to_the_result_queue_a_worker_says_so_at_its_start(
         ("inpainting_result:{request_id}", "a key of the worker"),
         (LONG, "the queue of long jobs"),
         ("lama_inference:{request_id}", "the queue of"),
-        ("done:{request}", "{request} is not known"),
+        ("done:{request}", "'{request}' is not known"),
+        ("done:{request_id", "'{request_id' is not known"),
+        ("done}", "'}' is not known"),
+        ("done:\udcff", "UTF-8"),
     ],
 )
 def test_a_result_queue_that_could_name_another_key_is_refused(

@@ -93,7 +93,7 @@ def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
-    yield _outcomes(settings, client)
+    yield from _outcomes(settings, client)
     types = list(_key_types(settings, client))
     yield from types
     if all(finding.level is Level.OK for finding in types):
@@ -160,20 +160,29 @@ def _latency(client: redis.Redis) -> Finding:
     return ok("redis", text)
 
 
-def _outcomes(settings: Settings, client: redis.Redis) -> Finding:
+def _outcomes(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     """How receivers learn of results: from the result queue, or from events."""
     name = settings.result_queue
     if name and REQUEST_ID in name:
-        return ok("redis", f"each request has a result queue of its own, {name}")
-    if name:
+        yield ok("redis", f"each request has a result queue of its own, {name}")
+    elif name:
+        if client.type(name) not in (b"list", b"none"):
+            return  # a problem, which the types of keys show
         waiting = read_overview(client, settings).outcomes
         if waiting >= settings.result_queue_max:
-            return warning(
+            yield warning(
                 "redis",
                 f"the result queue {name} is full, with {waiting} outcomes: the oldest are dropped",
                 "start a receiver, or raise RESULT_QUEUE_MAX",
             )
-        return ok("redis", f"{waiting} outcomes wait in the result queue {name}")
+        else:
+            yield ok("redis", f"{waiting} outcomes wait in the result queue {name}")
+    else:
+        yield _events(client)
+
+
+def _events(client: redis.Redis) -> Finding:
+    """Whether the server publishes an event for each result."""
     try:
         flags = str(client.config_get("notify-keyspace-events")["notify-keyspace-events"])
     except (ResponseError, KeyError):
