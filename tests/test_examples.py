@@ -55,6 +55,8 @@ def test_an_example_is_done(
     for field, info in message.items():
         if field.endswith("_shm_info"):
             array = rng.integers(0, 256, info["shape"]).astype(info["dtype"])
+            # An earlier run that was killed may have left it: the names are those of the page.
+            (Path("/dev/shm") / info["shm_name"]).unlink(missing_ok=True)
             put[field] = pipeline.put_array(array, name=info["shm_name"])
     assert put == {field: message[field] for field in put}
     assert len(put) >= 2
