@@ -43,10 +43,10 @@ LUA = Path(__file__).parent / "lua"
 #: Files of functions in lua/prelude, in this order, and the scripts that they are prepended to.
 PRELUDES: Final = {
     "records": ("claim", "enter", "requeue"),
-    "lists": ("promote", "release", "requeue", "retry"),
+    "lists": ("commit", "fail", "lapse", "promote", "refuse", "release", "requeue", "retry"),
     "ownership": ("commit", "fail", "lapse", "release", "retry", "supersede"),
-    "failures": ("fail", "lapse", "refuse"),
     "outcomes": ("commit", "fail", "lapse", "refuse"),
+    "failures": ("fail", "lapse", "refuse"),
     "entries": ("discard", "drop", "redrive"),
     "late_results": ("expire", "sweep"),
 }

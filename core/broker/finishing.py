@@ -154,7 +154,7 @@ class Finishing:
             "fail",
             claim,
             [keys.DEAD, keys.cleanup(self.identity.worker), *published_keys],
-            [entry, self._ttl_ms, device_of, FAULT_TTL_S, *published],
+            [entry, self.settings.result_ttl_ms, device_of, FAULT_TTL_S, *published],
             request[0] if request else "",
             keep=(b"held",),
         )
@@ -170,7 +170,7 @@ class Finishing:
             "lapse",
             claim,
             [keys.cleanup(self.identity.worker), *published_keys],
-            [self._ttl_ms, *published],
+            [self.settings.result_ttl_ms, *published],
             request[0],
         )
         return self._reported(reply, Ending.EXPIRED)
@@ -199,10 +199,6 @@ class Finishing:
             await self._finish("release", claim, [], [])
 
     # -- underneath ----------------------------------------------------------------------
-
-    @property
-    def _ttl_ms(self) -> int:
-        return max(1, int(self.settings.result_ttl_s * 1000))
 
     def _published(
         self, request: tuple[str, str] | None, kind: Kind, error: JobError

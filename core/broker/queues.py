@@ -81,7 +81,6 @@ class Queues(Finishing):
         without a heartbeat and cleans up after it.
         """
         worker, namespace = self.identity.worker, self.identity.namespace
-        ttl_ms = int(self.settings.result_ttl_s * 1000)
         if await self._scripts["deregister"](
             [
                 keys.workers(namespace),
@@ -93,7 +92,12 @@ class Queues(Finishing):
                 *(keys.processing(worker, kind) for kind in Kind),
                 keys.cleanup(worker),
             ],
-            [worker, namespace, crew_of(self.settings, namespace).name, ttl_ms],
+            [
+                worker,
+                namespace,
+                crew_of(self.settings, namespace).name,
+                self.settings.result_ttl_ms,
+            ],
         ):
             fault_point(Fault.STRUCK_OFF)
 
@@ -321,7 +325,7 @@ class Queues(Finishing):
                 entry,
                 anywhere,
                 int(again),
-                self._ttl_ms,
+                self.settings.result_ttl_ms,
             ]
             reply: int | None = await self._scripts["refuse"](
                 [place or queue, keys.DEAD, *published_keys], [*arguments, *published]

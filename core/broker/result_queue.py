@@ -44,7 +44,7 @@ class ResultQueue:
             "is_long": kind is Kind.LONG,
         }
         is_shared = REQUEST_ID not in self._settings.result_queue
-        ttl_ms = 0 if is_shared else max(1, int(self._settings.result_ttl_s * 1000))
+        ttl_ms = 0 if is_shared else self._settings.result_ttl_ms
         return [json.dumps(outcome), self._settings.result_queue_max, ttl_ms]
 
     def note(self, dropped: int) -> None:

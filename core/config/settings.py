@@ -292,6 +292,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def result_ttl_ms(self) -> int:
+        """RESULT_TTL_S in milliseconds, as Redis takes it; at least one."""
+        return max(1, int(self.result_ttl_s * 1000))
+
     def queue(self, kind: Kind) -> str:
         """The Redis list that jobs of this kind come from."""
         if kind is Kind.LONG:

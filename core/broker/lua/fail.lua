@@ -40,10 +40,7 @@ redis.call('RPUSH', KEYS[10], ARGV[9])
 if ARGV[11] ~= '' then
   redis.call('HSET', KEYS[7], fault, 'given up ' .. sha1 .. ' ' .. now)
 end
-local dropped = 0
-if KEYS[12] and publish_failure(KEYS[12], ARGV[10], 16) then
-  dropped = push_outcome(KEYS[13], 13)
-end
+local dropped = publish_failure(KEYS[12], KEYS[13], ARGV[10], 13)
 redis.call('HDEL', KEYS[5], sha1)
 drop_claim()
 leave_submissions(entries)

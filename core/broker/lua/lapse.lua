@@ -17,10 +17,7 @@ if not entries then
   return reply
 end
 redis.call('RPUSH', KEYS[10], payload)
-local dropped = 0
-if publish_failure(KEYS[11], ARGV[9], 13) then
-  dropped = push_outcome(KEYS[12], 10)
-end
+local dropped = publish_failure(KEYS[11], KEYS[12], ARGV[9], 10)
 redis.call('HDEL', KEYS[5], sha1)
 drop_claim()
 leave_submissions(entries)

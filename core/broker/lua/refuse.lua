@@ -34,7 +34,4 @@ if not take_out() then
   return false
 end
 redis.call('RPUSH', KEYS[2], ARGV[3])
-if KEYS[3] and publish_failure(KEYS[3], ARGV[6], 10) then
-  return push_outcome(KEYS[4], 7)
-end
-return 0
+return publish_failure(KEYS[3], KEYS[4], ARGV[6], 7)

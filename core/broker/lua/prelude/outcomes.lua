@@ -9,8 +9,7 @@ local function push_outcome(queue, first)
   if not queue or ARGV[first] == '' then
     return 0
   end
-  local kind = redis.call('TYPE', queue).ok
-  if kind ~= 'list' and kind ~= 'none' then
+  if not is_list(queue) then
     return -1
   end
   local excess = redis.call('RPUSH', queue, ARGV[first]) - tonumber(ARGV[first + 1])
