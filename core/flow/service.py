@@ -82,6 +82,12 @@ class Service:
         heartbeat.start()
         fault_point(Fault.REGISTERED)
         watch.serving(self._identity.worker, self._queues.count_in_flight)
+        log.info(
+            "worker %s takes jobs from %s and %s",
+            self._identity.worker,
+            self._settings.lama_inference_long_tasks_queue,
+            self._settings.lama_inference_short_tasks_queue,
+        )
         with contextlib.suppress(*REDIS_ERRORS):
             await self._recovery.recover_other_crews()
         background = [
@@ -149,12 +155,6 @@ class Service:
                 ", ".join(map(str, uids)),
                 shm.SHM_FOLDER,
             )
-        log.info(
-            "worker %s takes jobs from %s and %s",
-            self._identity.worker,
-            self._settings.lama_inference_long_tasks_queue,
-            self._settings.lama_inference_short_tasks_queue,
-        )
 
     async def _serve(self, background: Sequence[asyncio.Future[Any]]) -> int:
         working: asyncio.Future[Any] = asyncio.ensure_future(self._pipeline.run())
