@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import redis
@@ -37,19 +36,6 @@ from core.errors import RedisRefusal
 from core.telemetry import watch
 
 log = logging.getLogger(__name__)
-
-LUA = Path(__file__).parent / "lua"
-
-#: Files of functions in lua/prelude, in this order, and the scripts that they are prepended to.
-PRELUDES: Final = {
-    "records": ("claim", "enter", "requeue"),
-    "lists": ("commit", "fail", "lapse", "promote", "refuse", "release", "requeue", "retry"),
-    "ownership": ("commit", "fail", "lapse", "release", "retry", "supersede"),
-    "outcomes": ("commit", "fail", "lapse", "refuse"),
-    "failures": ("fail", "lapse", "refuse"),
-    "entries": ("discard", "drop", "redrive"),
-    "late_results": ("expire", "sweep"),
-}
 
 COMMAND_TIMEOUT_S = 5.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
@@ -130,17 +116,6 @@ def _arguments(address: RedisAddress) -> dict[str, Any]:
         place = {"host": host, "port": port}
     login = {"username": address.login.username, "password": address.login.password}
     return {"db": address.db, **place, **login, **address.options}
-
-
-def load_scripts(client: AsyncRedis | redis.Redis) -> dict[str, Any]:
-    """The scripts of lua/ by name, registered with this client."""
-    return {path.stem: client.register_script(script_text(path.stem)) for path in LUA.glob("*.lua")}
-
-
-def script_text(name: str) -> str:
-    """A script of lua/, with the preludes that it uses prepended."""
-    paths = [LUA / "prelude" / f"{file}.lua" for file, users in PRELUDES.items() if name in users]
-    return "".join(path.read_text() for path in (*paths, LUA / f"{name}.lua"))
 
 
 async def pause(delay_s: float, unless: asyncio.Event) -> None:

@@ -18,7 +18,6 @@ from typing import Any, Final, cast
 import redis
 
 from core import keys
-from core.broker.connection import load_scripts
 from core.broker.dead_job import (
     CHUNK_BYTES,
     CHUNK_ENTRIES,
@@ -28,6 +27,7 @@ from core.broker.dead_job import (
     is_unreadable_head,
     parse_entry,
 )
+from core.broker.scripts import load_scripts
 from core.config import Settings
 from core.contract import allowed_inputs, parse_job
 from core.errors import BadMessage
@@ -192,11 +192,15 @@ class DeadList:
         whole = self.read(job)
         if whole is None or whole.payload is None:
             return False
-        key_list = [keys.DEAD, job.queue, keys.ATTEMPTS]
-        if job.request_id:
-            key_list.append(keys.result(job.request_id))
-        arguments = [whole.payload, keys.sha1(whole.payload)]
-        return bool(self._change("redrive", key_list, job, arguments))
+        outcome = self._change(
+            "redrive",
+            job,
+            queue=job.queue,
+            result=keys.result(job.request_id) if job.request_id else None,
+            payload=whole.payload,
+            sha1=keys.sha1(whole.payload),
+        )
+        return bool(outcome)
 
     def discard(self, job: DeadJob) -> bool:
         """Drop a job and unlink its inputs; False if it was no longer on the list.
@@ -207,20 +211,32 @@ class DeadList:
         if not self.is_ours(job):
             raise ValueError(self.obstacle(job))
         if job.truncated or not job.inputs:
-            return bool(self._change("drop", [keys.DEAD], job, []))
+            return bool(self._change("drop", job))
         whole = self.read(job)
         if whole is None or whole.payload is None:
             return False
         # Reapers clean up after their own crew only, so this process poses as a member of it.
         me = identity_in(self._settings, job.namespace).worker
-        members = keys.workers(job.namespace)
-        key_list = [keys.DEAD, job.queue, keys.cleanup(me), members]
-        outcome = self._change("discard", key_list, job, [whole.payload, me])
+        workers, cleanup = keys.workers(job.namespace), keys.cleanup(me)
+        outcome = self._change(
+            "discard",
+            job,
+            queue=job.queue,
+            cleanup=cleanup,
+            workers=workers,
+            payload=whole.payload,
+            worker=me,
+        )
         if outcome == 1 and job.namespace == self._identity.namespace:
             shm.unlink_all(allowed_inputs(job.inputs, self._settings), self._settings.uids)
-            self._redis.lrem(keys.cleanup(me), 1, cast(str, whole.payload))
-            mine = [keys.heartbeat(me), keys.claims(me), keys.cleanup(me)]
-            self._scripts["forget"]([members, *mine], [me])
+            self._redis.lrem(cleanup, 1, cast(str, whole.payload))
+            self._scripts["forget"](
+                workers=workers,
+                heartbeat=keys.heartbeat(me),
+                claims=keys.claims(me),
+                lists=[cleanup],
+                worker=me,
+            )
         return bool(outcome)
 
     def _part(self, start: int, end: int) -> Iterator[DeadJob]:
@@ -240,7 +256,10 @@ class DeadList:
         be read whole.
         """
         reply = self._scripts["heads"](
-            [keys.DEAD], [index, min(most, CHUNK_ENTRIES), CHUNK_BYTES, HEAD_BYTES]
+            first=index,
+            count=min(most, CHUNK_ENTRIES),
+            most_bytes=CHUNK_BYTES,
+            head_bytes=HEAD_BYTES,
         )
         jobs: list[DeadJob | None] = []
         for at, (head, length) in enumerate(heads(reply), index):
@@ -251,12 +270,13 @@ class DeadList:
             jobs.append(parse_entry(data, length, at + self._removed))
         return jobs
 
-    def _change(self, script: str, key_list: list[str], job: DeadJob, arguments: list[Any]) -> int:
+    def _change(self, script: str, job: DeadJob, **named: Any) -> int:
         """The reply of a script that removes a job's entry; 0 if it was no longer on the list."""
         index: int | None = self._index(job)
         while index is not None:
-            place = [index, job.head, job.entry_length]
-            outcome = int(self._scripts[script](key_list, [*place, *arguments]))
+            outcome = int(
+                self._scripts[script](index=index, head=job.head, length=job.entry_length, **named)
+            )
             if outcome > 0:
                 self._removed += 1
                 return outcome
@@ -272,7 +292,7 @@ class DeadList:
         index = job.place
         while index >= 0:
             found, index = self._scripts["find"](
-                [keys.DEAD], [index, job.head, job.entry_length, CHUNK_BYTES]
+                start=index, head=job.head, length=job.entry_length, most_bytes=CHUNK_BYTES
             )
             if found:
                 return int(index)

@@ -15,12 +15,13 @@ from typing import Any, Final
 from redis.exceptions import NoScriptError
 
 from core import keys
-from core.broker.connection import Link, async_client, load_scripts
+from core.broker.connection import Link, async_client
 from core.broker.dead_job import write_entry, write_truncated_entry
 from core.broker.pipelining import Pipelined
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.result_queue import ResultQueue
+from core.broker.scripts import load_scripts
 from core.claims import Claim, Ending, Standing, barred_until
 from core.config import Settings
 from core.contract import result_name_start
@@ -77,7 +78,7 @@ class Finishing:
         async def note() -> None:
             with contextlib.suppress(*REDIS_ERRORS):
                 if working:
-                    await self._evaluate("mark", [key], numbers)
+                    await self._evaluate("mark", claims=key, numbers=numbers)
                 else:
                     await self._pipelined("HDEL", key, *(f"{number}:work" for number in numbers))
 
@@ -99,29 +100,25 @@ class Finishing:
         ending, replaced, *dropped = await self._finish(
             "commit",
             claim,
-            [
-                keys.result(request_id),
-                keys.cleanup(self.identity.worker),
-                *self._result_queue.key(request_id),
-            ],
-            [
-                segment,
-                self.settings.result_ttl_s,
-                self.identity.namespace,
-                *self._result_queue.push((request_id, fields.get("image_id", "")), claim.kind),
-                *(word for pair in fields.items() for word in pair),
-            ],
             request_id,
+            result=keys.result(request_id),
+            cleanup=keys.cleanup(self.identity.worker),
+            segment=segment,
+            result_s=self.settings.result_ttl_s,
+            namespace=self.identity.namespace,
+            fields=_flat(fields),
+            **self._result_queue.push((request_id, fields.get("image_id", "")), claim.kind),
         )
         self._result_queue.note(sum(dropped))
         return _ending(ending, Ending.COMMITTED), replaced.decode()
 
     async def forget_replaced(self, request_id: str, segment: str) -> None:
         """Note that a replaced segment has been unlinked."""
-        key, member = keys.segments(self.identity.namespace), f"{segment} {request_id}"
-        score = barred_until(self.settings)
-        await self.link.repeat_until_answered(
-            lambda _: self._scripts["retire"]([key], [member, score])
+        await self._run(
+            "retire",
+            segments=keys.segments(self.identity.namespace),
+            member=f"{segment} {request_id}",
+            score=barred_until(self.settings),
         )
 
     async def drop_cleanup_entry(self, claim: Claim, member: str = "") -> None:
@@ -129,9 +126,13 @@ class Finishing:
 
         `member` is `{segment} {request_id}`, the record of its result; empty if it has none.
         """
-        cleanup = keys.cleanup(self.identity.worker)
-        segments = keys.segments(self.identity.namespace)
-        await self._run("clean", [cleanup, segments], [claim.payload, member])
+        await self._run(
+            "clean",
+            cleanup=keys.cleanup(self.identity.worker),
+            segments=keys.segments(self.identity.namespace),
+            payload=claim.payload,
+            member=member,
+        )
 
     async def fail(
         self,
@@ -147,16 +148,16 @@ class Finishing:
         `device` says that the device may be at fault. If another such job was given up and nothing
         has been delivered since, this one is HELD instead: the claim does not end.
         """
-        published_keys, published = self._published(request, claim.kind, error)
-        entry = self._dead_entry(claim, error, attempts)
-        device_of = self.identity.namespace if device else ""
         reply = await self._finish(
             "fail",
             claim,
-            [keys.DEAD, keys.cleanup(self.identity.worker), *published_keys],
-            [entry, self.settings.result_ttl_ms, device_of, FAULT_TTL_S, *published],
             request[0] if request else "",
             keep=(b"held",),
+            cleanup=keys.cleanup(self.identity.worker),
+            dead_entry=self._dead_entry(claim, error, attempts),
+            suspect=self.identity.namespace if device else "",
+            fault_s=FAULT_TTL_S,
+            **self._published(request, claim.kind, error),
         )
         return self._reported(reply, Ending.FAILED)
 
@@ -165,13 +166,12 @@ class Finishing:
 
         In the first two cases its inputs are to be unlinked.
         """
-        published_keys, published = self._published(request, claim.kind, error)
         reply = await self._finish(
             "lapse",
             claim,
-            [keys.cleanup(self.identity.worker), *published_keys],
-            [self.settings.result_ttl_ms, *published],
             request[0],
+            cleanup=keys.cleanup(self.identity.worker),
+            **self._published(request, claim.kind, error),
         )
         return self._reported(reply, Ending.EXPIRED)
 
@@ -180,15 +180,16 @@ class Finishing:
 
         If `counted`, an attempt is added.
         """
-        arguments = [int(counted), int(delay_s * 1000)]
-        ending = await self._finish("retry", claim, [], arguments)
+        ending = await self._finish(
+            "retry", claim, counts=int(counted), delay_ms=int(delay_s * 1000)
+        )
         self.waits_added.set()
         return _ending(ending, Ending.WAITS)
 
     async def supersede(self, claim: Claim) -> Ending:
         """Drop a superseded job, whose inputs are to be unlinked: SUPERSEDED or LOST."""
         cleanup = keys.cleanup(self.identity.worker)
-        ending = await self._finish("supersede", claim, [cleanup], [])
+        ending = await self._finish("supersede", claim, cleanup=cleanup)
         return _ending(ending, Ending.SUPERSEDED)
 
     async def release(self, claims: Sequence[Claim]) -> None:
@@ -196,25 +197,26 @@ class Finishing:
         # One after another: if some of several concurrent calls were repeated, the order would
         # change.
         for claim in reversed(claims):
-            await self._finish("release", claim, [], [])
+            await self._finish("release", claim)
 
     # -- underneath ----------------------------------------------------------------------
 
     def _published(
         self, request: tuple[str, str] | None, kind: Kind, error: JobError
-    ) -> tuple[list[str], list[Any]]:
-        """Keys and arguments of a script that publishes a failure; none without a request."""
-        if request is None:
-            return [], ["", 0, 0]
-        published_keys = [keys.result(request[0]), *self._result_queue.key(request[0])]
-        pushed = self._result_queue.push(request, kind, error.reason)
+    ) -> dict[str, Any]:
+        """The keys and arguments of lua/prelude/failures.lua; without a request, none is told."""
         fields = {
             "status": "failed",
             "error": str(error),
             "reason": error.reason,
-            "image_id": request[1],
+            "image_id": request[1] if request else "",
         }
-        return published_keys, [*pushed, *(word for pair in fields.items() for word in pair)]
+        return {
+            "result": keys.result(request[0]) if request else None,
+            "result_ms": self.settings.result_ttl_ms,
+            "fields": _flat(fields),
+            **self._result_queue.push(request, kind, error.reason),
+        }
 
     def _reported(self, reply: Any, landed: Ending) -> Ending:
         """How a claim ended, from the reply of a script that publishes a failure."""
@@ -226,66 +228,57 @@ class Finishing:
         self,
         name: str,
         claim: Claim,
-        key_list: Sequence[str],
-        arguments: Sequence[Any],
         request_id: str | None = None,
+        *,
         keep: Sequence[bytes] = (),
+        **named: Any,
     ) -> Any:
-        """Run a script that ends a claim, which is dropped unless the reply is in `keep`."""
+        """Run a script that ends a claim, which is dropped unless the reply is in `keep`.
+
+        `named` are the keys and arguments that lua/prelude/ownership.lua does not declare.
+        """
         worker, queue = self.identity.worker, self.settings.queue(claim.kind)
         if request_id is None:
             request_id = claim.request_id
         start = result_name_start(self.settings, worker, claim.payload)
         epoch = self._epochs.get(claim.number)
-        reply = await self._run(
-            name,
-            [
-                keys.processing(worker, claim.kind),
-                keys.claims(worker),
-                queue,
-                keys.delayed(queue),
-                keys.ATTEMPTS,
-                keys.SUBMISSIONS,
-                keys.CREWS,
-                keys.segments(self.identity.namespace),
-                keys.workers(self.identity.namespace),
-                *key_list,
-            ],
-            [
-                claim.payload,
-                claim.sha1,
-                "" if epoch is None else claim.number,
-                epoch or "",
-                request_id,
-                f"{start} {request_id}" if request_id else "",
-                *arguments,
-            ],
-            claim,
-        )
+        named |= {
+            "processing": keys.processing(worker, claim.kind),
+            "claims": keys.claims(worker),
+            "queue": queue,
+            "delayed": keys.delayed(queue),
+            "segments": keys.segments(self.identity.namespace),
+            "workers": keys.workers(self.identity.namespace),
+            "keeps_payload": int(self.keeps_payload),
+            "payload": claim.payload,
+            "sha1": claim.sha1,
+            "number": "" if epoch is None else claim.number,
+            "epoch": epoch or "",
+            "request": request_id,
+            "taken_mark": f"{start} {request_id}" if request_id else "",
+        }
+
+        async def run(again: bool) -> Any:
+            if again:  # it only waits for Redis: a crash now is not the job's fault
+                self.mark_work([claim], working=False)
+            return await self._evaluate(name, is_repeated=int(again), **named)
+
+        reply = await self.link.repeat_until_answered(run)
         if reply not in keep:
             self._drop(claim)
         return reply
 
-    async def _run(
-        self, name: str, key_list: list[str], arguments: list[Any], claim: Claim | None = None
-    ) -> Any:
-        async def run(again: bool) -> Any:
-            if again and claim:  # it only waits for Redis: a crash now is not the job's fault
-                self.mark_work([claim], working=False)
-            first = [int(self.keeps_payload), int(again)] if claim else []
-            return await self._evaluate(name, key_list, [*first, *arguments])
+    async def _run(self, name: str, **named: Any) -> Any:
+        """The reply of a script; the call is repeated until Redis answers."""
+        return await self.link.repeat_until_answered(lambda _: self._evaluate(name, **named))
 
-        return await self.link.repeat_until_answered(run)
-
-    async def _evaluate(self, name: str, key_list: list[str], arguments: list[Any]) -> Any:
+    async def _evaluate(self, name: str, **named: Any) -> Any:
         """The reply of a script, sent together with other waiting commands."""
         script = self._scripts[name]
         try:
-            return await self._pipelined(
-                "EVALSHA", script.sha, len(key_list), *key_list, *arguments
-            )
+            return await self._pipelined(*script.command(**named))
         except NoScriptError:  # the server was restarted, or never had it
-            return await script(key_list, arguments)
+            return await script(**named)
 
     def _drop(self, claim: Claim) -> None:
         self._epochs.pop(claim.number, None)
@@ -308,6 +301,11 @@ class Finishing:
         if large is not None:
             return write_truncated_entry(large.length, large.sha1, large.head, **fields)
         return write_entry(claim.payload, **fields)
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    """Fields and values in turn, as HSET takes them."""
+    return [word for pair in fields.items() for word in pair]
 
 
 def _ending(reply: bytes, landed: Ending) -> Ending:

@@ -11,8 +11,9 @@ from typing import Any
 from redis import Redis
 
 from core import __version__, keys
-from core.broker.connection import UNREADY_AFTER_S, script_text, sync_client
+from core.broker.connection import UNREADY_AFTER_S, sync_client
 from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
+from core.broker.scripts import Script
 from core.config import Settings
 from core.identity import Identity, crew_of, process_name
 from core.telemetry import watch
@@ -47,12 +48,12 @@ class Heartbeat(threading.Thread):
         interval_s = self._settings.heartbeat_interval_s
         key = keys.heartbeat(self._identity.worker)
         with sync_client(self._settings, timeout_s=min(interval_s, 5.0)) as redis:
-            register = redis.register_script(script_text("register"))
+            register = Script("register", redis)
             while not self._stopped.wait(interval_s):
                 try:
                     if self._renew(redis, key, ttl_ms):
                         continue
-                    register(*register_arguments(self._settings, self._identity))
+                    register(**registration(self._settings, self._identity))
                 except REDIS_ERRORS as error:
                     log.debug("no heartbeat: %s", error)
                     watch.set_obstacle(
@@ -78,19 +79,19 @@ class Heartbeat(threading.Thread):
         return bool(renewed)
 
 
-def register_arguments(settings: Settings, identity: Identity) -> tuple[list[str], list[Any]]:
-    """Keys and arguments of lua/register.lua."""
+def registration(settings: Settings, identity: Identity) -> dict[str, Any]:
+    """The keys and arguments of lua/register.lua."""
     crew = crew_of(settings, identity.namespace, identity.host)
-    ttl_ms = int(settings.heartbeat_ttl_s * 1000)
-    return (
-        [
-            keys.heartbeat(identity.worker),
-            keys.workers(identity.namespace),
-            keys.CREWS,
-            keys.segments(identity.namespace),
-        ],
-        [identity.worker, heartbeat_value(identity), ttl_ms, crew.name, crew.description],
-    )
+    return {
+        "heartbeat": keys.heartbeat(identity.worker),
+        "workers": keys.workers(identity.namespace),
+        "segments": keys.segments(identity.namespace),
+        "worker": identity.worker,
+        "value": heartbeat_value(identity),
+        "ttl_ms": int(settings.heartbeat_ttl_s * 1000),
+        "crew": crew.name,
+        "description": crew.description,
+    }
 
 
 def heartbeat_value(identity: Identity) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from core import keys
 from core.broker.finishing import Finishing
-from core.broker.heartbeat import register_arguments
+from core.broker.heartbeat import registration
 from core.broker.no_list import NO_LIST_PAUSE_S, UnlessNoList
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
@@ -33,9 +33,6 @@ from core.faults import Fault, fault_point
 from core.identity import Identity, crew_of
 from core.keys import Kind
 from core.telemetry import transitions
-
-#: Index in the KEYS of lua/enter.lua of the processing list of each kind.
-PROCESSING_KEY: Final = {Kind.LONG: 6, Kind.SHORT: 7}
 
 #: Bytes of payloads that are read from a list in one call.
 LOOK_BYTES: Final = 4 << 20
@@ -63,8 +60,9 @@ class Queues(Finishing):
         warn_of_ignored(self.settings)
         await require_server(self._redis, self.settings.delivery)
         await self._scripts["rights"](
-            [keys.claims(self.identity.worker), *self._result_queue.key("0")],
-            [int(self.keeps_payload)],
+            key=keys.claims(self.identity.worker),
+            result_queue=self._result_queue.key("0"),
+            moves=int(self.keeps_payload),
         )
         if not await can_unblock(self._redis):
             for waiter in self._waiters.values():
@@ -72,7 +70,7 @@ class Queues(Finishing):
 
     async def register(self) -> None:
         """Register this worker; required before it claims anything."""
-        await self._scripts["register"](*register_arguments(self.settings, self.identity))
+        await self._scripts["register"](**registration(self.settings, self.identity))
 
     async def deregister(self) -> None:
         """Deregister this worker.
@@ -82,22 +80,15 @@ class Queues(Finishing):
         """
         worker, namespace = self.identity.worker, self.identity.namespace
         if await self._scripts["deregister"](
-            [
-                keys.workers(namespace),
-                keys.heartbeat(worker),
-                keys.claims(worker),
-                keys.CREWS,
-                keys.segments(namespace),
-                keys.DEAD,
-                *(keys.processing(worker, kind) for kind in Kind),
-                keys.cleanup(worker),
-            ],
-            [
-                worker,
-                namespace,
-                crew_of(self.settings, namespace).name,
-                self.settings.result_ttl_ms,
-            ],
+            workers=keys.workers(namespace),
+            heartbeat=keys.heartbeat(worker),
+            claims=keys.claims(worker),
+            segments=keys.segments(namespace),
+            lists=[*(keys.processing(worker, kind) for kind in Kind), keys.cleanup(worker)],
+            worker=worker,
+            namespace=namespace,
+            crew=crew_of(self.settings, namespace).name,
+            barred_ms=self.settings.result_ttl_ms,
         ):
             fault_point(Fault.STRUCK_OFF)
 
@@ -190,21 +181,20 @@ class Queues(Finishing):
         return [self._standings[claim.number] for claim in claims]
 
     async def _enter(self, claims: Sequence[Claim]) -> None:
-        arguments: list[Any] = [self.identity.worker, secrets.token_hex(8)]
+        worker = self.identity.worker
+        entered: list[Any] = []
         for claim in claims:
-            place = PROCESSING_KEY[claim.kind] if self.keeps_payload else ""
-            arguments += [claim.number, claim.payload, claim.request_id, place]
+            kind = claim.kind if self.keeps_payload else ""
+            entered += [claim.number, claim.payload, claim.request_id, kind]
         asked_at = time.monotonic()
         now, epoch, attempts, superseded = await self._scripts["enter"](
-            [
-                keys.workers(self.identity.namespace),
-                keys.claims(self.identity.worker),
-                keys.ATTEMPTS,
-                keys.SUBMISSIONS,
-                keys.CREWS,
-                *(keys.processing(self.identity.worker, kind) for kind in Kind),
-            ],
-            arguments,
+            workers=keys.workers(self.identity.namespace),
+            claims=keys.claims(worker),
+            long=keys.processing(worker, Kind.LONG),
+            short=keys.processing(worker, Kind.SHORT),
+            worker=worker,
+            new_epoch=secrets.token_hex(8),
+            entered=entered,
         )
         self.clock.set(asked_at, *now)
         self._note(claims, epoch, attempts, superseded)
@@ -229,7 +219,7 @@ class Queues(Finishing):
         """
         queue = self.settings.queue(kind)
         moved, next_ms = await self._scripts["promote"](
-            [keys.delayed(queue), queue], [PROMOTED, LOOK_BYTES]
+            delayed=keys.delayed(queue), queue=queue, most=PROMOTED, most_bytes=LOOK_BYTES
         )
         return moved, None if next_ms < 0 else next_ms / 1000
 
@@ -237,10 +227,10 @@ class Queues(Finishing):
         """The newest payloads in a queue that are not too large. Claims nothing."""
         queue = self.settings.queue(kind)
         start = max(0, await self._redis.llen(queue) - count)
-        payloads = await self._scripts["look"](
-            [queue], [start, LOOK_BYTES, self.settings.max_message_bytes]
-        )
         limit = self.settings.max_message_bytes
+        payloads = await self._scripts["look"](
+            list=queue, first=start, most_bytes=LOOK_BYTES, longest=limit
+        )
         return [payload for length, _, payload in payloads if length <= limit]
 
     async def is_device_held(self) -> bool:
@@ -259,27 +249,20 @@ class Queues(Finishing):
             numbers = [next(self._numbers) for _ in range(max(counts.values()))]
             asked_at = time.monotonic()
             reply = await self._scripts["claim"](
-                [
-                    self.settings.queue(kind),
-                    keys.processing(worker, kind),
-                    keys.ATTEMPTS,
-                    keys.workers(self.identity.namespace),
-                    keys.claims(worker),
-                    keys.SUBMISSIONS,
-                    keys.CREWS,
-                    self.settings.queue(kind.other),
-                    keys.processing(worker, kind.other),
-                ],
-                [
-                    counts[kind],
-                    joining.sha1 if joining else "",
-                    self.settings.max_message_bytes,
-                    int(self.keeps_payload),
-                    worker,
-                    secrets.token_hex(8),
-                    numbers[0],
-                    counts.get(kind.other, 0),
-                ],
+                queue=self.settings.queue(kind),
+                processing=keys.processing(worker, kind),
+                other_queue=self.settings.queue(kind.other),
+                other_processing=keys.processing(worker, kind.other),
+                workers=keys.workers(self.identity.namespace),
+                claims=keys.claims(worker),
+                worker=worker,
+                count=counts[kind],
+                other_count=counts.get(kind.other, 0),
+                joined=joining.sha1 if joining else "",
+                longest=self.settings.max_message_bytes,
+                keeps_payload=int(self.keeps_payload),
+                new_epoch=secrets.token_hex(8),
+                first_number=numbers[0],
             )
             now, epoch, taken, attempts, superseded, is_other, *large = reply
             self.clock.set(asked_at, *now)
@@ -313,22 +296,18 @@ class Queues(Finishing):
         """
         error, queue = too_long(large.length, self.settings), self.settings.queue(kind)
         claim = Claim(kind, large.head)
-        published_keys, published = self._published(claim.request, kind, error)
         # A repetition finds the same entry.
         entry = self._dead_entry(claim, error, 1, large)
-        anywhere = int(place != queue) if place else ""
 
         async def refuse(again: bool) -> int | None:
-            arguments: list[Any] = [
-                large.length,
-                large.sha1,
-                entry,
-                anywhere,
-                int(again),
-                self.settings.result_ttl_ms,
-            ]
             reply: int | None = await self._scripts["refuse"](
-                [place or queue, keys.DEAD, *published_keys], [*arguments, *published]
+                place=place or queue,
+                length=large.length,
+                sha1=large.sha1,
+                dead_entry=entry,
+                where=int(place != queue) if place else "",
+                is_repeated=int(again),
+                **self._published(claim.request, kind, error),
             )
             return reply
 
@@ -342,7 +321,10 @@ class Queues(Finishing):
         payloads: list[bytes] = []
         index = 0
         while chunk := await self._scripts["look"](
-            [processing], [index, LOOK_BYTES, self.settings.max_message_bytes]
+            list=processing,
+            first=index,
+            most_bytes=LOOK_BYTES,
+            longest=self.settings.max_message_bytes,
         ):
             index += len(chunk)
             for length, sha1, content in chunk:

@@ -18,24 +18,25 @@ REMINDER_S: Final = 60.0
 
 
 class ResultQueue:
-    """The keys and arguments of the scripts for RESULT_QUEUE, and what they report of it."""
+    """What the scripts need to know of RESULT_QUEUE, and what they report of it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._remind_at = 0.0
 
-    def key(self, request_id: str) -> list[str]:
-        """The key of the queue that has the outcomes of a request; none without RESULT_QUEUE."""
+    def key(self, request_id: str) -> str | None:
+        """The key of the queue that has the outcomes of a request; None without RESULT_QUEUE."""
         template = self._settings.result_queue
-        return [template.replace(REQUEST_ID, request_id)] if template else []
+        return template.replace(REQUEST_ID, request_id) if template else None
 
-    def push(self, request: tuple[str, str], kind: Kind, reason: str = "") -> list[Any]:
-        """The arguments for `push_outcome` in lua/prelude/outcomes.lua.
+    def push(self, request: tuple[str, str] | None, kind: Kind, reason: str = "") -> dict[str, Any]:
+        """The keys and arguments of lua/prelude/outcomes.lua.
 
-        `request` is the request and image id; without a `reason`, the job is done.
+        `request` is the request and image id, None if they are unknown: then nothing is pushed.
+        Without a `reason`, the job is done.
         """
-        if not self._settings.result_queue:
-            return ["", 0, 0]
+        if request is None or not self._settings.result_queue:
+            return {"result_queue": None, "outcome": "", "most_outcomes": 0, "queue_ms": 0}
         outcome = {
             "request_id": request[0],
             "image_id": request[1],
@@ -45,7 +46,12 @@ class ResultQueue:
         }
         is_shared = REQUEST_ID not in self._settings.result_queue
         ttl_ms = 0 if is_shared else self._settings.result_ttl_ms
-        return [json.dumps(outcome), self._settings.result_queue_max, ttl_ms]
+        return {
+            "result_queue": self.key(request[0]),
+            "outcome": json.dumps(outcome),
+            "most_outcomes": self._settings.result_queue_max,
+            "queue_ms": ttl_ms,
+        }
 
     def note(self, dropped: int) -> None:
         """Count and log what `push_outcome` returns: outcomes that a receiver will not get."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from redis.asyncio import Redis
 
@@ -18,6 +18,7 @@ from core.broker.dead_job import (
     is_unreadable_head,
     parse_entry,
 )
+from core.broker.scripts import Script
 from core.config import Settings
 from core.contract import allowed_inputs
 from core.faults import Fault, fault_point
@@ -42,7 +43,7 @@ class DeadExpiry:
     def __init__(
         self,
         redis: Redis,
-        scripts: Mapping[str, Any],
+        scripts: Mapping[str, Script],
         settings: Settings,
         unlink: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
@@ -74,7 +75,9 @@ class DeadExpiry:
 
     async def _chunk(self) -> list[DeadJob | None]:
         """The jobs of the next entries; None for an entry of another program."""
-        reply = await self._heads([keys.DEAD], [self._index, CHUNK, CHUNK_BYTES, HEAD_BYTES])
+        reply = await self._heads(
+            first=self._index, count=CHUNK, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES
+        )
         jobs = []
         for index, (head, length) in enumerate(heads(reply), self._index):
             data = head
@@ -98,7 +101,9 @@ class DeadExpiry:
         # The last one first, so that a removal does not change the indexes of the rest.
         async with self._redis.pipeline(transaction=False) as pipeline:
             for job in reversed(due):
-                await self._drop([keys.DEAD], [job.place, job.head, job.entry_length], pipeline)
+                await self._drop(
+                    pipeline=pipeline, index=job.place, head=job.head, length=job.entry_length
+                )
             outcomes = await pipeline.execute()
         dropped = [
             job for job, outcome in zip(due, reversed(outcomes), strict=True) if outcome == 1

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from redis.asyncio import Redis
 
 from core import keys
+from core.broker.scripts import Script
 from core.claims import barred_until
 from core.config import Settings
 from core.faults import Fault, fault_point
@@ -37,7 +38,7 @@ class ResultExpiry:
     def __init__(
         self,
         redis: Redis,
-        scripts: Mapping[str, Any],
+        scripts: Mapping[str, Script],
         settings: Settings,
         namespace: str,
         unlink: Unlink,
@@ -55,7 +56,9 @@ class ResultExpiry:
         """Advance the namespace's clock, by which results expire; returns its unix seconds."""
         longest_s = max(60, 2 * self._settings.reap_interval_s)
         return int(
-            await self._scripts["tick"]([keys.CREWS], [self._clock, int(longest_s), self._crew])
+            await self._scripts["tick"](
+                clock=self._clock, longest_s=int(longest_s), crew=self._crew
+            )
         )
 
     async def run(self, now: int) -> None:
@@ -72,12 +75,18 @@ class ResultExpiry:
     async def _expire(self, member: bytes, now: int) -> None:
         segment, request_id = member.decode().split(" ", 1)
         if not await self._scripts["expire"](
-            [self._segments, keys.result(request_id)], [member, segment, now]
+            segments=self._segments,
+            result=keys.result(request_id),
+            member=member,
+            segment=segment,
+            now=now,
         ):
             return
         fault_point(Fault.EXPIRED)
         await self._unlink([segment])
-        await self._scripts["retire"]([self._segments], [member, barred_until(self._settings)])
+        await self._scripts["retire"](
+            segments=self._segments, member=member, score=barred_until(self._settings)
+        )
         log.info(
             "segment %s of request %s: nobody fetched it",
             segment,
@@ -101,7 +110,10 @@ class ResultExpiry:
         """Continue the sweep by so many calls; it ends early at the end of the set."""
         for _ in range(calls):
             self._cursor = await self._scripts["sweep"](
-                [self._segments], [self._cursor, CHUNK, keys.result("")]
+                segments=self._segments,
+                cursor=self._cursor,
+                count=CHUNK,
+                result_prefix=keys.result(""),
             )
             if self._cursor == b"0":
                 return

@@ -19,6 +19,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from core import keys
+from core.broker.scripts import Script
 from core.config import Settings
 from core.identity import Crew, crew_of
 from core.keys import Kind
@@ -75,7 +76,7 @@ class Orphans:
     def __init__(
         self,
         redis: Redis,
-        scripts: Mapping[str, Any],
+        scripts: Mapping[str, Script],
         settings: Settings,
         crew: Crew,
         drop_dead: Callable[[KnownCrew], Awaitable[bool]],
@@ -97,7 +98,7 @@ class Orphans:
     async def run(self, *, has_seen_segments: bool) -> None:
         """One pass: note which crews are alive, and dissolve those that are orphaned."""
         if has_seen_segments:
-            await self._scripts["note"]([keys.CREWS], [self._crew.name, "sighted", "1"])
+            await self._scripts["note"](crew=self._crew.name, what="sighted", value=1)
         now = float((await self._redis.time())[0])
         crews = [await self._with_members(known) for known in await self.known()]
         self.has_rivals = any(
@@ -108,7 +109,7 @@ class Orphans:
         )
         for known in crews:
             if known.is_alive or known.crew.name == self._crew.name:
-                await self._scripts["note"]([keys.CREWS], [known.crew.name, "seen", int(now)])
+                await self._scripts["note"](crew=known.crew.name, what="seen", value=int(now))
             elif self._is_orphaned(known, now):
                 await self._dissolve(known, crews, now)
 
@@ -194,7 +195,9 @@ class Orphans:
     async def _abandon(self, namespace: str) -> None:
         """Remove everything in Redis about a namespace that is gone."""
         segments = keys.segments(namespace)
-        while await self._scripts["abandon"]([segments], [CHUNK, keys.result("")]):
+        while await self._scripts["abandon"](
+            segments=segments, most=CHUNK, result_prefix=keys.result("")
+        ):
             pass
         await self._redis.delete(segments, keys.reaper(namespace))
         await self._redis.hdel(keys.CREWS, f"{namespace} clock", f"{namespace} fault")

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from core import keys
 from core.broker.queues import LOOK_BYTES
+from core.broker.scripts import Script
 from core.claims import barred_until
 from core.config import LONGEST_MESSAGE, Settings
 from core.contract import input_names, request_of, result_name_start
@@ -42,7 +43,7 @@ class Reaper:
     def __init__(
         self,
         redis: Redis,
-        scripts: Mapping[str, Any],
+        scripts: Mapping[str, Script],
         settings: Settings,
         crew: Crew,
         is_here: bool,
@@ -77,16 +78,23 @@ class Reaper:
             recovered += await self._requeue(owner, ghost, kind, counted)
         await self._finish_cleanup(owner)
         for name in (ghost, owner):
-            lists = [keys.processing(name, kind) for kind in Kind] + [keys.cleanup(name)]
             await self._scripts["forget"](
-                [self._workers, keys.heartbeat(name), keys.claims(name), *lists], [name]
+                workers=self._workers,
+                heartbeat=keys.heartbeat(name),
+                claims=keys.claims(name),
+                lists=[*(keys.processing(name, kind) for kind in Kind), keys.cleanup(name)],
+                worker=name,
             )
         return recovered
 
     async def bar(self, name: str, request_id: str) -> bool:
         """Bar a segment, or a prefix of names, from being committed; False if it was committed."""
-        member, until = f"{name} {request_id}", barred_until(self._settings)
-        return bool(await self._scripts["bar"]([self._segments], [member, until]))
+        barred = await self._scripts["bar"](
+            segments=self._segments,
+            member=f"{name} {request_id}",
+            score=barred_until(self._settings),
+        )
+        return bool(barred)
 
     async def remove_uncommitted(self, name: str, request_id: str) -> None:
         """Unlink a segment unless it was committed.
@@ -103,8 +111,12 @@ class Reaper:
         for kind in Kind:
             lists += [keys.processing(owner, kind), keys.processing(ghost, kind)]
         moved = await self._scripts["fence"](
-            [keys.heartbeat(owner), self._workers, keys.claims(owner), keys.claims(ghost), *lists],
-            [ghost],
+            heartbeat=keys.heartbeat(owner),
+            workers=self._workers,
+            claims=keys.claims(owner),
+            ghost_claims=keys.claims(ghost),
+            lists=lists,
+            ghost=ghost,
         )
         if moved > 0:
             fault_point(Fault.FENCED)
@@ -129,19 +141,16 @@ class Reaper:
                 start = start_of(name)
                 if start in starts:
                     await self.remove_uncommitted(name, starts[start])
-        arguments: list[Any] = []
+        listed: list[str] = []
         for sha1, request, _ in jobs:
-            arguments += [sha1, request[0] if request else ""]
+            listed += [sha1, request[0] if request else ""]
         count = await self._scripts["requeue"](
-            [
-                lost,
-                self._crew.queues[kind],
-                keys.ATTEMPTS,
-                keys.claims(ghost),
-                keys.SUBMISSIONS,
-                keys.CREWS,
-            ],
-            [int(counted), f"{self._crew.namespace} fault", *arguments],
+            lost=lost,
+            queue=self._crew.queues[kind],
+            ghost_claims=keys.claims(ghost),
+            counts=int(counted),
+            fault=f"{self._crew.namespace} fault",
+            jobs=listed,
         )
         fault_point(Fault.REQUEUED)
         watch.jobs_recovered(kind, count)
@@ -159,7 +168,9 @@ class Reaper:
     async def _payloads(self, place: str, longest: int) -> Any:
         """Pairs of sha1 and payload in a list; only the first KiB of one above `longest` bytes."""
         index = 0
-        while chunk := await self._scripts["look"]([place], [index, LOOK_BYTES, longest]):
+        while chunk := await self._scripts["look"](
+            list=place, first=index, most_bytes=LOOK_BYTES, longest=longest
+        ):
             index += len(chunk)
             for _, sha1, content in chunk:
                 yield sha1.decode(), content

@@ -19,9 +19,10 @@ from collections.abc import Collection
 from typing import Final, cast
 
 from core import keys
-from core.broker.connection import Link, async_client, load_scripts
+from core.broker.connection import Link, async_client
 from core.broker.dead_job import DeadJob
 from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
+from core.broker.scripts import load_scripts
 from core.config import Settings
 from core.contract import is_result_name
 from core.identity import Identity, crew_of
@@ -168,7 +169,7 @@ class Recovery:
         cursor = b"0"
         while True:
             cursor = await self._scripts["purge"](
-                [keys.SUBMISSIONS], [cursor, CHUNK, SUBMISSION_TTL_S]
+                cursor=cursor, count=CHUNK, kept_s=SUBMISSION_TTL_S
             )
             if cursor == b"0":
                 return

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from core import keys
-from core.broker.connection import async_client, load_scripts
+from core.broker.connection import async_client
 from core.broker.dead_job import DeadJob
+from core.broker.scripts import load_scripts
 from core.config import Settings
 from core.recovery import dead_expiry
 from core.recovery.dead_expiry import CHUNK, IDLE_CHUNKS, DeadExpiry

@@ -12,7 +12,7 @@ import pytest
 from chaos.proxy import Proxy
 from chaos.servers import Servers
 from core import keys
-from core.broker.connection import LUA
+from core.broker.scripts import LUA
 from core.identity import current_identity
 from harness.admin import PORT, Admin
 from harness.jobs import dead_entries, processing, send

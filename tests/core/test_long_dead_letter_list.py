@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from core import keys
-from core.broker.connection import LUA
 from core.broker.dead_job import CHUNK_BYTES, HEAD_BYTES, heads, write_entry, write_truncated_entry
 from core.broker.dead_list import DeadList, Filter
+from core.broker.scripts import Script
 from core.config import Settings
 from core.identity import current_identity
 from core.pixels import shm
@@ -70,8 +70,8 @@ def test_a_list_of_long_messages_is_read_by_a_few_megabytes_at_a_time(
     count = 100
     for number in range(count):
         raw.rpush(keys.DEAD, entry(settings, str(number), LARGE))
-    script = raw.register_script((LUA / "heads.lua").read_text())
-    reply = heads(script([keys.DEAD], [0, count, CHUNK_BYTES, HEAD_BYTES]))
+    script = Script("heads", raw)
+    reply = heads(script(first=0, count=count, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES))
     assert 1 <= len(reply) <= CHUNK_BYTES // LARGE + 2
     assert all(len(head) == HEAD_BYTES and length > LARGE for head, length in reply)
 
@@ -93,10 +93,12 @@ def test_a_chunk_has_at_least_one_entry_and_at_most_as_many_as_are_wanted(
     settings: Settings, raw: RedisClient, size: int
 ) -> None:
     raw.rpush(keys.DEAD, *(entry(settings, str(number), size) for number in range(3)))
-    script = raw.register_script((LUA / "heads.lua").read_text())
-    assert len(script([keys.DEAD], [1, 1, CHUNK_BYTES, HEAD_BYTES])) == 2
-    assert len(script([keys.DEAD], [0, 9, CHUNK_BYTES, HEAD_BYTES])) == (2 if size else 6)
-    assert script([keys.DEAD], [3, 9, CHUNK_BYTES, HEAD_BYTES]) == []
+    script = Script("heads", raw)
+    assert len(script(first=1, count=1, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES)) == 2
+    assert len(script(first=0, count=9, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES)) == (
+        2 if size else 6
+    )
+    assert script(first=3, count=9, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES) == []
 
 
 def test_long_messages_after_many_short_ones_do_not_make_a_chunk_much_larger(
@@ -104,8 +106,8 @@ def test_long_messages_after_many_short_ones_do_not_make_a_chunk_much_larger(
 ) -> None:
     raw.rpush(keys.DEAD, *(b"x" for _ in range(500)))
     raw.rpush(keys.DEAD, *(entry(settings, str(number), LARGE) for number in range(60)))
-    script = raw.register_script((LUA / "heads.lua").read_text())
-    reply = heads(script([keys.DEAD], [0, 1000, CHUNK_BYTES, HEAD_BYTES]))
+    script = Script("heads", raw)
+    reply = heads(script(first=0, count=1000, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES))
     assert 500 < len(reply) <= 500 + 32
 
 

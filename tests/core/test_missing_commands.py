@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from core.broker.connection import LUA
+from core.broker.scripts import LUA
 from core.commands.checks.redis_commands import BY_DELIVERY, COMMANDS, OPTIONAL
 from core.config import Delivery
 from harness import ROOT

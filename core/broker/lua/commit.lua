@@ -1,12 +1,10 @@
 -- Commit a finished job: publish its result and put its inputs on the cleanup list.
--- KEYS[10] result hash of the request
--- KEYS[11] cleanup list of the worker
--- KEYS[12] result queue (absent if there is none)
--- ARGV[9]  name of the result segment
--- ARGV[10] seconds after which an unread result expires
--- ARGV[11] namespace
--- ARGV[12] to ARGV[14]: the outcome for the result queue (see outcomes.lua)
--- ARGV[15…] fields and values of the hash
+-- USES superseding, outcomes
+-- KEYS result
+-- ARGV namespace
+-- ARGV segment: name of the result segment
+-- ARGV result_s: seconds after which an unread result expires
+-- ARGV fields*: fields and values of the result hash
 -- Returns
 --   {'committed', name of the segment that this result replaces or '', what push_outcome returns};
 --   {'landed', ''} if an earlier call with the same segment took effect and lost its reply;
@@ -18,82 +16,80 @@
 --
 -- All or nothing: a full server checks a script's first write only, and refuses this one (HSET).
 -- Commands that fail on a key of the wrong type come before it.
-local segment = ARGV[9]
 local member = segment .. ' ' .. request
 
-local score = redis.call('ZSCORE', KEYS[8], member)
+local score = redis.call('ZSCORE', segments, member)
 if score and tonumber(score) >= 0 then
   return {'landed', ''}
 elseif score then
   -- Only a commit puts inputs on the cleanup list, and only this worker removes them while it
   -- lives.
-  local landed = redis.call('LPOS', KEYS[11], payload)
+  local landed = redis.call('LPOS', cleanup, payload)
   return {landed and 'landed' or 'lost', landed and segment or ''}
 end
 if ownership(true) ~= 'mine' then
   return {'lost', ''}
 end
-local entries = submissions()
-redis.call('HEXISTS', KEYS[5], sha1)
-redis.call('LLEN', KEYS[11])
+local entries = read_submissions()
+redis.call('HEXISTS', attempts, sha1)
+redis.call('LLEN', cleanup)
 if is_superseded(entries) then
-  supersede(entries, KEYS[11])
-  redis.call('ZADD', KEYS[8], 0, member)  -- removed even if this worker dies first
+  supersede(entries)
+  redis.call('ZADD', segments, 0, member)  -- removed even if this worker dies first
   return {'superseded', ''}
 end
 
 -- When the result expires, by the clock of the namespace (see tick.lua).
 local now = tonumber(redis.call('TIME')[1])
-local clock = redis.call('HGET', KEYS[7], ARGV[11] .. ' clock')
+local clock = redis.call('HGET', crews, namespace .. ' clock')
 local age, at = string.match(clock or '', '^(%d+) (%d+)$')
 if age then
   now = tonumber(age) + math.max(0, math.min(60, now - tonumber(at)))
 end
 
 local replaced = ''
-local kind = redis.call('TYPE', KEYS[10]).ok
+local kind = redis.call('TYPE', result).ok
 if kind ~= 'hash' and kind ~= 'none' then
-  redis.call('DEL', KEYS[10])
+  redis.call('DEL', result)
 elseif kind == 'hash' then
-  local info = redis.call('HGET', KEYS[10], 'inpaint_shm_info')
+  local info = redis.call('HGET', result, 'inpaint_shm_info')
   local readable, old = pcall(cjson.decode, info or '')
   if readable and type(old) == 'table' and type(old.shm_name) == 'string' then
     replaced = old.shm_name
   end
 end
 
-local fields, fresh = {}, {}
-for i = 15, #ARGV, 2 do
-  fields[#fields + 1], fields[#fields + 2] = ARGV[i], ARGV[i + 1]
-  fresh[ARGV[i]] = true
+local fresh = {}
+for i = 1, #fields, 2 do
+  fresh[fields[i]] = true
 end
-redis.call('HSET', KEYS[10], unpack(fields))
-for _, field in ipairs(redis.call('HKEYS', KEYS[10])) do
+redis.call('HSET', result, unpack(fields))
+for _, field in ipairs(redis.call('HKEYS', result)) do
   if not fresh[field] then
-    redis.call('HDEL', KEYS[10], field)
+    redis.call('HDEL', result, field)
   end
 end
-redis.call('PERSIST', KEYS[10])
-local dropped = push_outcome(KEYS[12], 12)
+redis.call('PERSIST', result)
+local dropped = push_outcome()
 
 -- Only a segment that a worker wrote for the same request may be removed. Score 0 ensures it is
 -- removed even if this worker dies first; on another host, by a worker there.
 local old_member = replaced .. ' ' .. request
-if replaced ~= '' and redis.call('ZSCORE', KEYS[8], old_member) then
-  redis.call('ZADD', KEYS[8], 0, old_member)
+if replaced ~= '' and redis.call('ZSCORE', segments, old_member) then
+  redis.call('ZADD', segments, 0, old_member)
 elseif replaced ~= '' then
   replaced = ''
-  for _, crew in ipairs(redis.call('HKEYS', KEYS[7])) do
+  for _, crew in ipairs(redis.call('HKEYS', crews)) do
     local elsewhere = 'inpainting:segments:' .. string.match(crew, '^%S*')
     if redis.call('ZSCORE', elsewhere, old_member) then
       redis.call('ZADD', elsewhere, 0, old_member)
     end
   end
 end
-redis.call('ZADD', KEYS[8], math.max(1, math.floor(now + tonumber(ARGV[10]))), member)
-redis.call('RPUSH', KEYS[11], payload)
-redis.call('HDEL', KEYS[5], sha1)
-redis.call('HDEL', KEYS[7], ARGV[11] .. ' fault')
+redis.call('ZADD', segments, math.max(1, math.floor(now + tonumber(result_s))), member)
+redis.call('RPUSH', cleanup, payload)
+redis.call('HDEL', attempts, sha1)
+redis.call('HDEL', crews, namespace .. ' fault')
 drop_claim()
 
 -- Older submissions that are not done yet are superseded from now on.

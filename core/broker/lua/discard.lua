@@ -1,10 +1,11 @@
 -- Drop a dead job and put its inputs on a cleanup list. A reaper unlinks them if the process that
 -- discards the job dies before it has done so.
--- KEYS[2]  queue that the job came from
--- KEYS[3]  cleanup list of the process that discards the job
--- KEYS[4]  set of workers of the shared memory that the inputs are in
--- ARGV[4]  payload
--- ARGV[5]  name of that process in the set of workers
+-- USES entries
+-- KEYS queue: the job's
+-- KEYS cleanup: that of the process that discards the job
+-- KEYS workers: those of the shared memory that the inputs are in
+-- ARGV payload
+-- ARGV worker: name of the process among the workers
 -- Returns -1 if another entry is at the index, 1 if the inputs are to be unlinked, or 2 if they are
 -- still needed because the same message is in the queue again.
 --
@@ -14,13 +15,13 @@ local entry = find_entry()
 if not entry then
   return -1
 end
-local queued = redis.call('LPOS', KEYS[2], ARGV[4])
-redis.call('LLEN', KEYS[3])
-redis.call('SCARD', KEYS[4])
+local queued = redis.call('LPOS', queue, payload)
+redis.call('LLEN', cleanup)
+redis.call('SCARD', workers)
 remove(entry)
 if queued then
   return 2
 end
-redis.call('RPUSH', KEYS[3], ARGV[4])
-redis.call('SADD', KEYS[4], ARGV[5])
+redis.call('RPUSH', cleanup, payload)
+redis.call('SADD', workers, worker)
 return 1

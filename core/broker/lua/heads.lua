@@ -1,25 +1,24 @@
 -- Read the heads of entries of the dead-letter list, a few megabytes at most.
--- KEYS[1]  dead-letter list
--- ARGV[1]  index of the first entry
--- ARGV[2]  largest number of entries
--- ARGV[3]  bytes that may be copied; the script stops after the entry that exceeds them
--- ARGV[4]  bytes of a head
+-- KEYS dead
+-- ARGV first: index of the first entry
+-- ARGV count: largest number of entries
+-- ARGV most_bytes: bytes that may be copied; the script stops after the entry that exceeds them
+-- ARGV head_bytes: bytes of a head
 -- Returns head and length of the first entry, of the second, and so on.
 --
 -- Redis tells the size of an entry only by copying it. So entries are copied in groups, each at
 -- most twice as long as the one before, and shorter if the entries turn out to be large.
 local LONGEST_GROUP = 32
-local index, most, budget, cut =
-  tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local index, most, budget = tonumber(first), tonumber(count), tonumber(most_bytes)
 local heads, group = {}, 1
 while most > 0 and budget > 0 do
-  local entries = redis.call('LRANGE', KEYS[1], index, index + math.min(group, most) - 1)
+  local entries = redis.call('LRANGE', dead, index, index + math.min(group, most) - 1)
   if #entries == 0 then
     break
   end
   local copied = 0
   for _, entry in ipairs(entries) do
-    heads[#heads + 1] = string.sub(entry, 1, cut)
+    heads[#heads + 1] = string.sub(entry, 1, tonumber(head_bytes))
     heads[#heads + 1] = #entry
     copied = copied + #entry
   end

@@ -1,10 +1,10 @@
 -- Mark claims as worked on. A claim that has ended or was taken from the worker is not added again.
--- KEYS[1]  claims of the worker
--- ARGV     numbers of the claims
-for _, number in ipairs(ARGV) do
-  local sha1 = redis.call('HGET', KEYS[1], number)
+-- KEYS claims
+-- ARGV numbers*: numbers of the claims
+for _, number in ipairs(numbers) do
+  local sha1 = redis.call('HGET', claims, number)
   if sha1 then
-    redis.call('HSET', KEYS[1], number .. ':work', sha1)
+    redis.call('HSET', claims, number .. ':work', sha1)
   end
 end
 return 1

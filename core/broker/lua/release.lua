@@ -1,4 +1,5 @@
 -- Put a job back at the head of its queue; this is no attempt.
+-- USES ownership, lists
 -- Returns 'released', 'landed' if an earlier call did it, or 'lost' if the payload is no longer
 -- this worker's.
 --
@@ -8,8 +9,8 @@ if owner ~= 'mine' then
   return owner
 end
 drop_claim()
-if is_list(KEYS[3]) then
-  redis.call('LPUSH', KEYS[3], payload)
+if is_list(queue) then
+  redis.call('LPUSH', queue, payload)
 else
   wait(1)
 end

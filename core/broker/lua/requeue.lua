@@ -1,49 +1,48 @@
 -- Put the jobs of a dead worker back at the head of their queue, in their old order. An attempt is
 -- added to those that it was working on.
--- KEYS[1]  the ghost's list of these jobs
--- KEYS[2]  queue
--- KEYS[3]  attempts
--- KEYS[4]  claims of the ghost
--- KEYS[5]  submissions
--- KEYS[6]  crews
--- ARGV[1]  '1' if attempts count
--- ARGV[2]  field of the device fault; while jobs are held for it, no attempt is added
--- ARGV[3…] sha1 and request id (or '') of each payload whose segments have been removed, in the
---          list's order
+-- USES lists, submissions
+-- KEYS lost: the ghost's list of these jobs
+-- KEYS ghost_claims: claims of the ghost
+-- KEYS queue, attempts, crews
+-- ARGV counts: '1' if attempts count
+-- ARGV fault: field of the device fault; while jobs are held for it, no attempt is added
+-- ARGV jobs*: sha1 and request id (or '') of each payload whose segments have been removed, in the
+--   list's order
 -- Returns how many were put back; the others have been put back by another reaper.
 --
 -- The first write frees memory, so a full server refuses nothing.
 local work = {}
-local claims = redis.call('HGETALL', KEYS[4])
+local claims = redis.call('HGETALL', ghost_claims)
 for i = 1, #claims, 2 do
   if string.find(claims[i], ':work', 1, true) then
     work[claims[i + 1]] = claims[i]
   end
 end
-redis.call('HEXISTS', KEYS[3], '')
-local is_held = string.find(redis.call('HGET', KEYS[6], ARGV[2]) or '', '^held')
-local counts = ARGV[1] == '1' and not is_held
+redis.call('HEXISTS', attempts, '')
+local is_held = string.find(redis.call('HGET', crews, fault) or '', '^held')
+counts = counts == '1' and not is_held
 local now = redis.call('TIME')
-if not is_list(KEYS[2]) then
+if not is_list(queue) then
   return 0  -- the jobs stay in the ghost's list
 end
-local moved, index = 0, redis.call('LLEN', KEYS[1]) - 1
-for i = #ARGV - 1, 3, -2 do
+local moved, index = 0, redis.call('LLEN', lost) - 1
+for i = #jobs - 1, 1, -2 do
+  local sha1, request = jobs[i], jobs[i + 1]
   while index >= 0 do
-    local payload = redis.call('LINDEX', KEYS[1], index)
+    local payload = redis.call('LINDEX', lost, index)
     index = index - 1
-    if redis.sha1hex(payload) == ARGV[i] then
-      redis.call('LREM', KEYS[1], -1, payload)
-      redis.call('LPUSH', KEYS[2], payload)
-      if work[ARGV[i]] then
-        redis.call('HDEL', KEYS[4], work[ARGV[i]])
+    if redis.sha1hex(payload) == sha1 then
+      redis.call('LREM', lost, -1, payload)
+      redis.call('LPUSH', queue, payload)
+      if work[sha1] then
+        redis.call('HDEL', ghost_claims, work[sha1])
         if counts then
-          redis.call('HINCRBY', KEYS[3], ARGV[i], 1)
+          redis.call('HINCRBY', attempts, sha1, 1)
         end
-        work[ARGV[i]] = nil
+        work[sha1] = nil
       end
       -- Its worker may not have recorded it yet: it was claimed at an unknown time before now.
-      enter_submission(KEYS[5], ARGV[i + 1], ARGV[i], now, i / 2, 'u')
+      enter_submission(request, sha1, now, (i + 1) / 2, 'u')
       moved = moved + 1
       break
     end

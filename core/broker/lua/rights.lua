@@ -1,17 +1,15 @@
 -- Check that this user may run every command of the other scripts. A command that is refused in the
 -- middle of a script would leave it half done, and could lose a message.
--- KEYS[1]  a key that nobody else uses; deleted afterwards
--- KEYS[2]  result queue (absent if there is none); it is only read, but Redis checks the right to
---          every key in KEYS
--- ARGV[1]  '1' if jobs are moved from list to list (at-least-once delivery)
+-- KEYS key: one that nobody else uses; deleted afterwards
+-- KEYS result_queue?: only read, but Redis checks the right to every key in KEYS
+-- ARGV moves: '1' if jobs are moved from list to list (at-least-once delivery)
 -- Returns 1; fails with the name of the first command that is refused.
 --
 -- The first write needs no memory, so a full server refuses nothing after it.
-local key = KEYS[1]
 redis.call('DEL', key)
 redis.call('RPUSH', key, 'a')
 redis.call('LPUSH', key, 'b')
-if ARGV[1] == '1' then
+if moves == '1' then
   redis.call('LMOVE', key, key, 'LEFT', 'RIGHT')
 end
 redis.call('LLEN', key)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from core.broker.connection import script_text
 from core.broker.redis_errors import NotMaster
+from core.broker.scripts import Script
 from core.commands.checks.finding import Finding, ok, problem, warning
 from core.config import Delivery, Settings
 
@@ -107,9 +107,11 @@ def check(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     if missing or forbidden:
         return
     try:
-        script = client.register_script(script_text("rights"))
-        key = f"inpainting:doctor:{secrets.token_hex(8)}"
-        script([key], [int(settings.delivery is Delivery.AT_LEAST_ONCE)])
+        Script("rights", client)(
+            key=f"inpainting:doctor:{secrets.token_hex(8)}",
+            result_queue=None,
+            moves=int(settings.delivery is Delivery.AT_LEAST_ONCE),
+        )
     except ResponseError as error:
         if _is_refused(error):
             yield problem("redis", f"a script that the worker needs fails: {error}", _RIGHTS)
