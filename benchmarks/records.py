@@ -95,11 +95,12 @@ class Committer:
         return list(await asyncio.gather(*map(self._commit, claims)))
 
     async def _commit(self, claim: Claim) -> str:
-        job = parse_job(claim.payload, self._settings)
-        start = result_name_start(self._settings, self._identity.worker, claim.payload)
+        job = parse_job(claim.payload, self._settings.wire_format)
+        worker, prefix = self._identity.worker, self._settings.shm_name_prefix
+        start = result_name_start(worker, claim.payload, prefix=prefix)
         self._count += 1
         segment = Segment(f"{start}{self._count}", job.image.shape, job.image.dtype)
-        fields = result_fields(job, segment, KIND, self._identity.worker)
+        fields = result_fields(job, segment, KIND, worker)
         outcome, _ = await self._queues.commit(claim, job.request_id, segment.name, fields)
         if outcome is not Ending.COMMITTED:
             raise RuntimeError(f"the job of request {job.request_id} is {outcome}")

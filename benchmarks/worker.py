@@ -262,7 +262,7 @@ def _loaded(traffic: Traffic, kind: Kind) -> Loaded:
     """A job as the network gets it."""
     ((_, payload),) = traffic.make(kind, 1)
     image, mask = traffic.pictures[kind]
-    return Loaded(parse_job(payload, load_settings()), image, mask, None, os.geteuid())
+    return Loaded(parse_job(payload, load_settings().wire_format), image, mask, None, os.geteuid())
 
 
 def _copy(traffic: Traffic, kind: Kind, count: int) -> float:

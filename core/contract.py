@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from core import fields
-from core.config import SEGMENT_NAME, Settings
+from core.config import SEGMENT_NAME, WireFormat
 from core.errors import BadMessage, Expired
 from core.fields import MAX_ID_LENGTH as MAX_ID_LENGTH  # part of the contract
 from core.fields import shown
@@ -76,25 +76,24 @@ class Job:
     expires_at: float | None = None
 
 
-def too_long(length: int, settings: Settings) -> BadMessage:
+def too_long(length: int, limit: int) -> BadMessage:
     """Why a message of so many bytes is refused."""
     return BadMessage(
-        "too_long",
-        f"the message has {length} bytes, more than MAX_MESSAGE_BYTES={settings.max_message_bytes}",
+        "too_long", f"the message has {length} bytes, more than MAX_MESSAGE_BYTES={limit}"
     )
 
 
-def parse_job(payload: bytes, settings: Settings) -> Job:
+def parse_job(payload: bytes, wire: WireFormat) -> Job:
     """The job that a payload describes.
 
     Raises BadMessage, with a reason, if it violates the contract or a limit.
     """
-    if len(payload) > settings.max_message_bytes:
-        raise too_long(len(payload), settings)
+    if len(payload) > wire.max_message_bytes:
+        raise too_long(len(payload), wire.max_message_bytes)
     message = fields.json_object(payload)
-    limit = settings.max_image_pixels
-    image = _segment(message, "preprocessed_img_shm_info", settings)
-    mask = _segment(message, "preprocessed_mask_shm_info", settings)
+    limit = wire.max_image_pixels
+    image = _segment(message, "preprocessed_img_shm_info", wire)
+    mask = _segment(message, "preprocessed_mask_shm_info", wire)
     if len(image.shape) != 3 or image.shape[2] != 3:
         _refuse("bad_shape", f"a picture has shape [H, W, 3], not {shown(list(image.shape))}")
     if image.dtype == np.bool_:
@@ -125,9 +124,9 @@ def parse_job(payload: bytes, settings: Settings) -> Job:
         padding=(top, right, bottom, left),
         image=image,
         mask=mask,
-        original=_original(message, (height, width), settings),
+        original=_original(message, (height, width), wire),
         is_long=fields.flag(message, "is_long"),
-        original_mask=_original_mask(message, (height, width), settings),
+        original_mask=_original_mask(message, (height, width), wire),
         expires_at=fields.optional_time(message, "expires_at"),
     )
 
@@ -169,9 +168,9 @@ def result_fields(job: Job, segment: Segment, kind: Kind, worker: str) -> dict[s
     }
 
 
-def input_names(payload: bytes, settings: Settings) -> list[str]:
+def input_names(payload: bytes, wire: WireFormat) -> list[str]:
     """The allowed input segments that a message names."""
-    return allowed_inputs(named_inputs(payload), settings)
+    return allowed_inputs(named_inputs(payload), wire)
 
 
 def named_inputs(payload: bytes) -> list[str]:
@@ -183,40 +182,39 @@ def named_inputs(payload: bytes) -> list[str]:
     return [name for name in names if isinstance(name, str) and SEGMENT_NAME.fullmatch(name)]
 
 
-def allowed_inputs(names: Iterable[str], settings: Settings) -> list[str]:
+def allowed_inputs(names: Iterable[str], wire: WireFormat) -> list[str]:
     """Those of the names that an input segment may have."""
-    return [name for name in names if SEGMENT_NAME.fullmatch(name) and _is_input(name, settings)]
+    return [name for name in names if SEGMENT_NAME.fullmatch(name) and _is_input(name, wire)]
 
 
-def result_name_start(settings: Settings, worker: str, payload: bytes) -> str:
+def result_name_start(worker: str, payload: bytes, *, prefix: str) -> str:
     """The prefix of the names of all segments that a worker writes for a payload.
 
     It identifies worker and payload, so that others can tell when a segment is orphaned.
     """
-    return f"{settings.shm_name_prefix}{worker}-{sha1(payload)[:12]}-"
+    return f"{prefix}{worker}-{sha1(payload)[:12]}-"
 
 
-def is_result_name(name: str, settings: Settings) -> bool:
-    """Whether a segment's name is that of a worker's result."""
-    prefix = settings.shm_name_prefix
+def is_result_name(name: str, prefix: str) -> bool:
+    """Whether a segment's name is that of a worker's result; `prefix` is SHM_NAME_PREFIX."""
     return name.startswith(prefix) and bool(_RESULT_SUFFIX.fullmatch(name[len(prefix) :]))
 
 
-def _segment(message: Mapping[str, Any], field: str, settings: Settings) -> Segment:
+def _segment(message: Mapping[str, Any], field: str, wire: WireFormat) -> Segment:
     info = fields.field(message, field)
     if not isinstance(info, dict):
         _refuse("bad_field", f"{field} is {shown(info)}, must be an object")
     try:
-        name = _segment_name(info, settings)
+        name = _segment_name(info, wire)
         dtype = fields.dtype(info, "dtype")
         shape = fields.field(info, "shape")
         if not isinstance(shape, list) or not 2 <= len(shape) <= 3:
             _refuse("bad_shape", f"shape is {shown(shape)}, must be a list of 2 or 3 integers")
         shape = fields.integers(info, "shape", len(shape), minimum=1)
-        if shape[0] * shape[1] > settings.max_image_pixels:
+        if shape[0] * shape[1] > wire.max_image_pixels:
             _refuse(
                 "too_large",
-                f"shape {shown(shape)} is above MAX_IMAGE_PIXELS={settings.max_image_pixels}",
+                f"shape {shown(shape)} is above MAX_IMAGE_PIXELS={wire.max_image_pixels}",
             )
         segment = Segment(name, tuple(shape), dtype)
         size = fields.field(info, "size")
@@ -237,16 +235,16 @@ def _is_size_of(segment: Segment, size: int | None) -> bool:
     return size in (segment.size, *rounded)
 
 
-def _segment_name(info: Mapping[str, Any], settings: Settings) -> str:
+def _segment_name(info: Mapping[str, Any], wire: WireFormat) -> str:
     given = fields.field(info, "shm_name")
     name = _without_slash(given)
     if not isinstance(name, str) or not SEGMENT_NAME.fullmatch(name):
         _refuse("bad_name", f"shm_name {shown(given)} is not the name of a segment")
-    if not _is_input(name, settings):
+    if not _is_input(name, wire):
         _refuse(
             "bad_name",
             f"shm_name {shown(given)} is not that of an input: inputs begin with "
-            f"{' or '.join(settings.shm_input_prefixes)}, and a worker's result is not an input",
+            f"{' or '.join(wire.input_prefixes)}, and a worker's result is not an input",
         )
     return name
 
@@ -256,8 +254,8 @@ def _without_slash(name: Any) -> Any:
     return name.removeprefix("/") if isinstance(name, str) else name
 
 
-def _is_input(name: str, settings: Settings) -> bool:
-    return name.startswith(settings.shm_input_prefixes) and not is_result_name(name, settings)
+def _is_input(name: str, wire: WireFormat) -> bool:
+    return name.startswith(wire.input_prefixes) and not is_result_name(name, wire.result_prefix)
 
 
 def by_width(shape: Sequence[int]) -> str:
@@ -274,12 +272,12 @@ def _require_shape_of_mask(mask: Segment) -> None:
 
 
 def _original_mask(
-    message: Mapping[str, Any], size: tuple[int, int], settings: Settings
+    message: Mapping[str, Any], size: tuple[int, int], wire: WireFormat
 ) -> Segment | BadMessage | None:
     if message.get("original_mask_shm_info") is None:
         return None
     try:
-        segment = _segment(message, "original_mask_shm_info", settings)
+        segment = _segment(message, "original_mask_shm_info", wire)
         _require_shape_of_mask(segment)
         if segment.shape[:2] != size:
             _refuse(
@@ -293,12 +291,12 @@ def _original_mask(
 
 
 def _original(
-    message: Mapping[str, Any], size: tuple[int, int], settings: Settings
+    message: Mapping[str, Any], size: tuple[int, int], wire: WireFormat
 ) -> Segment | BadMessage | None:
     if message.get("original_shm_info") is None:
         return None
     try:
-        segment = _segment(message, "original_shm_info", settings)
+        segment = _segment(message, "original_shm_info", wire)
         if segment.shape != (*size, 3) or segment.dtype != np.uint8:
             _refuse(
                 "bad_shape",

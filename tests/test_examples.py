@@ -89,7 +89,7 @@ def test_the_letterboxed_example_is_what_a_client_would_send() -> None:
     (letterboxed,) = [
         example for example in blocks(ROOT / "docs/contract.md") if "original_shm_info" in example
     ]
-    job = parse_job(json.dumps(letterboxed).encode(), Settings(_env_file=None))
+    job = parse_job(json.dumps(letterboxed).encode(), Settings(_env_file=None).wire_format)
     page = np.zeros((*job.original_size, 3), np.uint8)
     prepared = prepare(page, page[..., 0], suitable_kind(*job.original_size))
     assert prepared.padding == job.padding

@@ -23,7 +23,6 @@ from prometheus_client.registry import Collector
 from core import __version__
 from core.admin.health import Health
 from core.admin.sampler import Sampler
-from core.config import Settings
 from core.keys import Kind
 from core.network import device_memory
 from core.recovery.overview import shm_use
@@ -46,9 +45,10 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, settings: Settings, watch: Watch, sampler: Sampler) -> None:
+    def __init__(self, watch: Watch, sampler: Sampler, name_prefix: str) -> None:
+        """`name_prefix` is SHM_NAME_PREFIX."""
         self._registry = CollectorRegistry()
-        self._registry.register(_WorkerCollector(settings, watch, sampler))
+        self._registry.register(_WorkerCollector(watch, sampler, name_prefix))
         ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:
@@ -57,10 +57,10 @@ class Metrics:
 
 
 class _WorkerCollector(Collector):
-    def __init__(self, settings: Settings, watch: Watch, sampler: Sampler) -> None:
-        self._settings = settings
+    def __init__(self, watch: Watch, sampler: Sampler, name_prefix: str) -> None:
         self._watch = watch
         self._sampler = sampler
+        self._name_prefix = name_prefix
         self._health = Health(watch, sampler)
 
     def collect(self) -> Iterator[Metric]:
@@ -206,7 +206,7 @@ class _WorkerCollector(Collector):
             yield GaugeMetricFamily(name, meaning, value)
 
     def _memory(self) -> Iterator[Metric]:
-        use = shm_use(self._settings)
+        use = shm_use(self._name_prefix)
         values = [
             ("inpainting_shm_size_bytes", "Total size of /dev/shm.", use.size),
             ("inpainting_shm_free_bytes", "Free space in /dev/shm.", use.free),

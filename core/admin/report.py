@@ -64,7 +64,7 @@ class Report:
                 "health": self._verdict(),
                 "settings": self._different,
                 "overview": overview and overview.to_dict(),
-                "shm": asdict(shm_use(self._settings)),
+                "shm": asdict(shm_use(self._settings.shm_name_prefix)),
                 "device_memory": device_memory(),
                 "history": self._history(request.number("after")),
                 "dead": [] if overview is None else self._dead_jobs(),

@@ -142,7 +142,7 @@ class AdminServer:
         if self._metrics is None:  # imported on demand, to start faster
             from core.admin.metrics import Metrics
 
-            self._metrics = Metrics(self._settings, watch, self._sampler)
+            self._metrics = Metrics(watch, self._sampler, self._settings.shm_name_prefix)
         return Response(HTTPStatus.OK, self._metrics.render(), self._metrics.content_type)
 
     def _preview(self, request: Request) -> Response:

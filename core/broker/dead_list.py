@@ -145,7 +145,7 @@ class DeadList:
         """Whether the job's inputs still exist; None if they are in another shared memory."""
         if job.namespace != self._identity.namespace:
             return None
-        names = allowed_inputs(job.inputs, self._settings)
+        names = allowed_inputs(job.inputs, self._settings.wire_format)
         return bool(names) and all(shm.exists(name) for name in names)
 
     def is_ours(self, job: DeadJob) -> bool:
@@ -175,7 +175,7 @@ class DeadList:
             return f"it would fail again as {job.reason}: {job.error}"
         if job.reason in BAD_MESSAGES and (whole := self.read(job)) and whole.payload is not None:
             try:
-                parse_job(whole.payload, self._settings)
+                parse_job(whole.payload, self._settings.wire_format)
             except BadMessage as error:
                 return f"it would fail again as {error.reason}: {error}"
         if self.inputs_here(job) is False:
@@ -228,7 +228,9 @@ class DeadList:
             worker=me,
         )
         if outcome == 1 and job.namespace == self._identity.namespace:
-            shm.unlink_all(allowed_inputs(job.inputs, self._settings), self._settings.uids)
+            shm.unlink_all(
+                allowed_inputs(job.inputs, self._settings.wire_format), self._settings.uids
+            )
             self._redis.lrem(cleanup, 1, cast(str, whole.payload))
             self._scripts["forget"](
                 workers=workers,

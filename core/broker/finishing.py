@@ -240,7 +240,7 @@ class Finishing:
         worker, queue = self.identity.worker, self.settings.queue(claim.kind)
         if request_id is None:
             request_id = claim.request_id
-        start = result_name_start(self.settings, worker, claim.payload)
+        start = result_name_start(worker, claim.payload, prefix=self.settings.shm_name_prefix)
         epoch = self._epochs.get(claim.number)
         named |= {
             "processing": keys.processing(worker, claim.kind),

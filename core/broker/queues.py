@@ -294,7 +294,8 @@ class Queues(Finishing):
 
         `place` is the list that has the message, '' if it is in none any more.
         """
-        error, queue = too_long(large.length, self.settings), self.settings.queue(kind)
+        error = too_long(large.length, self.settings.max_message_bytes)
+        queue = self.settings.queue(kind)
         claim = Claim(kind, large.head)
         # A repetition finds the same entry.
         entry = self._dead_entry(claim, error, 1, large)

@@ -1,7 +1,7 @@
 """The settings: what they are, where they come from, how they are read and shown."""
 
 from core.config.loading import load_settings
-from core.config.settings import LONGEST_MESSAGE, PROJECT_ROOT, Delivery, Settings
+from core.config.settings import LONGEST_MESSAGE, PROJECT_ROOT, Delivery, Settings, WireFormat
 from core.config.values import REQUEST_ID, REQUIRE, SEGMENT_NAME
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "SEGMENT_NAME",
     "Delivery",
     "Settings",
+    "WireFormat",
     "load_settings",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -55,6 +56,20 @@ ADMIN_PORTS_TRIED = 100
 class Delivery(StrEnum):
     AT_LEAST_ONCE = "at_least_once"
     AT_MOST_ONCE = "at_most_once"
+
+
+@dataclass(frozen=True, slots=True)
+class WireFormat:
+    """The settings that the format of messages depends on.
+
+    `max_message_bytes` and `max_image_pixels` limit a message and a picture. `input_prefixes` begin
+    the names of input segments, `result_prefix` those of result segments.
+    """
+
+    max_message_bytes: int
+    max_image_pixels: int
+    input_prefixes: tuple[str, ...]
+    result_prefix: str
 
 
 class Settings(BaseSettings):
@@ -297,11 +312,27 @@ class Settings(BaseSettings):
         """RESULT_TTL_S in milliseconds, as Redis takes it; at least one."""
         return max(1, int(self.result_ttl_s * 1000))
 
+    @property
+    def wire_format(self) -> WireFormat:
+        """What the format of messages depends on."""
+        return WireFormat(
+            max_message_bytes=self.max_message_bytes,
+            max_image_pixels=self.max_image_pixels,
+            input_prefixes=self.shm_input_prefixes,
+            result_prefix=self.shm_name_prefix,
+        )
+
+    @property
+    def queues(self) -> dict[Kind, str]:
+        """The Redis list of each kind's jobs."""
+        return {
+            Kind.LONG: self.lama_inference_long_tasks_queue,
+            Kind.SHORT: self.lama_inference_short_tasks_queue,
+        }
+
     def queue(self, kind: Kind) -> str:
         """The Redis list that jobs of this kind come from."""
-        if kind is Kind.LONG:
-            return self.lama_inference_long_tasks_queue
-        return self.lama_inference_short_tasks_queue
+        return self.queues[kind]
 
     @property
     def uids(self) -> frozenset[int]:

@@ -132,7 +132,9 @@ class Deliverer:
         if isinstance(picture, TransientFailure):
             raise picture
         assert isinstance(picture, np.ndarray | Restored), "it was not collected"
-        start = result_name_start(self._settings, self._identity.worker, claim.payload)
+        start = result_name_start(
+            self._identity.worker, claim.payload, prefix=self._settings.shm_name_prefix
+        )
         name = f"{start}{next(self._counter)}"
         result = self._finisher(loaded, picture)
         shm.write(name, result, self._settings.shm_file_mode, loaded.owner)

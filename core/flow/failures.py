@@ -80,7 +80,7 @@ class Failures:
             await self.drop_superseded(claim)
 
     async def _remove_inputs(self, claim: Claim) -> None:
-        names = input_names(claim.payload, self._settings)
+        names = input_names(claim.payload, self._settings.wire_format)
         await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
         await self._queues.drop_cleanup_entry(claim)
 

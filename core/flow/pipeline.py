@@ -65,7 +65,7 @@ class BatchPipeline:
         self._network = network
         self._stop = stop
         self._loader = Loader(settings, lambda: network.staging, queues.clock.now)
-        self.visibility = ShmVisibility(settings, queues, stop)
+        self.visibility = ShmVisibility(queues, stop, settings.wire_format, settings.uids)
         self._hold = DeviceHold(queues, stop)
         self._failures = Failures(settings, queues, self.visibility, self._hold)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)

@@ -55,7 +55,7 @@ class Loader:
         at present.
         """
         began_at = time.time()
-        job = parse_job(claim.payload, self._settings)
+        job = parse_job(claim.payload, self._settings.wire_format)
         if expired := expiry(job, self._now()):
             raise expired
         if job.is_long != (claim.kind == "long"):

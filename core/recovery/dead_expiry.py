@@ -95,7 +95,7 @@ class DeadExpiry:
         if not due:
             return True
         await self._unlink(
-            [name for job in due for name in allowed_inputs(job.inputs, self._settings)]
+            [name for job in due for name in allowed_inputs(job.inputs, self._settings.wire_format)]
         )
         fault_point(Fault.DEAD_EXPIRED)
         # The last one first, so that a removal does not change the indexes of the rest.

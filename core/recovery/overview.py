@@ -103,7 +103,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class ShmUse:
-    """Shared memory in bytes, and the result segments of these settings' workers in it."""
+    """Shared memory in bytes, and the segments of results in it."""
 
     size: int
     free: int
@@ -144,11 +144,11 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
     )
 
 
-def shm_use(settings: Settings) -> ShmUse:
-    """Search /dev/shm for results."""
+def shm_use(name_prefix: str) -> ShmUse:
+    """Search /dev/shm for results; `name_prefix` is SHM_NAME_PREFIX."""
     count = size = 0
     for entry in os.scandir(shm.SHM_FOLDER):
-        if is_result_name(entry.name, settings):
+        if is_result_name(entry.name, name_prefix):
             try:
                 size += entry.stat(follow_symlinks=False).st_size
             except OSError:

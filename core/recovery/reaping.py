@@ -134,7 +134,8 @@ class Reaper:
             starts = {}
             for _, request, payload in jobs:
                 if request:  # else no worker writes a result for it
-                    starts[result_name_start(self._settings, owner, payload)] = request[0]
+                    start = result_name_start(owner, payload, prefix=self._settings.shm_name_prefix)
+                    starts[start] = request[0]
             for start, request_id in starts.items():
                 await self.bar(start, request_id)
             for name in await asyncio.to_thread(shm.names):
@@ -183,7 +184,7 @@ class Reaper:
         # Not this worker's MAX_MESSAGE_BYTES: the dead worker's may have been larger.
         while payloads := [payload async for _, payload in self._payloads(key, LONGEST_MESSAGE)]:
             for payload in payloads:
-                await self._unlink(input_names(payload, self._settings))
+                await self._unlink(input_names(payload, self._settings.wire_format))
                 fault_point(Fault.CLEANUP_UNLINKED)
                 await self._redis.lrem(key, 1, payload)
                 request = request_of(payload) or ("unknown", "")

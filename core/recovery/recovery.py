@@ -189,7 +189,7 @@ class Recovery:
             return
         for name in await asyncio.to_thread(shm.names):
             start = start_of(name)
-            if start not in starts or not is_result_name(name, self._settings):
+            if start not in starts or not is_result_name(name, self._settings.shm_name_prefix):
                 continue
             worker = start[len(self._settings.shm_name_prefix) :].rsplit("-", 2)[0]
             if not await self._redis.exists(keys.heartbeat(worker)):

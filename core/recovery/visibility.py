@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, TypeGuard
 
 from core.broker.connection import pause
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim
-from core.config import Settings
+from core.config import WireFormat
 from core.contract import input_names
 from core.errors import JobError, TransientFailure
 from core.keys import Kind
@@ -49,10 +49,14 @@ FIX: Final = (
 class ShmVisibility:
     """Whether this worker has found segments of its jobs since its start."""
 
-    def __init__(self, settings: Settings, queues: Queues, stop: asyncio.Event) -> None:
-        self._settings = settings
+    def __init__(
+        self, queues: Queues, stop: asyncio.Event, wire: WireFormat, uids: Collection[int]
+    ) -> None:
+        """`uids` are the owners whose segments may be read."""
         self._queues = queues
         self._stop = stop
+        self._wire = wire
+        self._uids = uids
         self._missing: set[str] = set()
         self._last_miss: TransientFailure | None = None
         self._interval_s = FIRST_INTERVAL_S
@@ -136,11 +140,11 @@ class ShmVisibility:
                 return
 
     def _sees(self, payload: bytes) -> bool:
-        return any(self._is_here(name) for name in input_names(payload, self._settings))
+        return any(self._is_here(name) for name in input_names(payload, self._wire))
 
     def _is_here(self, name: str) -> bool:
         try:
-            shm.check_readable(name, self._settings.uids)
+            shm.check_readable(name, self._uids)
         except JobError as error:  # a segment that is refused is here
             return not is_miss(error)
         return True

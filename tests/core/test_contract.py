@@ -27,6 +27,7 @@ from core.identity import current_identity
 from core.keys import Kind
 
 SETTINGS = Settings(_env_file=None)
+WIRE = SETTINGS.wire_format
 
 GOOD: dict[str, Any] = {
     "request_id": "r-1",
@@ -65,7 +66,7 @@ def changed(path: str, value: object) -> bytes:
 
 
 def test_a_good_message_becomes_a_job() -> None:
-    job = parse_job(json.dumps(GOOD).encode(), SETTINGS)
+    job = parse_job(json.dumps(GOOD).encode(), WIRE)
     assert (job.request_id, job.image_id, job.is_long) == ("r-1", "page.jpg", True)
     assert job.original_size == (300, 860)
     assert job.padding == (2, 4, 6, 8)
@@ -77,12 +78,12 @@ def test_a_good_message_becomes_a_job() -> None:
 def test_unknown_fields_are_ignored_and_a_mask_may_have_a_channel() -> None:
     message = json.loads(changed(f"{MASK}.shape", [64, 96, 1]))
     message["added_later"] = {"anything": [None]}
-    assert parse_job(json.dumps(message).encode(), SETTINGS).mask.shape == (64, 96, 1)
+    assert parse_job(json.dumps(message).encode(), WIRE).mask.shape == (64, 96, 1)
 
 
 @pytest.mark.parametrize("prefix", ["img_shm_", "mask_shm_", "psm_"])
 def test_each_prefix_of_inputs_is_accepted(prefix: str) -> None:
-    assert parse_job(changed(f"{IMAGE}.shm_name", prefix + "x"), SETTINGS)
+    assert parse_job(changed(f"{IMAGE}.shm_name", prefix + "x"), WIRE)
 
 
 @pytest.mark.parametrize("field", sorted(GOOD))
@@ -91,7 +92,7 @@ def test_a_field_that_is_missing_null_or_of_another_type_is_refused(
     field: str, value: object
 ) -> None:
     with pytest.raises(BadMessage, match=field):
-        parse_job(changed(field, value), SETTINGS)
+        parse_job(changed(field, value), WIRE)
 
 
 @pytest.mark.parametrize("which", [IMAGE, MASK])
@@ -101,7 +102,7 @@ def test_a_segments_field_that_is_missing_null_or_of_another_type_is_refused(
     which: str, field: str, value: object
 ) -> None:
     with pytest.raises(BadMessage, match=which):
-        parse_job(changed(f"{which}.{field}", value), SETTINGS)
+        parse_job(changed(f"{which}.{field}", value), WIRE)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_segments_field_that_is_missing_null_or_of_another_type_is_refused(
 )
 def test_what_is_no_json_object_is_refused(payload: bytes) -> None:
     with pytest.raises(BadMessage):
-        parse_job(payload, SETTINGS)
+        parse_job(payload, WIRE)
     assert request_of(payload) is None
 
 
@@ -133,10 +134,10 @@ def test_a_value_nested_as_deeply_as_json_allows_is_refused_like_any_other(
 
     for place in ("request_id", f"{IMAGE}.shm_name", "image_id"):
         with pytest.raises(BadMessage):
-            parse_job(nested(place), SETTINGS)
+            parse_job(nested(place), WIRE)
     assert request_of(nested("request_id")) is None
     assert request_of(nested("image_id")) in (("r-1", ""), None)
-    assert input_names(nested(f"{IMAGE}.shm_name"), SETTINGS) in ([GOOD[MASK]["shm_name"]], [])
+    assert input_names(nested(f"{IMAGE}.shm_name"), WIRE) in ([GOOD[MASK]["shm_name"]], [])
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "9" * 5000])
@@ -146,10 +147,10 @@ def test_a_number_that_is_no_json_is_refused_and_does_not_hide_whose_message_it_
 ) -> None:
     payload = changed(field, "?").replace(b'"?"', number.encode())
     with pytest.raises(BadMessage) as caught:
-        parse_job(payload, SETTINGS)
+        parse_job(payload, WIRE)
     assert caught.value.reason == "bad_json"
     assert request_of(payload) == ("r-1", "page.jpg")
-    assert input_names(payload, SETTINGS) == [GOOD[field]["shm_name"] for field in (IMAGE, MASK)]
+    assert input_names(payload, WIRE) == [GOOD[field]["shm_name"] for field in (IMAGE, MASK)]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_values_that_contradict_the_contract_are_refused(
         message[IMAGE]["size"] = 64 * 96
         payload = json.dumps(message).encode()
     with pytest.raises(BadMessage) as caught:
-        parse_job(payload, SETTINGS)
+        parse_job(payload, WIRE)
     assert caught.value.reason == reason
 
 
@@ -223,7 +224,7 @@ def test_a_picture_without_three_channels_is_refused(channels: int) -> None:
     message = copy.deepcopy(GOOD)
     message[IMAGE] |= {"shape": [64, 96, channels], "size": 64 * 96 * channels}
     with pytest.raises(BadMessage, match=r"\[H, W, 3\]"):
-        parse_job(json.dumps(message).encode(), SETTINGS)
+        parse_job(json.dumps(message).encode(), WIRE)
 
 
 @pytest.mark.parametrize(
@@ -236,21 +237,21 @@ def test_a_picture_without_three_channels_is_refused(channels: int) -> None:
 )
 def test_a_name_that_is_no_inputs_is_refused(name: str) -> None:
     with pytest.raises(BadMessage) as caught:
-        parse_job(changed(f"{IMAGE}.shm_name", name), SETTINGS)
+        parse_job(changed(f"{IMAGE}.shm_name", name), WIRE)
     assert caught.value.reason in ("bad_name", "bad_field")
 
 
 def test_the_name_of_a_workers_result_is_no_inputs() -> None:
     name = f"img_shm_{current_identity(SETTINGS).worker}-{'0' * 12}-7"
-    assert is_result_name(name, SETTINGS)
+    assert is_result_name(name, WIRE.result_prefix)
     with pytest.raises(BadMessage):
-        parse_job(changed(f"{IMAGE}.shm_name", name), SETTINGS)
-    assert not is_result_name("img_shm_" + "a" * 32, SETTINGS)
+        parse_job(changed(f"{IMAGE}.shm_name", name), WIRE)
+    assert not is_result_name("img_shm_" + "a" * 32, WIRE.result_prefix)
 
 
 def test_an_error_is_one_short_line_whatever_the_message_contains() -> None:
     with pytest.raises(BadMessage) as caught:
-        parse_job(changed("image_id", ["\n\x1b[31mforged" * 10_000]), SETTINGS)
+        parse_job(changed("image_id", ["\n\x1b[31mforged" * 10_000]), WIRE)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
@@ -264,7 +265,7 @@ def test_a_number_of_many_digits_is_refused_with_a_short_error(path: str, digits
     values = {"original_size": [number] * 2, "padding_info": [number] * 4}
     value = values.get(path, [64, 96, number] if path.endswith("shape") else number)
     with pytest.raises(BadMessage) as caught:
-        parse_job(changed(path, value), SETTINGS)
+        parse_job(changed(path, value), WIRE)
     assert len(str(caught.value)) < 300
 
 
@@ -273,7 +274,7 @@ def test_a_segment_whose_size_has_many_digits_is_refused_with_a_short_error(whic
     message = copy.deepcopy(GOOD)
     message[which] |= {"shape": [1, 1, 10**4000], "size": 10**4000}
     with pytest.raises(BadMessage) as caught:
-        parse_job(json.dumps(message).encode(), SETTINGS)
+        parse_job(json.dumps(message).encode(), WIRE)
     assert caught.value.reason == "bad_shape"
     assert len(str(caught.value)) < 300
 
@@ -282,13 +283,13 @@ def test_an_original_that_cannot_be_used_does_not_spoil_the_job() -> None:
     message = copy.deepcopy(GOOD)
     info = {"shm_name": "img_shm_o", "dtype": "uint8", "shape": [300, 860, 3], "size": 774_000}
     message["original_shm_info"] = info
-    job = parse_job(json.dumps(message).encode(), SETTINGS)
+    job = parse_job(json.dumps(message).encode(), WIRE)
     assert job.original == Segment("img_shm_o", (300, 860, 3), np.dtype("uint8"))
     for wrong in ({"shape": [860, 300, 3]}, {"shm_name": "../x"}, {"dtype": "float32"}):
         message["original_shm_info"] = info | wrong
-        assert isinstance(parse_job(json.dumps(message).encode(), SETTINGS).original, BadMessage)
+        assert isinstance(parse_job(json.dumps(message).encode(), WIRE).original, BadMessage)
     message["original_shm_info"] = "text"
-    assert isinstance(parse_job(json.dumps(message).encode(), SETTINGS).original, BadMessage)
+    assert isinstance(parse_job(json.dumps(message).encode(), WIRE).original, BadMessage)
 
 
 def test_an_originals_mask_is_as_free_in_its_form_as_a_mask_and_never_spoils_the_job() -> None:
@@ -296,7 +297,7 @@ def test_an_originals_mask_is_as_free_in_its_form_as_a_mask_and_never_spoils_the
     info = {"shm_name": "mask_shm_o", "dtype": "bool", "shape": [300, 860], "size": 258_000}
     for form in ({}, {"shape": [300, 860, 1]}, {"dtype": "uint8"}, {"dtype": "|b1"}):
         message["original_mask_shm_info"] = info | form
-        mask = parse_job(json.dumps(message).encode(), SETTINGS).original_mask
+        mask = parse_job(json.dumps(message).encode(), WIRE).original_mask
         assert isinstance(mask, Segment), form
         assert mask.shape[:2] == (300, 860)
     for wrong in (
@@ -306,14 +307,14 @@ def test_an_originals_mask_is_as_free_in_its_form_as_a_mask_and_never_spoils_the
         {"size": 0},
     ):
         message["original_mask_shm_info"] = info | wrong
-        job = parse_job(json.dumps(message).encode(), SETTINGS)
+        job = parse_job(json.dumps(message).encode(), WIRE)
         assert isinstance(job.original_mask, BadMessage), wrong
     message["original_mask_shm_info"] = "text"
-    mask = parse_job(json.dumps(message).encode(), SETTINGS).original_mask
+    mask = parse_job(json.dumps(message).encode(), WIRE).original_mask
     assert isinstance(mask, BadMessage)
     message["original_mask_shm_info"] = None
-    assert parse_job(json.dumps(message).encode(), SETTINGS).original_mask is None
-    assert parse_job(json.dumps(GOOD).encode(), SETTINGS).original_mask is None
+    assert parse_job(json.dumps(message).encode(), WIRE).original_mask is None
+    assert parse_job(json.dumps(GOOD).encode(), WIRE).original_mask is None
 
 
 def test_the_request_of_a_bad_message_is_known_where_it_has_one() -> None:
@@ -354,22 +355,22 @@ def test_a_size_in_pages_is_that_of_the_array_and_the_segment_need_not_be_so_lar
     page: int,
 ) -> None:
     rounded = -(-64 * 96 // page) * page
-    job = parse_job(changed(f"{MASK}.size", rounded), SETTINGS)
+    job = parse_job(changed(f"{MASK}.size", rounded), WIRE)
     assert job.mask.size == 64 * 96
 
 
 def test_a_slash_before_a_name_is_dropped_wherever_the_name_is_read() -> None:
     name = GOOD[IMAGE]["shm_name"]
     payload = changed(f"{IMAGE}.shm_name", f"/{name}")
-    assert parse_job(payload, SETTINGS).image.name == name
-    assert input_names(payload, SETTINGS) == [name, GOOD[MASK]["shm_name"]]
+    assert parse_job(payload, WIRE).image.name == name
+    assert input_names(payload, WIRE) == [name, GOOD[MASK]["shm_name"]]
     result = f"/img_shm_{current_identity(SETTINGS).worker}-{'0' * 12}-7"
     with pytest.raises(BadMessage):
-        parse_job(changed(f"{IMAGE}.shm_name", result), SETTINGS)
+        parse_job(changed(f"{IMAGE}.shm_name", result), WIRE)
 
 
 def test_a_result_has_the_fields_that_receivers_read() -> None:
-    job = parse_job(json.dumps(GOOD).encode(), SETTINGS)
+    job = parse_job(json.dumps(GOOD).encode(), WIRE)
     segment = Segment("img_shm_result", (300, 860, 3), np.dtype("uint8"))
     fields = result_fields(job, segment, Kind.SHORT, "me")
     assert fields["image_id"] == "page.jpg"
@@ -393,7 +394,7 @@ PATHS = [*GOOD, *(f"{which}.{field}" for which in (IMAGE, MASK) for field in GOO
 @given(st.sampled_from(PATHS), JSON_VALUES)
 def test_whatever_replaces_a_value_gives_a_job_or_a_refusal(path: str, value: object) -> None:
     try:
-        job = parse_job(changed(path, value), SETTINGS)
+        job = parse_job(changed(path, value), WIRE)
     except BadMessage as error:
         assert str(error).isprintable()  # noqa: PT017 - either outcome is right
     else:

@@ -116,10 +116,12 @@ def test_a_worker_that_sees_no_segments_leaves_jobs_to_clean_up_to_those_that_do
     start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     """It could not unlink their inputs."""
+    settings = Settings(_env_file=None, redis_url=server.url)
     visibility = ShmVisibility(
-        Settings(_env_file=None, redis_url=server.url),
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
+        settings.wire_format,
+        settings.uids,
     )
     message = make_message(pipeline, expires_at=1)
     claim = Claim(Kind.LONG, encode(message))
@@ -160,7 +162,7 @@ def test_a_time_is_a_number_of_seconds_or_its_text(
     pipeline: Pipeline, value: object, seconds: float
 ) -> None:
     message = make_message(pipeline, expires_at=value)
-    job = parse_job(encode(message), Settings(_env_file=None))
+    job = parse_job(encode(message), Settings(_env_file=None).wire_format)
     assert job.expires_at == seconds
     assert expiry(job, seconds - 0.001) is None
     assert expiry(job, seconds) is not None
@@ -169,7 +171,7 @@ def test_a_time_is_a_number_of_seconds_or_its_text(
 def test_a_message_without_a_time_or_with_null_never_expires(pipeline: Pipeline) -> None:
     plain = make_message(pipeline)
     for message in (plain, plain | {"expires_at": None}):
-        job = parse_job(encode(message), Settings(_env_file=None))
+        job = parse_job(encode(message), Settings(_env_file=None).wire_format)
         assert job.expires_at is None
         assert expiry(job, time.time() * 100) is None
 
@@ -190,5 +192,5 @@ def test_a_time_that_is_none_is_refused_by_name(
 ) -> None:
     message = make_message(pipeline, expires_at=value)
     with pytest.raises(BadMessage, match=f"expires_at is .*{complaint}") as error:
-        parse_job(encode(message), Settings(_env_file=None))
+        parse_job(encode(message), Settings(_env_file=None).wire_format)
     assert error.value.reason == "bad_field"

@@ -118,7 +118,7 @@ def test_a_commit_whose_result_was_replaced_before_its_repetition_leaves_no_entr
     assert payload is not None
     # As the commit of the worker's first segment would have left it, whose reply was lost, when
     # another message of the same request was done meanwhile, and its result fetched.
-    first = f"{result_name_start(settings, identity, payload)}0 {request_id}"
+    first = f"{result_name_start(identity, payload, prefix=settings.shm_name_prefix)}0 {request_id}"
     client.zadd(keys.segments(current_identity(settings).namespace), {first: -time.time() - 60})
     client.rpush(keys.cleanup(identity), payload)
     hold.unlink()

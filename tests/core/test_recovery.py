@@ -26,6 +26,10 @@ from harness.workers import OWN, segments
 from tests.core.reaping import UIDS, crashed, kept, reap, request, write_segment
 
 
+def name_start(settings: Settings, worker: str, payload: bytes) -> str:
+    return result_name_start(worker, payload, prefix=settings.shm_name_prefix)
+
+
 def test_jobs_of_a_dead_worker_are_back_at_the_head_in_order_with_an_attempt(
     settings: Settings, raw: RedisClient
 ) -> None:
@@ -57,7 +61,7 @@ def test_a_full_server_lets_a_dead_workers_jobs_be_recovered_and_results_expire(
     settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
-    left = write_segment(result_name_start(settings, worker, request("r")) + "0")
+    left = write_segment(name_start(settings, worker, request("r")) + "0")
     unread = write_segment(f"img_shm_{OWN}unread")
     namespace = current_identity(settings).namespace
     raw.hset("inpainting_result:u", "inpaint_shm_info", json.dumps({"shm_name": unread}))
@@ -99,12 +103,12 @@ def test_uncommitted_segments_are_unlinked_and_no_others(
     settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
-    own = result_name_start(settings, worker, request("r"))
+    own = name_start(settings, worker, request("r"))
     uncommitted = write_segment(f"{own}0")
     kept = [
         write_segment(f"{own}1"),  # committed, for an equal message sent before
-        write_segment(result_name_start(settings, worker, request("s")) + "2"),  # for another job
-        write_segment(result_name_start(settings, "host-9-0123456789ab", request("r")) + "0"),
+        write_segment(name_start(settings, worker, request("s")) + "2"),  # for another job
+        write_segment(name_start(settings, "host-9-0123456789ab", request("r")) + "0"),
         write_segment(f"img_shm_{OWN}{'a' * 20}"),
     ]
     namespace = current_identity(settings).namespace
@@ -119,7 +123,7 @@ def test_a_reaper_that_died_half_way_is_finished_by_the_next(
     settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
-    left = write_segment(result_name_start(settings, worker, request("r")) + "0")
+    left = write_segment(name_start(settings, worker, request("r")) + "0")
     # The first step has happened, nothing after it.
     namespace = current_identity(settings).namespace
     raw.rename(keys.processing(worker, Kind.LONG), keys.processing(f"{worker}~", Kind.LONG))
@@ -152,7 +156,7 @@ def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_remo
     settings: Settings, raw: RedisClient
 ) -> None:
     identity = current_identity(settings)
-    start = result_name_start(settings, identity.worker, request("r"))
+    start = name_start(settings, identity.worker, request("r"))
     raw.rpush(LONG, request("r"))
 
     async def commit(queues: Queues, claim: Claim, segment: str) -> tuple[Ending, str]:
@@ -182,7 +186,7 @@ def test_a_reaper_that_stalled_puts_back_only_jobs_whose_segments_it_has_removed
     settings: Settings, raw: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = crashed(settings, raw, request("r"))
-    left = write_segment(result_name_start(settings, worker, request("s")) + "0")
+    left = write_segment(name_start(settings, worker, request("s")) + "0")
     names = shm.names
 
     def stall() -> list[str]:
@@ -224,7 +228,7 @@ def test_a_result_that_a_slow_worker_writes_for_a_job_it_has_lost_is_removed_whe
     settings: Settings, raw: RedisClient
 ) -> None:
     worker = crashed(settings, raw, request("r"))
-    own = result_name_start(settings, worker, request("r"))
+    own = name_start(settings, worker, request("r"))
     reap(settings)
     raw.set(keys.heartbeat(worker), "alive after all")
     late = write_segment(f"{own}7")
@@ -240,7 +244,7 @@ def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
     settings: Settings, raw: RedisClient, expires_in_s: float
 ) -> None:
     worker = crashed(settings, raw, request("r"))
-    own = result_name_start(settings, worker, request("r"))
+    own = name_start(settings, worker, request("r"))
     reap(settings)
     taken_over = write_segment(f"{own}8")  # it was given the job again, and committed it
     namespace = current_identity(settings).namespace

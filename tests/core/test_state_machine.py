@@ -73,7 +73,9 @@ class Delivery(Mishaps):
         """Who has the job, who has the result, or a reaper that finds its mark."""
         lists = (*state.queued, state.dead, *state.processing.values(), *state.cleanup.values())
         live = {payload for payloads in lists for payload in payloads}
-        inputs = {name for payload in live for name in input_names(payload, self.settings)}
+        inputs = {
+            name for payload in live for name in input_names(payload, self.settings.wire_format)
+        }
         hands = [hand for worker in self.workers for hand in worker.hands]
         in_memory = {name for hand in hands for _, name in (("", hand.segment), *hand.todo)}
         uncommitted = {
@@ -88,7 +90,7 @@ class Delivery(Mishaps):
         assert not existing - known - late, "segments that nobody will remove"
         for payload in self.pushed:
             if not (self.committed + self.superseded + self.lapsed)[payload]:
-                needed = {*input_names(payload, self.settings)}
+                needed = {*input_names(payload, self.settings.wire_format)}
                 assert needed <= existing, "inputs were removed before their job was done"
 
     def every_outcome_is_told_once(self) -> None:

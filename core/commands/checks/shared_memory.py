@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, cast
 
 import numpy as np
@@ -13,13 +13,12 @@ import redis
 from core.broker.connection import sync_client
 from core.broker.redis_errors import REDIS_ERRORS
 from core.commands.checks.finding import Finding, ok, problem, size, warning
-from core.config import Settings
+from core.config import Settings, WireFormat
 from core.contract import allowed_inputs, input_names
 from core.errors import JobError, NoSharedMemory, OutOfSharedMemory
 from core.identity import current_identity
-from core.keys import Kind
 from core.pixels import shm
-from core.recovery.overview import read_overview
+from core.recovery.overview import Overview, read_overview
 
 #: Free space for a few batches: a job takes about 5 MB, its result 3 MB until it is fetched.
 LITTLE_BYTES: Final = 256 << 20
@@ -50,7 +49,7 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield problem("shm", str(error), SHARE)
         return
     yield _room()
-    yield _writing(settings)
+    yield _writing(settings.shm_name_prefix, settings.shm_file_mode, settings.uids)
     if uids := shm.not_unlinkable(settings.uids):
         yield warning(
             "shm",
@@ -60,7 +59,10 @@ def check(settings: Settings) -> Iterator[Finding]:
         )
     try:
         with sync_client(settings) as client:
-            yield from _sharing(settings, client, mine)
+            wire = settings.wire_format
+            names = _named(client, settings.queues.values(), wire)
+            yield from _opening(names, wire, settings.uids)
+            yield from _others(read_overview(client, settings), mine)
     except REDIS_ERRORS:
         pass  # the check of Redis reports it
 
@@ -75,10 +77,10 @@ def _room() -> Finding:
     return ok("shm", text)
 
 
-def _writing(settings: Settings) -> Finding:
-    name = f"{settings.shm_name_prefix}doctor-{os.getpid()}-{secrets.token_hex(4)}"
+def _writing(name_prefix: str, file_mode: int, uids: Collection[int]) -> Finding:
+    name = f"{name_prefix}doctor-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        shm.write(name, np.zeros(TEST_BYTES, np.uint8), settings.shm_file_mode)
+        shm.write(name, np.zeros(TEST_BYTES, np.uint8), file_mode)
     except OutOfSharedMemory as error:
         return problem("shm", str(error), MAKE_ROOM)
     except OSError as error:
@@ -87,22 +89,24 @@ def _writing(settings: Settings) -> Finding:
             f"{shm.SHM_FOLDER} cannot be written: {error.strerror}",
             "mount a tmpfs there that this user may write",
         )
-    shm.unlink(name, settings.uids)
+    shm.unlink(name, uids)
     return ok("shm", f"a segment of {size(TEST_BYTES)} was written and removed")
 
 
-def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Finding]:
-    """Whether this process can open the segments of waiting jobs, in the namespace `mine`."""
+def _named(client: redis.Redis, queues: Iterable[str], wire: WireFormat) -> list[str]:
+    """The input segments of waiting jobs."""
     names: list[str] = []
-    for kind in Kind:
-        waiting = cast("list[bytes]", client.lrange(settings.queue(kind), 0, SAMPLE - 1))
+    for queue in queues:
+        waiting = cast("list[bytes]", client.lrange(queue, 0, SAMPLE - 1))
         for payload in waiting:
-            names += input_names(payload, settings)
-    yield from _opening(names, settings)
+            names += input_names(payload, wire)
+    return names
+
+
+def _others(overview: Overview, mine: str) -> Iterator[Finding]:
+    """Whether workers of these queues see another shared memory than the namespace `mine`."""
     others = [
-        worker.worker
-        for worker in read_overview(client, settings).workers
-        if worker.here and worker.namespace != mine
+        worker.worker for worker in overview.workers if worker.here and worker.namespace != mine
     ]
     if others:
         yield warning(
@@ -113,17 +117,17 @@ def _sharing(settings: Settings, client: redis.Redis, mine: str) -> Iterator[Fin
         )
 
 
-def _opening(names: list[str], settings: Settings) -> Iterator[Finding]:
+def _opening(names: list[str], wire: WireFormat, uids: Collection[int]) -> Iterator[Finding]:
     """Whether these segments are here, and can be opened."""
     if not names:
         yield ok("shm", "no job is waiting, so whether senders share it cannot be checked")
         return
-    failures = [failure for name in names if (failure := _failure(name, settings))]
+    failures = [failure for name in names if (failure := _failure(name, uids))]
     missing = sum(failure.reason == "segment_missing" for failure in failures)
     here = len(names) - missing
     if missing:
         finding = problem if here == 0 else warning
-        is_shared = here > 0 or any(allowed_inputs(shm.names(), settings))
+        is_shared = here > 0 or any(allowed_inputs(shm.names(), wire))
         yield finding(
             "shm",
             f"{here} of {len(names)} input segments of the next waiting jobs are here",
@@ -143,10 +147,10 @@ def _opening(names: list[str], settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _failure(name: str, settings: Settings) -> JobError | None:
+def _failure(name: str, uids: Collection[int]) -> JobError | None:
     """Why a segment cannot be opened."""
     try:
-        shm.check_readable(name, settings.uids)
+        shm.check_readable(name, uids)
     except JobError as error:
         return error
     return None

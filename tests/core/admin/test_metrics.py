@@ -126,7 +126,7 @@ def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     assert network.half_fallbacks == 0
     network.inpainter.engine.half_fallbacks = 3
     watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
-    text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
+    text = Metrics(watch, Sampler(settings, watch), settings.shm_name_prefix).render().decode()
     assert "inpainting_half_precision_fallbacks_total 3.0" in text
 
 
@@ -145,7 +145,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_metric_and_a_warning(
     assert network.lacks_gpu is bool(missing)
     assert ("no CUDA device can be used; the CPU is" in caplog.text) is bool(missing)
     watch = Watch(lacks_gpu=network.lacks_gpu)
-    text = Metrics(settings, watch, Sampler(settings, watch)).render().decode()
+    text = Metrics(watch, Sampler(settings, watch), settings.shm_name_prefix).render().decode()
     assert f"inpainting_gpu_missing {missing}.0" in text
 
 

@@ -74,7 +74,7 @@ class Work(World):
         self.load(self.choose(index, "claimed")[1])
 
     def load(self, hand: Hand) -> None:
-        names = input_names(hand.claim.payload, self.settings)
+        names = input_names(hand.claim.payload, self.settings.wire_format)
         hand.loaded = all(Path("/dev/shm", name).exists() for name in names)
 
     @precondition(lambda self: self.hands("loaded"))
@@ -135,7 +135,7 @@ class Work(World):
             return
         if replaced:
             hand.todo += [("unlink", replaced), ("forget", replaced)]
-        for name in input_names(hand.claim.payload, self.settings):
+        for name in input_names(hand.claim.payload, self.settings.wire_format):
             hand.todo.append(("unlink", name))
         hand.todo.append(("cleaned", hand.segment))
 
@@ -150,7 +150,7 @@ class Work(World):
             self.newest[hand.request_id] = self.order[payload]
 
     def clean_inputs(self, hand: Hand) -> None:
-        names = input_names(hand.claim.payload, self.settings)
+        names = input_names(hand.claim.payload, self.settings.wire_format)
         hand.todo += [("unlink", name) for name in names]
         hand.todo.append(("cleaned", ""))
 

@@ -108,7 +108,9 @@ class World(RuleBasedStateMachine):
         return State(self.redis, self.settings).results
 
     def start_of(self, worker: str, payload: bytes) -> str:
-        return result_name_start(self.settings, worker.removesuffix(GHOST), payload)
+        return result_name_start(
+            worker.removesuffix(GHOST), payload, prefix=self.settings.shm_name_prefix
+        )
 
     def has_queued(self) -> bool:
         return bool(self.redis.exists(*map(self.settings.queue, Kind)))
