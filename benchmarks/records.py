@@ -59,7 +59,7 @@ class Committer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._identity = current_identity(settings)
+        self._identity = current_identity(settings.queues)
         self._queues = Queues(settings, self._identity)
         self._recovery = Recovery(settings, self._identity, self._queues.link)
         self._count = 0

@@ -10,8 +10,7 @@ from chaos.account import Account, count_leftovers, is_idle, jobs_account, remov
 from chaos.arena import Arena
 from chaos.outcomes import Outcomes
 from core import keys
-from core.config import load_settings
-from core.identity import current_identity
+from core.identity import current_namespace
 from harness.device import BROKEN_TEXT
 
 #: How long the jobs may take to finish after the last disturbance, in seconds. A device that has
@@ -46,7 +45,7 @@ def settle(arena: Arena) -> Account:
         account = jobs_account(client, arena.jobs, begun, sent, arena.evidence)
         remove_unsent(client, arena.jobs, begun - sent)
         _expire_dead(arena, client)
-        namespace = current_identity(load_settings()).namespace
+        namespace = current_namespace()
         count_leftovers(account, client, arena.jobs, namespace)
     account.wrong += arena.tally.wrong + _alarms(arena)
     return account

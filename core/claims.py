@@ -8,7 +8,6 @@ from enum import StrEnum
 from functools import cached_property
 
 from core import keys
-from core.config import Settings
 from core.contract import request_of
 from core.keys import Kind
 
@@ -61,9 +60,9 @@ class Standing:
     superseded: bool = False
 
 
-def barred_until(settings: Settings) -> int:
+def barred_until(result_ttl_s: float) -> int:
     """The score, in the set of segments, of a segment that is barred from being committed.
 
     Its absolute value is a time by which no worker can still commit it.
     """
-    return -int(time.time() + settings.result_ttl_s)
+    return -int(time.time() + result_ttl_s)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.config import Settings
 from core.errors import NoSharedMemory
 from core.keys import Kind
 from core.pixels.shm import SHM_FOLDER
@@ -66,15 +65,15 @@ class Crew:
         return worker.rpartition("-")[2].startswith(self.kinship)
 
 
-def crew_of(settings: Settings, namespace: str, host: str = "") -> Crew:
-    """The crew that serves the configured queues in a namespace."""
-    queues = {kind: settings.queue(kind) for kind in Kind}
-    digest = hashlib.sha256("\0".join((*queues.values(), namespace)).encode()).hexdigest()
+def crew_of(queues: Mapping[Kind, str], namespace: str, host: str = "") -> Crew:
+    """The crew that serves these queues in a namespace."""
+    names = [queues[kind] for kind in Kind]
+    digest = hashlib.sha256("\0".join((*names, namespace)).encode()).hexdigest()
     return Crew(namespace, digest[:4], queues, host)
 
 
-def current_identity(settings: Settings) -> Identity:
-    """A new identity for this process; raises NoSharedMemory."""
+def current_namespace() -> str:
+    """The shared memory that this process sees; raises NoSharedMemory."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
         device = os.stat(SHM_FOLDER).st_dev
@@ -83,14 +82,19 @@ def current_identity(settings: Settings) -> Identity:
             f"{SHM_FOLDER} cannot be used ({error.strerror}): mount a tmpfs there, or in a "
             "container the sender's own"
         ) from error
-    return identity_in(settings, f"{boot}-{device}")
+    return f"{boot}-{device}"
 
 
-def identity_in(settings: Settings, namespace: str) -> Identity:
-    """A new identity for this process, in the given namespace."""
+def current_identity(queues: Mapping[Kind, str]) -> Identity:
+    """A new identity for this process as a worker of these queues; raises NoSharedMemory."""
+    return identity_in(queues, current_namespace())
+
+
+def identity_in(queues: Mapping[Kind, str], namespace: str) -> Identity:
+    """The same, in the given namespace."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:40] or "host"
     pid = os.getpid()
-    worker = f"{host}-{pid}-{crew_of(settings, namespace).kinship}{secrets.token_hex(4)}"
+    worker = f"{host}-{pid}-{crew_of(queues, namespace).kinship}{secrets.token_hex(4)}"
     return Identity(worker, namespace, host, pid, int(time.time()))
 
 

@@ -16,7 +16,7 @@ from core import keys
 from core.broker.connection import sync_client
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import PROJECT_ROOT, Settings
-from core.identity import current_identity
+from core.identity import current_namespace
 from core.keys import Kind
 from harness.process import Process, python
 
@@ -106,7 +106,7 @@ class WorkerProcess(Process):
                 self._forget()
 
     def _find(self, client: redis.Redis) -> str | None:
-        namespace = current_identity(self._settings).namespace
+        namespace = current_namespace()
         prefix = keys.heartbeat("")
         for key in client.scan_iter(match=f"{prefix}*"):
             value = client.get(key)
@@ -128,7 +128,7 @@ class WorkerProcess(Process):
         left += [keys.processing(self._worker, kind) for kind in Kind]
         with contextlib.suppress(*REDIS_ERRORS), sync_client(self._settings) as client:
             client.delete(*left)
-            client.srem(keys.workers(current_identity(self._settings).namespace), self._worker)
+            client.srem(keys.workers(current_namespace()), self._worker)
 
     def _tail(self) -> str:
         lines = self.output.splitlines()[-TAIL_LINES:]

@@ -12,7 +12,7 @@ from core.admin.renewed import Renewed
 from core.broker.connection import sync_client
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Settings
-from core.identity import current_identity
+from core.identity import current_namespace
 from core.recovery.overview import Overview, read_overview
 from core.telemetry import Watch
 from core.telemetry.tallies import History
@@ -50,7 +50,7 @@ class Sampler(threading.Thread):
         self._settings = settings
         self._watch = watch
         self._redis = Renewed(watch, lambda: sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
-        self._namespace = current_identity(settings).namespace
+        self._namespace = current_namespace()
         self._stopped = threading.Event()
         self._asking = threading.Lock()
         self._overview: Overview | None = None

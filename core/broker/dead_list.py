@@ -87,7 +87,7 @@ class DeadList:
 
     @cached_property
     def _identity(self) -> Identity:
-        return current_identity(self._settings)
+        return current_identity(self._settings.queues)
 
     def __len__(self) -> int:
         return self._redis.llen(keys.DEAD)
@@ -216,7 +216,7 @@ class DeadList:
         if whole is None or whole.payload is None:
             return False
         # Reapers clean up after their own crew only, so this process poses as a member of it.
-        me = identity_in(self._settings, job.namespace).worker
+        me = identity_in(self._settings.queues, job.namespace).worker
         workers, cleanup = keys.workers(job.namespace), keys.cleanup(me)
         outcome = self._change(
             "discard",

@@ -118,7 +118,7 @@ class Finishing:
             "retire",
             segments=keys.segments(self.identity.namespace),
             member=f"{segment} {request_id}",
-            score=barred_until(self.settings),
+            score=barred_until(self.settings.result_ttl_s),
         )
 
     async def drop_cleanup_entry(self, claim: Claim, member: str = "") -> None:

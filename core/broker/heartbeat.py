@@ -81,7 +81,7 @@ class Heartbeat(threading.Thread):
 
 def registration(settings: Settings, identity: Identity) -> dict[str, Any]:
     """The keys and arguments of lua/register.lua."""
-    crew = crew_of(settings, identity.namespace, identity.host)
+    crew = crew_of(settings.queues, identity.namespace, identity.host)
     return {
         "heartbeat": keys.heartbeat(identity.worker),
         "workers": keys.workers(identity.namespace),

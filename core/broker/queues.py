@@ -87,7 +87,7 @@ class Queues(Finishing):
             lists=[*(keys.processing(worker, kind) for kind in Kind), keys.cleanup(worker)],
             worker=worker,
             namespace=namespace,
-            crew=crew_of(self.settings, namespace).name,
+            crew=crew_of(self.settings.queues, namespace).name,
             barred_ms=self.settings.result_ttl_ms,
         ):
             fault_point(Fault.STRUCK_OFF)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from core.commands.common import RedisUnavailable, add_command, connected, print_json
 from core.config import Settings, load_settings
 from core.errors import WorkerError
-from core.identity import current_identity, process_name
+from core.identity import current_namespace, process_name
 from core.recovery.overview import read_overview
 from core.telemetry.logs import printable
 
@@ -86,10 +86,10 @@ def command(options: argparse.Namespace) -> int:
 
 def _from_heartbeats(settings: Settings, *, ready: bool) -> list[Answer]:
     """Without an admin port: the workers of this process namespace that have a heartbeat."""
-    me = current_identity(settings)
+    namespace = current_namespace()
     try:
         with connected(settings) as client:
-            workers = read_overview(client, settings, me.namespace).workers
+            workers = read_overview(client, settings, namespace).workers
     except RedisUnavailable as error:
         if ready:
             raise

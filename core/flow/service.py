@@ -213,7 +213,7 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
 
     async def run(network: Network) -> NoReturn:
         with _reported():
-            identity = current_identity(settings)
+            identity = current_identity(settings.queues)
             queues = open_queues(settings, identity)
             service = Service(settings, identity, queues, network, infer_thread)
             try:

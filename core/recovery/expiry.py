@@ -47,7 +47,7 @@ class ResultExpiry:
         self._scripts = scripts
         self._settings = settings
         self._segments = keys.segments(namespace)
-        self._clock, self._crew = f"{namespace} clock", crew_of(settings, namespace).name
+        self._clock, self._crew = f"{namespace} clock", crew_of(settings.queues, namespace).name
         self._unlink = unlink
         self._cursor = b"0"
         self._swept_at = time.monotonic()
@@ -85,7 +85,7 @@ class ResultExpiry:
         fault_point(Fault.EXPIRED)
         await self._unlink([segment])
         await self._scripts["retire"](
-            segments=self._segments, member=member, score=barred_until(self._settings)
+            segments=self._segments, member=member, score=barred_until(self._settings.result_ttl_s)
         )
         log.info(
             "segment %s of request %s: nobody fetched it",

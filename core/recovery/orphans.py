@@ -120,9 +120,9 @@ class Orphans:
             namespace = key.decode("utf-8", "replace").removeprefix(keys.workers(""))
             if namespace in noted or namespace == self._crew.namespace:
                 continue
-            members = await self._reaper(crew_of(self._settings, namespace)).members()
+            members = await self._reaper(crew_of(self._settings.queues, namespace)).members()
             if members:
-                crew = crew_of(self._settings, namespace, host=members[0].rsplit("-", 2)[0])
+                crew = crew_of(self._settings.queues, namespace, host=members[0].rsplit("-", 2)[0])
                 now = int((await self._redis.time())[0])
                 notes: dict[Any, Any] = {crew.name: crew.description, f"{crew.name} seen": now}
                 await self._redis.hset(keys.CREWS, mapping=notes)

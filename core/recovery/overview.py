@@ -222,7 +222,7 @@ def _worker(
             dead=int(beat.get("dead", 0)),
             per_minute=float(beat.get("per_minute", 0)),
             processing=processing,
-            here=crew_of(settings, str(beat["namespace"])).has(worker),
+            here=crew_of(settings.queues, str(beat["namespace"])).has(worker),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # dead, or another program's

@@ -92,7 +92,7 @@ class Reaper:
         barred = await self._scripts["bar"](
             segments=self._segments,
             member=f"{name} {request_id}",
-            score=barred_until(self._settings),
+            score=barred_until(self._settings.result_ttl_s),
         )
         return bool(barred)
 

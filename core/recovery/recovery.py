@@ -63,7 +63,7 @@ class Recovery:
         self._scripts = load_scripts(self._redis)
         self._lease = keys.reaper(identity.namespace)
         self._segments = keys.segments(identity.namespace)
-        self._crew = crew = crew_of(settings, identity.namespace, identity.host)
+        self._crew = crew = crew_of(settings.queues, identity.namespace, identity.host)
         self._reaper = Reaper(self._redis, self._scripts, settings, crew, True)
         self._results = ResultExpiry(
             self._redis, self._scripts, settings, identity.namespace, self._unlink

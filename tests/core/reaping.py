@@ -22,7 +22,7 @@ UIDS = frozenset({os.geteuid()})
 
 def reap(settings: Settings) -> Identity:
     """One pass of a reaper in this namespace."""
-    me = current_identity(settings)
+    me = current_identity(settings.queues)
 
     async def one_pass() -> None:
         recovery = Recovery(settings, me, Link(settings))
@@ -35,7 +35,7 @@ def reap(settings: Settings) -> Identity:
 
 def crashed(settings: Settings, raw: RedisClient, *payloads: bytes, kind: str = "long") -> str:
     """A worker without a heartbeat that has worked on some payloads; its id."""
-    identity = current_identity(settings)
+    identity = current_identity(settings.queues)
     raw.sadd(keys.workers(identity.namespace), identity.worker)
     raw.rpush(keys.processing(identity.worker, Kind(kind)), *payloads)
     for number, payload in enumerate(payloads):

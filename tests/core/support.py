@@ -74,7 +74,7 @@ def settings_for(server: RedisServer, **changes: Any) -> Settings:
 
 def leave_behind(server: RedisServer, client: RedisClient, *payloads: bytes) -> str:
     """A dead worker of this shared memory with long jobs that it has read; its id."""
-    identity = current_identity(settings_for(server))
+    identity = current_identity(settings_for(server).queues)
     client.sadd(keys.workers(identity.namespace), identity.worker)
     client.rpush(keys.processing(identity.worker, Kind.LONG), *payloads)
     return identity.worker

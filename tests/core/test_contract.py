@@ -242,7 +242,7 @@ def test_a_name_that_is_no_inputs_is_refused(name: str) -> None:
 
 
 def test_the_name_of_a_workers_result_is_no_inputs() -> None:
-    name = f"img_shm_{current_identity(SETTINGS).worker}-{'0' * 12}-7"
+    name = f"img_shm_{current_identity(SETTINGS.queues).worker}-{'0' * 12}-7"
     assert is_result_name(name, WIRE.result_prefix)
     with pytest.raises(BadMessage):
         parse_job(changed(f"{IMAGE}.shm_name", name), WIRE)
@@ -364,7 +364,7 @@ def test_a_slash_before_a_name_is_dropped_wherever_the_name_is_read() -> None:
     payload = changed(f"{IMAGE}.shm_name", f"/{name}")
     assert parse_job(payload, WIRE).image.name == name
     assert input_names(payload, WIRE) == [name, GOOD[MASK]["shm_name"]]
-    result = f"/img_shm_{current_identity(SETTINGS).worker}-{'0' * 12}-7"
+    result = f"/img_shm_{current_identity(SETTINGS.queues).worker}-{'0' * 12}-7"
     with pytest.raises(BadMessage):
         parse_job(changed(f"{IMAGE}.shm_name", result), WIRE)
 

@@ -14,7 +14,7 @@ from core import keys
 from core.broker.dead_job import write_entry
 from core.broker.dead_list import DeadList, Filter
 from core.config import Settings
-from core.identity import crew_of, current_identity
+from core.identity import crew_of, current_namespace
 from core.pixels import shm
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
@@ -32,7 +32,7 @@ def dead(client: RedisClient, settings: Settings, shm_baseline: None) -> DeadLis
     return DeadList(settings, client)
 
 
-def add(client: RedisClient, settings: Settings, name: str = "a", **about: Any) -> bytes:
+def add(client: RedisClient, name: str = "a", **about: Any) -> bytes:
     """A dead job with inputs; its payload."""
     inputs = {}
     for field in ("preprocessed_img_shm_info", "preprocessed_mask_shm_info"):
@@ -45,7 +45,7 @@ def add(client: RedisClient, settings: Settings, name: str = "a", **about: Any) 
         "attempts": 3,
         "queue": LONG,
         "worker": "w",
-        "namespace": current_identity(settings).namespace,
+        "namespace": current_namespace(),
         **about,
     }
     client.rpush(keys.DEAD, write_entry(payload, **told))
@@ -55,7 +55,7 @@ def add(client: RedisClient, settings: Settings, name: str = "a", **about: Any) 
 def test_a_retry_puts_the_payload_to_the_tail_without_attempts(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
-    payload = add(client, settings)
+    payload = add(client)
     client.rpush(LONG, "another")
     client.hset(keys.ATTEMPTS, keys.sha1(payload), 2)
     client.hset(keys.result("a"), mapping={"status": "failed", "error": "it did"})
@@ -74,7 +74,7 @@ def test_a_retry_puts_the_payload_to_the_tail_without_attempts(
 def test_a_retry_leaves_a_result_of_the_same_request_alone(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
-    add(client, settings)
+    add(client)
     client.hset(keys.result("a"), mapping={"status": "done", "inpaint_shm_info": "{}"})
     (job,) = dead.matching(Filter())
     assert dead.retry(job)
@@ -84,7 +84,7 @@ def test_a_retry_leaves_a_result_of_the_same_request_alone(
 
 
 def test_a_payload_that_is_not_utf_8_is_put_back_byte_for_byte(
-    client: RedisClient, settings: Settings, dead: DeadList
+    client: RedisClient, dead: DeadList
 ) -> None:
     payload = b'{"request_id": "\xff\x00"}'
     client.rpush(keys.DEAD, write_entry(payload, queue=LONG, reason="bad_json"))
@@ -94,10 +94,10 @@ def test_a_payload_that_is_not_utf_8_is_put_back_byte_for_byte(
 
 
 def test_a_discard_unlinks_the_inputs_and_leaves_nothing(
-    client: RedisClient, settings: Settings, dead: DeadList
+    client: RedisClient, dead: DeadList
 ) -> None:
-    add(client, settings, "a")
-    add(client, settings, "b")
+    add(client, "a")
+    add(client, "b")
     first, second = dead.matching(Filter())
     assert dead.discard(first)
     assert [job.request_id for job in dead.matching(Filter())] == ["b"]
@@ -110,7 +110,7 @@ def test_a_discard_unlinks_the_inputs_and_leaves_nothing(
 def test_a_discard_keeps_inputs_that_the_same_message_in_the_queue_needs(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
-    payload = add(client, settings)
+    payload = add(client)
     client.rpush(LONG, payload)
     (job,) = dead.matching(Filter())
     assert dead.discard(job)
@@ -123,13 +123,13 @@ def test_a_discard_keeps_inputs_that_the_same_message_in_the_queue_needs(
 def test_inputs_on_another_host_are_left_to_a_worker_there(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
-    payload = add(client, settings, namespace="elsewhere")
+    payload = add(client, namespace="elsewhere")
     (job,) = dead.matching(Filter())
     assert dead.inputs_here(job) is None
     assert dead.discard(job)
     (member,) = client.smembers(keys.workers("elsewhere"))
     assert client.lrange(keys.cleanup(member.decode()), 0, -1) == [payload]
-    assert crew_of(settings, "elsewhere").has(member.decode()), (
+    assert crew_of(settings.queues, "elsewhere").has(member.decode()), (
         "or no worker there would look at it"
     )
     for name in segments():
@@ -138,12 +138,11 @@ def test_inputs_on_another_host_are_left_to_a_worker_there(
 
 def test_what_a_killed_discard_left_is_finished_by_a_worker(
     client: RedisClient,
-    settings: Settings,
     dead: DeadList,
     start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    add(client, settings)
+    add(client)
     (job,) = dead.matching(Filter())
 
     def killed(*_: object) -> None:
@@ -162,10 +161,10 @@ def test_what_a_killed_discard_left_is_finished_by_a_worker(
 def test_a_job_whose_inputs_are_gone_or_whose_queue_is_foreign_is_not_to_be_tried(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
-    add(client, settings, "gone")
+    add(client, "gone")
     for name in segments():
         shm.unlink(name, settings.uids)
-    add(client, settings, "foreign", queue="somebody:else")
+    add(client, "foreign", queue="somebody:else")
     gone, foreign = dead.matching(Filter())
     assert "its inputs are gone" in dead.refusal(gone)
     assert "'somebody:else', which is not configured here" in dead.refusal(foreign)
@@ -179,7 +178,7 @@ def test_a_job_whose_inputs_are_gone_or_whose_queue_is_foreign_is_not_to_be_trie
 
 
 def test_entries_that_somebody_else_has_written_are_passed_over(
-    client: RedisClient, settings: Settings, dead: DeadList
+    client: RedisClient, dead: DeadList
 ) -> None:
     hostile = [
         "",
@@ -208,9 +207,9 @@ def test_entries_that_somebody_else_has_written_are_passed_over(
 def test_filters_agree_with_everything_that_is_given(
     client: RedisClient, settings: Settings, dead: DeadList
 ) -> None:
-    add(client, settings, "a")
-    add(client, settings, "b", reason="bad_json", error="No JSON")
-    add(client, settings, "c", queue="lama_inference:shorttasks")
+    add(client, "a")
+    add(client, "b", reason="bad_json", error="No JSON")
+    add(client, "c", queue="lama_inference:shorttasks")
     by_request = {job.request_id: job for job in dead.matching(Filter())}
     assert list(by_request) == ["a", "b", "c"]
 
@@ -230,9 +229,7 @@ def test_filters_agree_with_everything_that_is_given(
         shm.unlink(name, settings.uids)
 
 
-def test_a_long_list_is_read_to_its_end(
-    client: RedisClient, settings: Settings, dead: DeadList
-) -> None:
+def test_a_long_list_is_read_to_its_end(client: RedisClient, dead: DeadList) -> None:
     entries = [
         json.dumps({"raw": "x", "reason": str(number), "at": time.time()}) for number in range(2500)
     ]

@@ -58,7 +58,7 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
 def deliverer(queues: Any) -> Deliverer:
     settings = load_settings()
     failures: Any = None
-    return Deliverer(settings, current_identity(settings), queues, failures, asyncio.Event())
+    return Deliverer(settings, current_identity(settings.queues), queues, failures, asyncio.Event())
 
 
 def loaded(pipeline: Pipeline, *seeds: int) -> list[tuple[Claim, Loaded]]:

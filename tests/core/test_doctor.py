@@ -344,7 +344,7 @@ def test_a_worker_of_the_same_queues_on_another_shared_memory_is_a_warning(
     start_worker()
     (key,) = client.keys("inpainting:worker:*")
     beat = json.loads(client.get(key)) | {"namespace": "elsewhere"}
-    far = identity_in(Settings(redis_url=server.url), "elsewhere").worker
+    far = identity_in(Settings(redis_url=server.url).queues, "elsewhere").worker
     client.set(f"inpainting:worker:{far}", json.dumps(beat))
     _, found = findings("shm", REDIS_URL=server.url)
     assert "see another shared memory" in only(found, "warning")["message"]

@@ -9,7 +9,7 @@ import time
 from core import keys
 from core.broker.connection import Link
 from core.config import Settings
-from core.identity import current_identity
+from core.identity import current_identity, current_namespace
 from core.pixels import shm
 from core.recovery.recovery import CHUNK, Recovery
 from harness.redis_server import RedisClient
@@ -24,7 +24,7 @@ def test_a_result_that_nobody_fetched_is_removed_when_its_time_is_over(
     unread, fetched, fresh, replaced = (
         write_segment(f"img_shm_{OWN}{name}") for name in ("unread", "fetched", "fresh", "replaced")
     )
-    namespace, now = current_identity(settings).namespace, time.time()
+    namespace, now = current_namespace(), time.time()
     raw.hset("inpainting_result:a b", "inpaint_shm_info", json.dumps({"shm_name": unread}))
     raw.hset("inpainting_result:c", "inpaint_shm_info", json.dumps({"shm_name": fresh}))
     raw.zadd(
@@ -59,7 +59,7 @@ def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
     old, young, foreign, others = (
         write_segment(f"img_shm_{OWN}{name}") for name in ("old", "young", "foreign", "others")
     )
-    namespace, now = current_identity(settings).namespace, int(time.time())
+    namespace, now = current_namespace(), int(time.time())
 
     def entry(name: str, namespace: str, at: int, queue: str = LONG) -> str:
         message = {"preprocessed_img_shm_info": {"shm_name": name}}
@@ -81,7 +81,7 @@ def test_inputs_of_a_dead_job_are_removed_when_its_time_is_over(
 def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
     settings: Settings, raw: RedisClient
 ) -> None:
-    namespace, now = current_identity(settings).namespace, int(time.time())
+    namespace, now = current_namespace(), int(time.time())
     kept = [f"written by hand {number}".encode() for number in range(2 * CHUNK)]
 
     def old(name: str) -> str:
@@ -91,7 +91,7 @@ def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
         return json.dumps({"raw": json.dumps(message), **about})
 
     async def passes() -> None:
-        recovery = Recovery(settings, current_identity(settings), Link(settings))
+        recovery = Recovery(settings, current_identity(settings.queues), Link(settings))
         for _ in range(3):
             await recovery.recover()
         assert raw.lrange(keys.DEAD, 0, -1) == kept

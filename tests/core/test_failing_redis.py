@@ -13,14 +13,13 @@ from chaos.proxy import Proxy
 from chaos.servers import Servers
 from core import keys
 from core.broker.scripts import LUA
-from core.identity import current_identity
+from core.identity import current_namespace
 from harness.admin import PORT, Admin
 from harness.jobs import dead_entries, processing, send
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline
 from harness.workers import SOON, OwnPipeline, StartWorker, segments
-from tests.core.support import settings_for
 
 
 def test_a_connection_lost_just_after_the_registration_does_not_end_the_worker(
@@ -77,10 +76,9 @@ def test_a_key_of_another_type_ends_the_worker_with_one_line_that_says_so(
     start_worker: StartWorker,
     pipeline: Pipeline,
     client: RedisClient,
-    server: RedisServer,
     name: str,
 ) -> None:
-    namespace = current_identity(settings_for(server)).namespace
+    namespace = current_namespace()
     key = {"segments": keys.segments(namespace), "workers": keys.workers(namespace)}.get(name, name)
     client.set(key, "of another program")
     request = send(pipeline)

@@ -15,7 +15,7 @@ import redis
 
 from core import keys
 from core.broker.dead_job import write_entry
-from core.identity import current_identity
+from core.identity import current_namespace
 from core.keys import Kind
 from harness import ROOT
 from harness.jobs import CANVAS, dead_entries, processing, send
@@ -23,7 +23,7 @@ from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import OWN, SOON, StartWorker, segments
-from tests.core.support import leave_behind, settings_for
+from tests.core.support import leave_behind
 
 
 @pytest.fixture
@@ -73,8 +73,7 @@ def test_a_full_server_loses_no_heartbeat_and_becomes_free_again(
 def test_a_full_server_lets_dead_jobs_be_tried_again_and_discarded(
     pipeline: Pipeline, client: RedisClient, server: RedisServer, full: Callable[[], None]
 ) -> None:
-    settings = settings_for(server)
-    about = {"queue": LONG, "namespace": current_identity(settings).namespace}
+    about = {"queue": LONG, "namespace": current_namespace()}
     for number in range(10):
         message = pipeline.message(
             *page(60, 90, number), "long", canvas=CANVAS, request_id=f"r{number}"

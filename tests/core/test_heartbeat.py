@@ -22,7 +22,7 @@ def test_no_error_ends_the_heartbeat(
     settings = Settings(
         _env_file=None, redis_url=server.url, heartbeat_interval_s=0.02, heartbeat_ttl_s=1
     )
-    identity = current_identity(settings)
+    identity = current_identity(settings.queues)
     errors = [redis.ConnectionError("gone"), ValueError("a bug"), OSError("no memory")]
     revivals: list[bool] = []
 

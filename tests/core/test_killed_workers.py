@@ -11,7 +11,7 @@ from pathlib import Path
 from core import keys
 from core.config import Settings
 from core.contract import result_name_start
-from core.identity import current_identity
+from core.identity import current_namespace
 from harness.jobs import send
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
@@ -119,7 +119,7 @@ def test_a_commit_whose_result_was_replaced_before_its_repetition_leaves_no_entr
     # As the commit of the worker's first segment would have left it, whose reply was lost, when
     # another message of the same request was done meanwhile, and its result fetched.
     first = f"{result_name_start(identity, payload, prefix=settings.shm_name_prefix)}0 {request_id}"
-    client.zadd(keys.segments(current_identity(settings).namespace), {first: -time.time() - 60})
+    client.zadd(keys.segments(current_namespace()), {first: -time.time() - 60})
     client.rpush(keys.cleanup(identity), payload)
     hold.unlink()
     wait_until(lambda: not client.exists(keys.cleanup(identity)), "the entry is dropped")

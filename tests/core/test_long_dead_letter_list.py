@@ -15,7 +15,7 @@ from core.broker.dead_job import CHUNK_BYTES, HEAD_BYTES, heads, write_entry, wr
 from core.broker.dead_list import DeadList, Filter
 from core.broker.scripts import Script
 from core.config import Settings
-from core.identity import current_identity
+from core.identity import current_namespace
 from core.pixels import shm
 from harness.redis_server import RedisClient
 from harness.wire import LONG
@@ -31,20 +31,20 @@ def dead(raw: RedisClient, settings: Settings) -> DeadList:
     return DeadList(settings, raw)
 
 
-def entry(settings: Settings, name: str, size: int = 0, **about: Any) -> bytes:
+def entry(name: str, size: int = 0, **about: Any) -> bytes:
     """An entry for a message of at least `size` bytes, whose request is `name`."""
     payload = json.dumps({"request_id": name, "text": "x" * size})
-    told = {"reason": "r", "queue": LONG, "namespace": current_identity(settings).namespace}
+    told = {"reason": "r", "queue": LONG, "namespace": current_namespace()}
     return write_entry(payload.encode(), **{**told, **about})
 
 
-def with_inputs(settings: Settings, name: str, size: int = 0) -> tuple[bytes, bytes]:
+def with_inputs(name: str, size: int = 0) -> tuple[bytes, bytes]:
     """An entry whose job has an input in shared memory, and its message."""
     segment = f"img_shm_{OWN}{name}"
     shm.write(segment, np.zeros(10, np.uint8), 0o600)
     message = {"request_id": name, "text": "x" * size}
     payload = json.dumps({**message, "preprocessed_img_shm_info": {"shm_name": segment}}).encode()
-    namespace = current_identity(settings).namespace
+    namespace = current_namespace()
     return write_entry(payload, reason="r", queue=LONG, namespace=namespace), payload
 
 
@@ -65,11 +65,11 @@ def sent_bytes(server: RedisClient) -> int:
 
 
 def test_a_list_of_long_messages_is_read_by_a_few_megabytes_at_a_time(
-    settings: Settings, raw: RedisClient, dead: DeadList
+    raw: RedisClient, dead: DeadList
 ) -> None:
     count = 100
     for number in range(count):
-        raw.rpush(keys.DEAD, entry(settings, str(number), LARGE))
+        raw.rpush(keys.DEAD, entry(str(number), LARGE))
     script = Script("heads", raw)
     reply = heads(script(first=0, count=count, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES))
     assert 1 <= len(reply) <= CHUNK_BYTES // LARGE + 2
@@ -90,9 +90,9 @@ def test_a_list_of_long_messages_is_read_by_a_few_megabytes_at_a_time(
 
 @pytest.mark.parametrize("size", [0, 3 * CHUNK_BYTES])
 def test_a_chunk_has_at_least_one_entry_and_at_most_as_many_as_are_wanted(
-    settings: Settings, raw: RedisClient, size: int
+    raw: RedisClient, size: int
 ) -> None:
-    raw.rpush(keys.DEAD, *(entry(settings, str(number), size) for number in range(3)))
+    raw.rpush(keys.DEAD, *(entry(str(number), size) for number in range(3)))
     script = Script("heads", raw)
     assert len(script(first=1, count=1, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES)) == 2
     assert len(script(first=0, count=9, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES)) == (
@@ -102,19 +102,17 @@ def test_a_chunk_has_at_least_one_entry_and_at_most_as_many_as_are_wanted(
 
 
 def test_long_messages_after_many_short_ones_do_not_make_a_chunk_much_larger(
-    settings: Settings, raw: RedisClient
+    raw: RedisClient,
 ) -> None:
     raw.rpush(keys.DEAD, *(b"x" for _ in range(500)))
-    raw.rpush(keys.DEAD, *(entry(settings, str(number), LARGE) for number in range(60)))
+    raw.rpush(keys.DEAD, *(entry(str(number), LARGE) for number in range(60)))
     script = Script("heads", raw)
     reply = heads(script(first=0, count=1000, most_bytes=CHUNK_BYTES, head_bytes=HEAD_BYTES))
     assert 500 < len(reply) <= 500 + 32
 
 
-def test_a_long_message_is_put_back_byte_for_byte(
-    settings: Settings, raw: RedisClient, dead: DeadList
-) -> None:
-    raw.rpush(keys.DEAD, *(entry(settings, str(number), LARGE) for number in range(3)))
+def test_a_long_message_is_put_back_byte_for_byte(raw: RedisClient, dead: DeadList) -> None:
+    raw.rpush(keys.DEAD, *(entry(str(number), LARGE) for number in range(3)))
     _, job, _ = dead.matching(Filter())
     assert job.payload is None
     assert dead.retry(job)
@@ -123,10 +121,8 @@ def test_a_long_message_is_put_back_byte_for_byte(
     assert names(dead.matching(Filter())) == ["0", "2"]
 
 
-def test_a_long_message_is_discarded_with_its_inputs(
-    settings: Settings, raw: RedisClient, dead: DeadList
-) -> None:
-    raw.rpush(keys.DEAD, with_inputs(settings, "a", LARGE)[0])
+def test_a_long_message_is_discarded_with_its_inputs(raw: RedisClient, dead: DeadList) -> None:
+    raw.rpush(keys.DEAD, with_inputs("a", LARGE)[0])
     (job,) = dead.matching(Filter())
     assert dead.inputs_here(job)
     assert dead.discard(job)
@@ -135,7 +131,7 @@ def test_a_long_message_is_discarded_with_its_inputs(
 
 
 def test_long_entries_of_earlier_versions_are_listed_retried_and_discarded(
-    settings: Settings, raw: RedisClient, dead: DeadList
+    raw: RedisClient, dead: DeadList
 ) -> None:
     payloads = [
         json.dumps({"request_id": name, "text": "x" * 50_000 + name}).encode() for name in "abc"
@@ -143,7 +139,7 @@ def test_long_entries_of_earlier_versions_are_listed_retried_and_discarded(
     raw.rpush(
         keys.DEAD, *(entry_of_an_earlier_version(one, queue=LONG, reason="r") for one in payloads)
     )
-    raw.rpush(keys.DEAD, entry(settings, "d"))
+    raw.rpush(keys.DEAD, entry("d"))
     a, b, c, _ = dead.matching(Filter())
     assert names([a, b, c]) == ["a", "b", "c"]
     assert dead.retry(b), "though only its end tells it from the others"
@@ -154,7 +150,7 @@ def test_long_entries_of_earlier_versions_are_listed_retried_and_discarded(
 
 
 def test_a_job_whose_message_was_not_kept_is_not_retried_and_can_be_discarded(
-    settings: Settings, raw: RedisClient, dead: DeadList
+    raw: RedisClient, dead: DeadList
 ) -> None:
     raw.rpush(
         keys.DEAD, write_truncated_entry(9_000_000, "a" * 40, b"{", queue=LONG, reason="too_long")
@@ -171,12 +167,10 @@ def test_a_job_whose_message_was_not_kept_is_not_retried_and_can_be_discarded(
 # -- a full server ------------------------------------------------------------------------------
 
 
-def test_everything_can_be_discarded_on_a_full_server(
-    settings: Settings, raw: RedisClient, dead: DeadList
-) -> None:
+def test_everything_can_be_discarded_on_a_full_server(raw: RedisClient, dead: DeadList) -> None:
     for name in "abc":
-        raw.rpush(keys.DEAD, with_inputs(settings, name)[0])
-    raw.rpush(keys.DEAD, entry(settings, "d"))
+        raw.rpush(keys.DEAD, with_inputs(name)[0])
+    raw.rpush(keys.DEAD, entry("d"))
     fill(raw)
     assert all(dead.discard(job) for job in dead.matching(Filter()))
     assert raw.keys() == []
@@ -186,7 +180,7 @@ def test_everything_can_be_discarded_on_a_full_server(
 def test_a_job_can_be_retried_on_a_full_server(
     settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
-    one, payload = with_inputs(settings, "a")
+    one, payload = with_inputs("a")
     raw.rpush(keys.DEAD, one)
     fill(raw)
     (job,) = dead.matching(Filter())
@@ -198,9 +192,9 @@ def test_a_job_can_be_retried_on_a_full_server(
 
 @pytest.mark.parametrize("key", [LONG, keys.ATTEMPTS])
 def test_a_retry_changes_nothing_where_a_key_has_another_type(
-    settings: Settings, raw: RedisClient, dead: DeadList, key: str
+    raw: RedisClient, dead: DeadList, key: str
 ) -> None:
-    raw.rpush(keys.DEAD, entry(settings, "a"))
+    raw.rpush(keys.DEAD, entry("a"))
     raw.set(key, "text")
     (job,) = dead.matching(Filter())
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
@@ -212,7 +206,7 @@ def test_a_retry_changes_nothing_where_a_key_has_another_type(
 def test_a_discard_changes_nothing_where_a_key_has_another_type(
     settings: Settings, raw: RedisClient, dead: DeadList
 ) -> None:
-    raw.rpush(keys.DEAD, with_inputs(settings, "a")[0])
+    raw.rpush(keys.DEAD, with_inputs("a")[0])
     (job,) = dead.matching(Filter())
     for key in (LONG, keys.workers(job.namespace)):
         raw.set(key, "text")
@@ -227,10 +221,8 @@ def test_a_discard_changes_nothing_where_a_key_has_another_type(
 # -- changes while the list is read ----------------------------------------------------------------
 
 
-def test_jobs_are_changed_while_the_list_is_read(
-    settings: Settings, raw: RedisClient, dead: DeadList
-) -> None:
-    raw.rpush(keys.DEAD, *(entry(settings, str(number)) for number in range(3500)))
+def test_jobs_are_changed_while_the_list_is_read(raw: RedisClient, dead: DeadList) -> None:
+    raw.rpush(keys.DEAD, *(entry(str(number)) for number in range(3500)))
     seen = []
     for job in dead.matching(Filter()):
         seen.append(int(job.request_id))
@@ -241,9 +233,9 @@ def test_jobs_are_changed_while_the_list_is_read(
 
 
 def test_a_retried_job_that_dies_again_meanwhile_is_not_retried_without_end(
-    settings: Settings, raw: RedisClient, dead: DeadList
+    raw: RedisClient, dead: DeadList
 ) -> None:
-    entries = [entry(settings, str(number)) for number in range(3)]
+    entries = [entry(str(number)) for number in range(3)]
     raw.rpush(keys.DEAD, *entries)
     seen = []
     for job in dead.matching(Filter()):
@@ -256,9 +248,9 @@ def test_a_retried_job_that_dies_again_meanwhile_is_not_retried_without_end(
 
 @pytest.mark.parametrize("size", [0, 50_000])
 def test_a_job_is_found_after_others_have_removed_those_before_it(
-    settings: Settings, raw: RedisClient, dead: DeadList, size: int
+    raw: RedisClient, dead: DeadList, size: int
 ) -> None:
-    raw.rpush(keys.DEAD, *(entry(settings, str(number), size) for number in range(300)))
+    raw.rpush(keys.DEAD, *(entry(str(number), size) for number in range(300)))
     jobs = list(dead.matching(Filter()))
     raw.lpop(keys.DEAD, 250)
     whole = dead.read(jobs[299])
@@ -275,10 +267,8 @@ def test_a_job_is_found_after_others_have_removed_those_before_it(
     assert names(dead.matching(Filter())) == left
 
 
-def test_one_of_two_equal_entries_is_removed_at_a_time(
-    settings: Settings, raw: RedisClient, dead: DeadList
-) -> None:
-    raw.rpush(keys.DEAD, *[entry(settings, "a")] * 3)
+def test_one_of_two_equal_entries_is_removed_at_a_time(raw: RedisClient, dead: DeadList) -> None:
+    raw.rpush(keys.DEAD, *[entry("a")] * 3)
     first, second, third = dead.matching(Filter())
     assert dead.discard(third)
     assert dead.discard(first)
@@ -287,10 +277,8 @@ def test_one_of_two_equal_entries_is_removed_at_a_time(
     assert not dead.discard(second)
 
 
-def test_jobs_are_found_by_their_ids_from_the_tail_on(
-    settings: Settings, raw: RedisClient, dead: DeadList
-) -> None:
-    raw.rpush(keys.DEAD, *(entry(settings, str(number)) for number in range(1000)))
+def test_jobs_are_found_by_their_ids_from_the_tail_on(raw: RedisClient, dead: DeadList) -> None:
+    raw.rpush(keys.DEAD, *(entry(str(number)) for number in range(1000)))
     ids = {job.request_id: job.id for job in dead.matching(Filter())}
     before = sent_bytes(raw)
     assert names(dead.named((ids["950"], ids["990"]))) == ["990", "950"]
@@ -302,10 +290,10 @@ def test_jobs_are_found_by_their_ids_from_the_tail_on(
 
 
 def test_the_ids_of_jobs_do_not_depend_on_how_they_were_read(
-    settings: Settings, raw: RedisClient, dead: DeadList
+    raw: RedisClient, dead: DeadList
 ) -> None:
     for size in (0, 10_000, 19_000, 25_000, LARGE):
-        raw.rpush(keys.DEAD, entry(settings, str(size), size))
+        raw.rpush(keys.DEAD, entry(str(size), size))
     for job in dead.matching(Filter()):
         whole = dead.read(job)
         assert whole is not None

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core import keys
-from core.identity import current_identity
+from core.identity import current_namespace
 from harness.jobs import CANVAS, processing, send
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import SOON, OwnPipeline, StartWorker, segments
-from tests.core.support import settings_for
 
 
 def test_a_batch_in_hand_is_published_when_redis_has_lost_all_its_data(
@@ -82,9 +81,9 @@ def test_a_batch_in_hand_is_published_when_redis_comes_back_with_an_older_snapsh
 
 
 def test_a_leap_of_the_clock_removes_no_result_of_a_moment_ago(
-    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
-    namespace = current_identity(settings_for(server)).namespace
+    namespace = current_namespace()
     clock = f"{namespace} clock"
     worker = start_worker(RESULT_TTL_S=3600, DEAD_TTL_S=3600, **SOON)
     request = send(pipeline)

@@ -110,7 +110,7 @@ def test_a_call_whose_reply_is_lost_has_its_effect_once(
     client.rpush(LONG, payload, payload)  # sent twice, and both in hand
 
     async def main() -> None:
-        queues = open_queues(settings, current_identity(settings))
+        queues = open_queues(settings, current_identity(settings.queues))
         await queues.register()
         claim, other = await queues.take(Kind.LONG, 2)
         answer = queues._pipelined

@@ -9,13 +9,12 @@ import time
 from typing import Any
 
 from core import keys
-from core.identity import current_identity
+from core.identity import current_namespace
 from harness.jobs import CANVAS, dead_entries, send
-from harness.redis_server import RedisClient, RedisServer
+from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Kind, Pipeline, page
 from harness.workers import SOON, StartWorker
-from tests.core.support import settings_for
 
 
 def without_picture(pipeline: Pipeline, kind: Kind = "long", **options: Any) -> bytes:
@@ -26,10 +25,10 @@ def without_picture(pipeline: Pipeline, kind: Kind = "long", **options: Any) -> 
 
 
 def test_nothing_is_kept_of_hundreds_of_results_that_were_fetched(
-    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     start_worker(**SOON)
-    key = keys.segments(current_identity(settings_for(server)).namespace)
+    key = keys.segments(current_namespace())
     for _ in range(4):
         requests = [send(pipeline, "short", seed) for seed in range(100)]
         for request in requests:

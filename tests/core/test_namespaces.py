@@ -14,7 +14,7 @@ import pytest
 from core import keys
 from core.broker.connection import Link
 from core.broker.dead_job import write_entry
-from core.identity import Identity, crew_of, current_identity, identity_in
+from core.identity import Identity, crew_of, current_identity, current_namespace, identity_in
 from core.keys import Kind
 from core.pixels import shm
 from core.recovery.recovery import Recovery
@@ -84,13 +84,13 @@ class Gone:
     ) -> None:
         self.client = client
         self.settings = settings_for(server, **settings)
-        here = current_identity(self.settings).namespace
+        here = current_namespace()
         self.namespace = f"{boot or here[:36]}-999"
-        self.identity: Identity = identity_in(self.settings, self.namespace)
+        self.identity: Identity = identity_in(self.settings.queues, self.namespace)
 
     def leave(self, *payloads: bytes, seen: float = 0.0, kind: Kind = Kind.LONG) -> None:
         """Payloads in hand, as a worker leaves them that dies at once with its host."""
-        crew = crew_of(self.settings, self.namespace).name
+        crew = crew_of(self.settings.queues, self.namespace).name
         about = {str(one): self.settings.queue(one) for one in Kind} | {"host": self.identity.host}
         self.client.hset(
             keys.CREWS,
@@ -199,7 +199,7 @@ def test_a_crew_that_lives_is_never_dissolved(
     gone.leave_result("unfetched")
     client.set(keys.heartbeat(gone.identity.worker), "alive")
     worker = start_worker(**ORPHANING)
-    crew = crew_of(gone.settings, gone.namespace).name
+    crew = crew_of(gone.settings.queues, gone.namespace).name
     wait_until(lambda: int(client.hget(keys.CREWS, f"{crew} seen")) > 1, "it is seen")
     assert processing(client) == 1
     assert client.exists(keys.result("unfetched"))
@@ -248,7 +248,7 @@ def test_a_process_that_gives_its_jobs_back_is_not_overtaken_by_one_that_counts_
     client: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(server)
-    me = current_identity(settings)
+    me = current_identity(settings.queues)
     client.sadd(keys.workers(me.namespace), me.worker)
     client.set(keys.heartbeat(me.worker), "alive")
     client.rpush(keys.processing(me.worker, Kind.LONG), b"a")
@@ -257,7 +257,7 @@ def test_a_process_that_gives_its_jobs_back_is_not_overtaken_by_one_that_counts_
 
     async def main() -> None:
         leaving = Recovery(settings, me, Link(settings))
-        other = Recovery(settings, current_identity(settings), Link(settings))
+        other = Recovery(settings, current_identity(settings.queues), Link(settings))
         delete = leaving._redis.delete
 
         async def overtaken(*names: str) -> int:

@@ -17,7 +17,7 @@ from core.broker.queues import Queues
 from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import result_name_start
-from core.identity import Identity, current_identity
+from core.identity import Identity, current_identity, current_namespace
 from core.keys import Kind
 from core.pixels import shm
 from harness.redis_server import RedisClient
@@ -63,7 +63,7 @@ def test_a_full_server_lets_a_dead_workers_jobs_be_recovered_and_results_expire(
     worker = crashed(settings, raw, request("r"))
     left = write_segment(name_start(settings, worker, request("r")) + "0")
     unread = write_segment(f"img_shm_{OWN}unread")
-    namespace = current_identity(settings).namespace
+    namespace = current_namespace()
     raw.hset("inpainting_result:u", "inpaint_shm_info", json.dumps({"shm_name": unread}))
     raw.zadd(keys.segments(namespace), {f"{unread} u": 1})
     raw.config_set("maxmemory", 1)
@@ -111,7 +111,7 @@ def test_uncommitted_segments_are_unlinked_and_no_others(
         write_segment(name_start(settings, "host-9-0123456789ab", request("r")) + "0"),
         write_segment(f"img_shm_{OWN}{'a' * 20}"),
     ]
-    namespace = current_identity(settings).namespace
+    namespace = current_namespace()
     raw.zadd(keys.segments(namespace), {f"{own}1 r": time.time() + 100})
     reap(settings)
     assert not Path("/dev/shm", uncommitted).exists()
@@ -125,7 +125,7 @@ def test_a_reaper_that_died_half_way_is_finished_by_the_next(
     worker = crashed(settings, raw, request("r"))
     left = write_segment(name_start(settings, worker, request("r")) + "0")
     # The first step has happened, nothing after it.
-    namespace = current_identity(settings).namespace
+    namespace = current_namespace()
     raw.rename(keys.processing(worker, Kind.LONG), keys.processing(f"{worker}~", Kind.LONG))
     raw.sadd(keys.workers(namespace), f"{worker}~")
     reap(settings)
@@ -140,7 +140,7 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
 ) -> None:
     worker = crashed(settings, raw, b"a")
     reap(settings)
-    identity = Identity(worker, current_identity(settings).namespace, "host", 1, 0)
+    identity = Identity(worker, current_namespace(), "host", 1, 0)
 
     async def commit() -> tuple[Ending, str]:
         queues = Queues(settings, identity)
@@ -155,7 +155,7 @@ def test_a_thawed_worker_cannot_commit_what_was_reaped(
 def test_a_thawed_worker_that_is_given_its_job_again_cannot_commit_what_was_removed(
     settings: Settings, raw: RedisClient
 ) -> None:
-    identity = current_identity(settings)
+    identity = current_identity(settings.queues)
     start = name_start(settings, identity.worker, request("r"))
     raw.rpush(LONG, request("r"))
 
@@ -207,7 +207,7 @@ def test_a_reaper_that_stalled_puts_back_only_jobs_whose_segments_it_has_removed
 def test_what_a_worker_claims_after_it_was_struck_off_is_found_when_it_dies(
     settings: Settings, raw: RedisClient
 ) -> None:
-    identity = current_identity(settings)
+    identity = current_identity(settings.queues)
 
     async def claim() -> None:
         queues = Queues(settings, identity)
@@ -247,7 +247,7 @@ def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
     own = name_start(settings, worker, request("r"))
     reap(settings)
     taken_over = write_segment(f"{own}8")  # it was given the job again, and committed it
-    namespace = current_identity(settings).namespace
+    namespace = current_namespace()
     raw.zadd(keys.segments(namespace), {f"{taken_over} r": int(time.time()) + expires_in_s})
     for _ in range(3):
         reap(settings)
@@ -258,10 +258,10 @@ def test_a_result_that_was_taken_over_is_not_taken_for_a_late_one(
 def test_a_claim_that_arrives_after_its_worker_was_struck_off_is_found(
     settings: Settings, raw: RedisClient
 ) -> None:
-    worker = current_identity(settings).worker
+    worker = current_identity(settings.queues).worker
     raw.rpush(keys.processing(worker, Kind.LONG), b"a")
     other = settings.model_copy(update={"lama_inference_long_tasks_queue": "other"})
-    foreign = keys.processing(current_identity(other).worker, Kind.LONG)
+    foreign = keys.processing(current_identity(other.queues).worker, Kind.LONG)
     raw.rpush(foreign, b"b")
     reap(settings)
     assert raw.lrange(LONG, 0, -1) == [b"a"]
@@ -275,7 +275,7 @@ def test_a_dead_workers_cleanup_is_finished(settings: Settings, raw: RedisClient
         "preprocessed_mask_shm_info": {"shm_name": inputs[1]},
         "original_shm_info": {"shm_name": inputs[2]},
     }
-    identity = current_identity(settings)
+    identity = current_identity(settings.queues)
     raw.sadd(keys.workers(identity.namespace), identity.worker)
     raw.rpush(keys.cleanup(identity.worker), json.dumps(message), b"not json")
     reap(settings)

@@ -16,7 +16,7 @@ from core.commands.checks.finding import Finding, ok, problem, size, warning
 from core.config import Settings, WireFormat
 from core.contract import allowed_inputs, input_names
 from core.errors import JobError, NoSharedMemory, OutOfSharedMemory
-from core.identity import current_identity
+from core.identity import current_namespace
 from core.pixels import shm
 from core.recovery.overview import Overview, read_overview
 
@@ -44,7 +44,7 @@ KEEP: Final = (
 def check(settings: Settings) -> Iterator[Finding]:
     """Check the shared memory that this process sees."""
     try:
-        mine = current_identity(settings).namespace
+        mine = current_namespace()
     except NoSharedMemory as error:
         yield problem("shm", str(error), SHARE)
         return

@@ -9,8 +9,7 @@ from datetime import datetime
 import pytest
 
 from core.broker.dead_job import write_entry, write_truncated_entry
-from core.config import Settings
-from core.identity import current_identity
+from core.identity import current_namespace
 from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import Pipeline, encode, page
@@ -67,7 +66,7 @@ def test_dead_jobs_are_listed_shown_retried_and_discarded(
 def test_retrying_all_leaves_what_would_fail_again_and_says_how_many_and_why(
     run: Run, client: RedisClient
 ) -> None:
-    queue, here = "lama_inference:longtasks", current_identity(Settings(_env_file=None)).namespace
+    queue, here = "lama_inference:longtasks", current_namespace()
     for payload, reason in (
         (b"no json", "bad_json"),
         (b"{}", "bad_field"),
@@ -97,7 +96,7 @@ def test_a_message_that_new_settings_accept_is_retried(
         reason="too_large",
         queue="lama_inference:longtasks",
         error="e",
-        namespace=current_identity(Settings(_env_file=None)).namespace,
+        namespace=current_namespace(),
     )
     client.rpush("inpainting:dead", entry)
     assert run("dead", "retry", "--all", MAX_IMAGE_PIXELS=100).returncode == 1

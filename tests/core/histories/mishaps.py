@@ -48,7 +48,7 @@ class Mishaps(Work):
     @rule(kind=KINDS, count=st.integers(1, 2))
     def a_worker_elsewhere_vanishes_with_its_shared_memory(self, kind: Kind, count: int) -> None:
         """It was the last of its namespace, for so long that the next pass dissolves that."""
-        digest = crew_of(self.settings, ELSEWHERE).kinship
+        digest = crew_of(self.settings.queues, ELSEWHERE).kinship
         number = self.number()
         worker = f"host-{number}-{digest}{number:08x}"
         queues = Queues(self.settings, Identity(worker, ELSEWHERE, "host", number, 0))

@@ -55,7 +55,7 @@ class World(RuleBasedStateMachine):
             shm_name_prefix=f"img_shm_{OWN}",
             result_queue="outcomes",
         )
-        self.digest = crew_of(self.settings, NAMESPACE).kinship
+        self.digest = crew_of(self.settings.queues, NAMESPACE).kinship
         self.pushed: Counter[bytes] = Counter()  # how often each payload was sent
         self.committed: Counter[bytes] = Counter()  # how often it became a result
         self.superseded: Counter[bytes] = Counter()  # how often a newer result was out
