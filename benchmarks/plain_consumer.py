@@ -29,7 +29,8 @@ from harness.networks import load_network
 
 def consume(settings: Settings) -> None:
     """Serve both queues for ever."""
-    load, infer, finish = Loader(settings), load_network(settings), Finisher(settings)
+    load, infer = Loader(settings), load_network(settings)
+    finish = Finisher(settings.mask_threshold)
     client: Any = redis.Redis.from_url(settings.redis_url, protocol=2)
     kinds = {settings.queue(kind): kind for kind in Kind}
     for number in itertools.count():

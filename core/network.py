@@ -7,7 +7,7 @@ seconds to import, so the Inpainter is imported when a network is loaded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from core.config import REQUIRE, Settings
@@ -92,7 +92,7 @@ class LaMa(Network):
     def __init__(self, settings: Settings) -> None:
         """Loads the configured weights; raises ModelUnavailable or NoGpu."""
         self.inpainter = load_inpainter(settings)
-        self._batches = full_batches(settings)
+        self._batches = full_batches(settings.batch_sizes)
         self._wants_gpu = bool(settings.use_cuda)
         if self.lacks_gpu:
             log.warning("USE_CUDA=1, but no CUDA device can be used; the CPU is: %s", NoGpu.FIX)
@@ -161,16 +161,12 @@ class LaMa(Network):
         return TransientFailure(reason, text)
 
 
-def full_batches(settings: Settings) -> list[tuple[int, int, int]]:
+def full_batches(largest: Mapping[Kind, int]) -> list[tuple[int, int, int]]:
     """Batches (count, height, width) of whole canvases to prepare for, the largest first.
 
-    The largest of a kind, powers of two and those up to 4: each takes seconds. Batches of other
+    The `largest` of a kind, powers of two and those up to 4: each takes seconds. Batches of other
     sizes are computed without a recording.
     """
-    largest = {
-        Kind.SHORT: settings.inpainting_batch_size_short,
-        Kind.LONG: settings.inpainting_batch_size_long,
-    }
     return [
         (count, *CANVAS[kind])
         for count in range(max(largest.values()), 0, -1)

@@ -15,7 +15,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -80,8 +80,8 @@ class StubNetwork(Network):
     staging: StubDevice | None = None
     progressed_at = 0.0
 
-    def __init__(self, settings: Settings) -> None:
-        self._threshold = settings.mask_threshold
+    def __init__(self, mask_threshold: int) -> None:
+        self._threshold = mask_threshold
         self._hold = Path(os.environ.get("STUB_HOLD", "/nonexistent"))
         self._broken = Path(os.environ.get("STUB_BROKEN", "/nonexistent"))
         self._killing = Path(os.environ.get("STUB_KILLING", "/nonexistent"))
@@ -159,7 +159,7 @@ class TinyNetwork(Network):
 
     staging: TinyStaging | None = None
 
-    def __init__(self, _: Settings) -> None:
+    def __init__(self) -> None:
         self._longest = float(os.environ.get("TINY_SECONDS", "0.3"))
         self._random = random.Random(os.getpid())
         folder = os.environ.get(DEVICE)
@@ -192,7 +192,7 @@ class TinyNetwork(Network):
 class IdentityNetwork(Network):
     """Gives every picture back as it came: what is timed with it is everything else."""
 
-    def __init__(self, _: Settings) -> None:
+    def __init__(self) -> None:
         self._milliseconds = float(os.environ.get(IDENTITY_MS, "0"))
 
     def describe(self) -> str:
@@ -204,30 +204,27 @@ class IdentityNetwork(Network):
         return [loaded.image for loaded in batch]
 
 
-def _lama(settings: Settings) -> Network:
-    from core.network import LaMa  # torch is loaded with it
-
-    return LaMa(settings)
-
-
-def _timeline(settings: Settings) -> Network:
-    from harness.timeline import network  # torch is loaded with it
-
-    return network(settings)
-
-
-NETWORKS: Final[Mapping[str, Callable[[Settings], Network]]] = {
-    "stub": StubNetwork,
-    "tiny": TinyNetwork,
-    "identity": IdentityNetwork,
-    "timeline": _timeline,
-    "lama": _lama,
-}
-
-
 def load_network(settings: Settings) -> Network:
     """The network that HARNESS_NETWORK names; without it the stub."""
-    return NETWORKS[os.environ.get(VARIABLE, "stub")](settings)
+    match os.environ.get(VARIABLE, "stub"):
+        case "stub":
+            return StubNetwork(settings.mask_threshold)
+        case "tiny":
+            return TinyNetwork()
+        case "identity":
+            return IdentityNetwork()
+        case "timeline":
+            from harness.timeline import network  # torch is loaded with it
+
+            return network(max(settings.batch_sizes.values()))
+        case "lama":
+            from core.network import LaMa  # torch is loaded with it
+
+            return LaMa(settings)
+        case name:
+            raise ValueError(
+                f"{VARIABLE}={name}: it must be stub, tiny, identity, timeline or lama"
+            )
 
 
 def _tiny_fill(loaded: Loaded) -> Filled:

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import torch
 
-from core.config import Settings
 from core.contract import CANVAS
 from core.pixels.handover import Filled, Loaded, Network
 from harness.pending import arrived
@@ -201,10 +200,9 @@ class TimeLineDevice(Network):
             self._batches = []
 
 
-def network(settings: Settings) -> Network:
-    """The device that the environment asks for."""
+def network(most: int) -> Network:
+    """The device that the environment asks for, for batches of up to `most` pictures."""
     options = Options(**json.loads(os.environ[VARIABLE]))
-    most = max(settings.inpainting_batch_size_long, settings.inpainting_batch_size_short)
     return TimeLineDevice(options, most)
 
 

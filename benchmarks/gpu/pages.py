@@ -76,7 +76,7 @@ def _inpainter(*, region: Region = "full", refined: bool = False) -> Inpainter:
         region=region,
         refine=refined,
     )
-    inpainter.prepare(full_batches(settings))
+    inpainter.prepare(full_batches(settings.batch_sizes))
     return inpainter
 
 

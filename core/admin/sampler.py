@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+import redis
+
 from core.admin.renewed import Renewed
-from core.broker.connection import sync_client
 from core.broker.redis_errors import REDIS_ERRORS
-from core.config import Settings
 from core.identity import current_namespace
+from core.keys import Kind
 from core.recovery.overview import Overview, read_overview
 from core.telemetry import Watch
 from core.telemetry.tallies import History
@@ -21,9 +23,6 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S: Final = 2.0
 HISTORY_S: Final = 3600.0
-
-#: Timeout of Redis, in seconds.
-REDIS_TIMEOUT_S: Final = 2.0
 
 #: Seconds after which Redis' last answer is too old: a sample takes a pause and a few commands.
 STALE_S: Final = 15.0
@@ -45,11 +44,18 @@ class Sampler(threading.Thread):
     that Redis did not provide are None.
     """
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], redis.Redis],
+        queues: Mapping[Kind, str],
+        result_queue: str,
+        watch: Watch,
+    ) -> None:
         super().__init__(name="sampler", daemon=True)
-        self._settings = settings
+        self._queues = queues
+        self._result_queue = result_queue
         self._watch = watch
-        self._redis = Renewed(watch, lambda: sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
+        self._redis = Renewed(watch, connect)
         self._namespace = current_namespace()
         self._stopped = threading.Event()
         self._asking = threading.Lock()
@@ -66,12 +72,14 @@ class Sampler(threading.Thread):
     def overview(self) -> Overview | None:
         """The overview of Redis, at most FRESH_S old; None if Redis does not answer.
 
-        May block for a few times REDIS_TIMEOUT_S.
+        May block for a few times the timeout of `connect`'s client.
         """
         with self._asking:
             if time.monotonic() - self._asked_at > FRESH_S:
                 try:
-                    self._overview = read_overview(self._redis(), self._settings, self._namespace)
+                    self._overview = read_overview(
+                        self._redis(), self._queues, self._result_queue, self._namespace
+                    )
                     self._failure = ""
                 except REDIS_ERRORS as error:
                     self._redis.renew()

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from core.admin.http import (
 from core.admin.listener import HttpServer, listen
 from core.admin.renewed import Renewed
 from core.admin.report import Report
-from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
+from core.admin.sampler import Sampler
 from core.broker.connection import sync_client
 from core.broker.dead_job import ID_LENGTH, DeadJob
 from core.broker.dead_list import DeadList
@@ -49,6 +50,9 @@ TYPES: Final = {
 
 #: Header that names the process, because containers may share a network.
 NAME: Final = {"Inpainting-Process": process_name()}
+
+#: Timeout of Redis, in seconds.
+REDIS_TIMEOUT_S: Final = 2.0
 
 #: Largest body of a picture with its mask, as PNG in base64.
 MOST_TRIED_BYTES: Final = 64 << 20
@@ -74,12 +78,11 @@ class AdminServer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._guard = Guard(settings)
-        self._sampler = Sampler(settings, watch)
+        self._guard = Guard(settings.admin_token)
+        connect = partial(sync_client, settings, timeout_s=REDIS_TIMEOUT_S)
+        self._sampler = Sampler(connect, settings.queues, settings.result_queue, watch)
         self._health = Health(watch, self._sampler)
-        self._dead = Renewed(
-            watch, lambda: DeadList(settings, sync_client(settings, timeout_s=REDIS_TIMEOUT_S))
-        )
+        self._dead = Renewed(watch, lambda: DeadList(settings, connect()))
         self._report = Report(settings, watch, self._sampler, self._dead, self._guard)
         self._metrics: Any = None
         self._trials: Any = None
@@ -155,8 +158,10 @@ class AdminServer:
     def _try(self, request: Request) -> Response:
         if self._trials is None:  # imported on demand: it needs OpenCV
             from core.admin.trials import Trials
+            from core.client import Client
 
-            self._trials = Trials(self._settings, watch)
+            connect = partial(Client, self._settings)
+            self._trials = Trials(connect, self._settings.max_image_pixels, watch)
         answer: Response = self._trials(request)
         return answer
 

@@ -8,6 +8,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
@@ -17,7 +18,6 @@ import numpy as np
 from core.admin.http import HttpError, Request, Response, json_response
 from core.client import Client, SubmitError, suitable_kind
 from core.client.windows import Filler, most_whole
-from core.config import Settings
 from core.keys import Kind
 from core.pixels.arrays import Picture
 from core.telemetry import Watch
@@ -32,8 +32,9 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 class Trials:
     """Answers a request with the inpainted picture."""
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
-        self._settings = settings
+    def __init__(self, connect: Callable[[], Client], max_image_pixels: int, watch: Watch) -> None:
+        self._connect = connect
+        self._max_image_pixels = max_image_pixels
         self._watch = watch
         self._stopped = threading.Event()
 
@@ -44,7 +45,7 @@ class Trials:
     def __call__(self, request: Request) -> Response:
         """Inpaint `image` with `mask`, PNGs in base64; `kind` and `name` are optional."""
         fields = _fields(request.body)
-        limit = self._settings.max_image_pixels
+        limit = self._max_image_pixels
         image = _decoded(fields, "image", cv2.IMREAD_COLOR, limit)
         mask = _decoded(fields, "mask", cv2.IMREAD_GRAYSCALE, limit)
         if image.shape[:2] != mask.shape[:2]:
@@ -58,8 +59,8 @@ class Trials:
 
     def _run(self, image: Picture, mask: Picture, kind: Kind | None, name: str) -> Response:
         kind = kind or suitable_kind(*mask.shape[:2])
-        with Client(self._settings) as client:
-            limit = most_whole(self._settings)
+        with self._connect() as client:
+            limit = most_whole(self._max_image_pixels)
             fill = Filler(client, name, TIMEOUT_S, kind, limit, given_up=self._stopped)
             result = fill(image, mask)
         requests = fill.request_ids

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from core.config import Settings
 from core.keys import Kind
 
 log = logging.getLogger(__name__)
@@ -25,8 +24,8 @@ REMINDER_S: Final = 60.0
 class UnlessNoList:
     """Awaits claims. The error of one queue must not stop the other queue."""
 
-    def __init__(self, settings: Settings, redis: Any) -> None:
-        self._settings = settings
+    def __init__(self, queues: Mapping[Kind, str], redis: Any) -> None:
+        self._queues = queues
         self._redis = redis
         self._remind_at = dict.fromkeys(Kind, 0.0)
         #: Whether the last claim failed with WRONGTYPE although the queue was a list.
@@ -41,7 +40,7 @@ class UnlessNoList:
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):  # Redis 6.2 prefixes the script's name
                 raise
-            if await self._redis.type(self._settings.queue(kind)) in (b"list", b"none"):
+            if await self._redis.type(self._queues[kind]) in (b"list", b"none"):
                 # Perhaps it has just become a list. If it fails again, another key is at fault.
                 if self._was_list[kind]:
                     raise
@@ -55,7 +54,7 @@ class UnlessNoList:
             log.error(
                 "no %s jobs are taken: %r in redis is not a list; rename or delete that key",
                 kind,
-                self._settings.queue(kind),
+                self._queues[kind],
             )
         await asyncio.sleep(pause_s)
         return None

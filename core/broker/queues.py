@@ -51,13 +51,13 @@ class Queues(Finishing):
         #: The waits for jobs that have not ended.
         self._waits: dict[Kind, asyncio.Task[bool | None]] = {}
         self._numbers = itertools.count(1)
-        self._unless_no_list = UnlessNoList(settings, self._redis)
+        self._unless_no_list = UnlessNoList(settings.queues, self._redis)
 
     # -- the server -------------------------------------------------------------------------
 
     async def check_server(self) -> None:
         """Check the server; raises RedisUnsuitable if it cannot serve the delivery mode."""
-        warn_of_ignored(self.settings)
+        warn_of_ignored(self.settings.redis_url)
         await require_server(self._redis, self.settings.delivery)
         await self._scripts["rights"](
             key=keys.claims(self.identity.worker),

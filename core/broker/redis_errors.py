@@ -8,7 +8,6 @@ from typing import Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-from core.config import Settings
 from core.config.redis_url import without_password
 
 #: What a call to Redis raises if it failed or its reply was lost.
@@ -35,10 +34,10 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, OutOfMemoryError | ReadOnlyError) or bool(_PASSING.search(str(error)))
 
 
-def cannot_be_used(settings: Settings, error: BaseException) -> str:
+def cannot_be_used(redis_url: str, error: BaseException) -> str:
     """A sentence on an error, with the address and where it comes from."""
     return (
-        f"redis at {without_password(settings.redis_url)} cannot be used: {error} "
+        f"redis at {without_password(redis_url)} cannot be used: {error} "
         "(REDIS_URL says where it is)"
     )
 

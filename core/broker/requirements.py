@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from core import keys
 from core.broker.redis_errors import passes
-from core.config import Delivery, Settings
+from core.config import Delivery
 from core.config.redis_url import parse_redis_url
 from core.errors import RedisUnsuitable
 
@@ -24,9 +24,9 @@ OLDEST: Final = {Delivery.AT_LEAST_ONCE: (6, 2), Delivery.AT_MOST_ONCE: (6, 0)}
 KEEPS_ALL: Final = "noeviction"
 
 
-def warn_of_ignored(settings: Settings) -> None:
+def warn_of_ignored(redis_url: str) -> None:
     """Log which options of REDIS_URL have no effect."""
-    if ignored := parse_redis_url(settings.redis_url).ignored:
+    if ignored := parse_redis_url(redis_url).ignored:
         log.warning(
             "REDIS_URL: %s has no effect, the worker sets it itself: remove it", ", ".join(ignored)
         )

@@ -175,7 +175,7 @@ class Client:
     def _said(self, error: Exception) -> str:
         """The text of an error, with the address if it is Redis'."""
         if isinstance(error, redis.RedisError):
-            return cannot_be_used(self._settings, error)
+            return cannot_be_used(self._settings.redis_url, error)
         return str(error)
 
     def _result(

@@ -49,7 +49,7 @@ def submit_file(
     wrong.
     """
     form = _writable_form(output)  # first, before a worker computes anything
-    picture, hole = _read(settings, image_path, mask_path, form)
+    picture, hole = _read(image_path, mask_path, form, settings.mask_threshold)
     remarks = (*picture.remarks, *remarks_on(hole))
     if any(remark.reason == NO_HOLE for remark in remarks):
         raise SubmitError(
@@ -59,7 +59,8 @@ def submit_file(
     kind = kind or suitable_kind(*picture.size)
     mask = hole.view(np.uint8) * np.uint8(255)
     with Client(settings) as client:
-        fill = Filler(client, image_path.name, timeout_s, kind, most_whole(settings))
+        limit = most_whole(settings.max_image_pixels)
+        fill = Filler(client, image_path.name, timeout_s, kind, limit)
         filled = [_swapped(fill(_swapped(layer), mask)) for layer in picture.layers(hole)]
     try:
         with named("unencodable"):
@@ -69,7 +70,9 @@ def submit_file(
     return Submitted(kind, tuple(fill.request_ids), fill.seconds, remarks)
 
 
-def _read(settings: Settings, image_path: Path, mask_path: Path, form: str) -> tuple[Picture, Hole]:
+def _read(
+    image_path: Path, mask_path: Path, form: str, mask_threshold: int
+) -> tuple[Picture, Hole]:
     """The picture and its hole, as stored."""
     content, mask = _content(image_path), _content(mask_path)
     try:
@@ -81,7 +84,7 @@ def _read(settings: Settings, image_path: Path, mask_path: Path, form: str) -> t
         raise SubmitError(f"{image_path}: {why or error}") from error
     try:
         with named("mask_undecodable"):
-            hole = decode_mask(mask, MOST_PIXELS, settings.mask_threshold)
+            hole = decode_mask(mask, MOST_PIXELS, mask_threshold)
             return picture, as_stored(hole, picture.orientation, picture.size)
     except PictureError as error:
         raise SubmitError(f"{image_path}, {mask_path}: {error}") from error

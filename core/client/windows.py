@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 
 from core.client.client import Client, suitable_kind
-from core.config import Settings
 from core.keys import Kind
 from core.pixels.arrays import Picture
 from lama.regions import inpaint
@@ -24,9 +23,9 @@ from lama.regions import inpaint
 MOST_WHOLE: Final = 4 << 20
 
 
-def most_whole(settings: Settings) -> int:
-    """The most pixels of a picture that is sent whole to a worker with these settings."""
-    return min(MOST_WHOLE, settings.max_image_pixels)
+def most_whole(max_image_pixels: int) -> int:
+    """The most pixels of a picture that is sent whole to a worker with this MAX_IMAGE_PIXELS."""
+    return min(MOST_WHOLE, max_image_pixels)
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ def connected(settings: Settings) -> Iterator[redis.Redis]:
         with sync_client(settings) as client:
             yield client
     except REDIS_ERRORS as error:
-        raise RedisUnavailable(cannot_be_used(settings, error)) from error
+        raise RedisUnavailable(cannot_be_used(settings.redis_url, error)) from error
 
 
 @contextlib.contextmanager

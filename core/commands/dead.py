@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -23,7 +23,7 @@ from core.commands.common import (
     shortened,
     table,
 )
-from core.config import Settings, load_settings
+from core.config import load_settings
 from core.errors import WorkerError
 from core.keys import Kind
 from core.telemetry.logs import number_of, printable
@@ -96,11 +96,11 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--newer-than", type=duration, metavar="TIME", help="the same")
 
 
-def _filter(options: argparse.Namespace, settings: Settings) -> Filter:
+def _filter(options: argparse.Namespace, queues: Mapping[Kind, str]) -> Filter:
     return Filter(
         tuple(options.ids),
         options.reason,
-        settings.queue(Kind(options.queue)) if options.queue else "",
+        queues[Kind(options.queue)] if options.queue else "",
         options.text,
         options.older_than,
         options.newer_than,
@@ -111,11 +111,11 @@ def _list(options: argparse.Namespace) -> int:
     settings = load_settings()
     with connected(settings) as client:
         dead = DeadList(settings, client)
-        jobs = dead.matching(_filter(options, settings))
+        jobs = dead.matching(_filter(options, settings.queues))
         if options.limit > 0:
             jobs = iter(deque(jobs, options.limit))
         if options.json:
-            print_json_list(_described(dead, job, settings) for job in jobs)
+            print_json_list(_described(dead, job, settings.max_message_bytes) for job in jobs)
             return 0
         rows = [_row(dead, job) for job in jobs]
     head = ("id", "ago", "reason", "attempts", "queue", "request", "inputs", "error")
@@ -129,7 +129,7 @@ def _show(options: argparse.Namespace) -> int:
         dead = DeadList(settings, client)
         named = dead.matching(Filter(ids=tuple(options.ids)))
         whole = (job for head in named if (job := dead.read(head)))
-        described = (_described(dead, job, settings) for job in whole)
+        described = (_described(dead, job, settings.max_message_bytes) for job in whole)
         first = next(described, None)
         if first is None:
             raise NothingNamed(f"no dead job is named by {', '.join(options.ids)}")
@@ -165,7 +165,7 @@ def _change(
 ) -> int:
     settings = load_settings()
     would = "would be " if options.dry_run else ""
-    matches = _filter(options, settings)
+    matches = _filter(options, settings.queues)
     if matches == Filter() and not options.all:
         raise NothingNamed("name dead jobs, give a filter, or --all")
     counts, left = Counter[str](), Counter[str]()
@@ -238,11 +238,14 @@ def _row(dead: DeadList, job: DeadJob) -> tuple[object, ...]:
     )
 
 
-def _described(dead: DeadList, job: DeadJob, settings: Settings) -> dict[str, Any]:
-    """A job as a dict; its message is None if only the entry's head was read."""
+def _described(dead: DeadList, job: DeadJob, most_bytes: int) -> dict[str, Any]:
+    """A job as a dict, with up to `most_bytes` of its message.
+
+    The message is None if only the entry's head was read.
+    """
     message: Any = None
     if job.payload is not None:
-        message = job.payload[: settings.max_message_bytes].decode("utf-8", "replace")
+        message = job.payload[:most_bytes].decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):  # else as text
             message = json.loads(message)
     return {

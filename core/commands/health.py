@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def command(options: argparse.Namespace) -> int:
     if options.port is None and settings.admin_port == 0:
         answers = _from_heartbeats(settings, ready=options.ready)
     else:
-        answers = _answers(settings, path, options.port)
+        answers = _answers(settings.admin_host, settings.admin_ports, options.port, path)
     if not answers:
         ports = settings.admin_ports
         several = f"ports {ports[0]} to {ports[-1]}" if len(ports) > 1 else f"port {ports[0]}"
@@ -89,12 +90,12 @@ def _from_heartbeats(settings: Settings, *, ready: bool) -> list[Answer]:
     namespace = current_namespace()
     try:
         with connected(settings) as client:
-            workers = read_overview(client, settings, namespace).workers
+            overview = read_overview(client, settings.queues, settings.result_queue, namespace)
     except RedisUnavailable as error:
         if ready:
             raise
         return [Answer(0, True, f"no heartbeat can be read, which counts as alive: {error}")]
-    alive = [worker for worker in workers if _is_here(worker.process)]
+    alive = [worker for worker in overview.workers if _is_here(worker.process)]
     if not alive:
         raise NoWorker("ADMIN_PORT=0, and no worker of this host has a heartbeat in Redis")
     return [Answer(0, True, f"{worker.worker} has a heartbeat in Redis") for worker in alive]
@@ -107,12 +108,12 @@ def _is_here(process: str) -> bool:
     return namespace == here and pid.isdecimal() and Path(f"/proc/{pid}").exists()
 
 
-def _answers(settings: Settings, path: str, port: int | None) -> list[Answer]:
-    everywhere = settings.admin_host in ("0.0.0.0", "::")  # noqa: S104 - a comparison
-    host = "127.0.0.1" if everywhere else settings.admin_host
+def _answers(host: str, ports: Sequence[int], port: int | None, path: str) -> list[Answer]:
+    """The answers on a port or, if it is None, on all of these."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
+        host = "127.0.0.1"
     if port is not None:
         return [answer for answer, _ in [_ask(host, port, path)] if answer]
-    ports = settings.admin_ports
     # In parallel: another program's server that does not answer costs the timeout.
     with ThreadPoolExecutor(len(ports), "health") as threads:
         asked = list(threads.map(lambda candidate: _ask(host, candidate, path), ports))

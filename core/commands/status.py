@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from core.commands.common import (
@@ -16,7 +17,7 @@ from core.commands.common import (
     print_json,
     table,
 )
-from core.config import Settings, load_settings
+from core.config import load_settings
 from core.recovery.overview import Overview, read_overview
 from core.telemetry.logs import printable
 
@@ -45,22 +46,25 @@ def add(commands: Any) -> None:
 def command(options: argparse.Namespace) -> int:
     """Show the overview once, or repeatedly with --watch."""
     settings = load_settings()
-    if options.watch is None:
+
+    def read() -> Overview:
         with connected(settings) as client:
-            _show(options, read_overview(client, settings))
+            return read_overview(client, settings.queues, settings.result_queue)
+
+    if options.watch is None:
+        _show(options, read())
         return 0
     with contextlib.suppress(KeyboardInterrupt):  # the normal end, at any moment
-        _watch(options, settings)
+        _watch(options, read)
     return 0
 
 
-def _watch(options: argparse.Namespace, settings: Settings) -> None:
+def _watch(options: argparse.Namespace, read: Callable[[], Overview]) -> None:
     before: Overview | None = None
     away = False
     while True:
         try:
-            with connected(settings) as client:
-                overview = read_overview(client, settings)
+            overview = read()
         except RedisUnavailable as error:  # temporary; an outage is reported once
             if not away:
                 _print(options, {"error": str(error)}, f"{printable(str(error))}; trying again")

@@ -345,8 +345,10 @@ class Settings(BaseSettings):
         tried = 1 if "admin_port" in self.model_fields_set else ADMIN_PORTS_TRIED
         return range(self.admin_port, min(self.admin_port + tried, 65_536))
 
-    def batch_size(self, kind: Kind) -> int:
-        """The largest number of jobs of this kind in one batch."""
-        if kind is Kind.LONG:
-            return self.inpainting_batch_size_long
-        return self.inpainting_batch_size_short
+    @property
+    def batch_sizes(self) -> dict[Kind, int]:
+        """The largest number of jobs of each kind in one batch."""
+        return {
+            Kind.LONG: self.inpainting_batch_size_long,
+            Kind.SHORT: self.inpainting_batch_size_short,
+        }

@@ -7,14 +7,13 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.broker.connection import Backoff
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.claims import Claim, Standing
-from core.config import Settings
 from core.faults import Fault, fault_point
 from core.keys import Kind
 from core.telemetry import log_extra, watch
@@ -55,9 +54,19 @@ class BatchSource:
     if it kills the worker.
     """
 
-    def __init__(self, settings: Settings, queues: Queues) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        queues: Queues,
+        sizes: Mapping[Kind, int],
+        *,
+        max_wait_ms: float,
+        reconcile_interval_s: float,
+    ) -> None:
+        """`sizes` are the largest batches; one that is not full waits up to `max_wait_ms`."""
         self._queues = queues
+        self._sizes = sizes
+        self._max_wait_s = max_wait_ms / 1000
+        self._reconcile_interval_s = reconcile_interval_s
         self._turn = Kind.LONG
         self._claimed: list[Claim] = []
         self._reconcile_at = 0.0
@@ -124,7 +133,7 @@ class BatchSource:
                     extra=log_extra(*requests),
                 )
                 self._claimed += recovered
-            self._reconcile_at = time.monotonic() + self._settings.heartbeat_interval_s
+            self._reconcile_at = time.monotonic() + self._reconcile_interval_s
         if not self._claimed:
             await self._claim()
         if not self._claimed:
@@ -158,7 +167,7 @@ class BatchSource:
 
     async def _top_up(self, kind: Kind) -> None:
         size = self._size(kind)
-        longest_s = self._settings.batch_max_wait_ms / 1000
+        longest_s = self._max_wait_s
         deadline = time.monotonic() + longest_s
         first = self._claimed[0]
         self._claimed += await self._queues.take(kind, size - self._count(kind), first)
@@ -183,7 +192,7 @@ class BatchSource:
             await asyncio.sleep(min(remaining_s, LONGEST_SLEEP_S))
 
     def _size(self, kind: Kind) -> int:
-        return min(self._settings.batch_size(kind), self._most or sys.maxsize)
+        return min(self._sizes[kind], self._most or sys.maxsize)
 
     def _count(self, kind: Kind) -> int:
         return sum(claim.kind is kind for claim in self._claimed)

@@ -72,7 +72,7 @@ class Deliverer:
         self._failures = failures
         self._stop = stop
         self._uids = settings.uids
-        self._finisher = Finisher(settings)
+        self._finisher = Finisher(settings.mask_threshold)
         self._counter = itertools.count()
         #: The threads that finish and write results.
         self._copiers = Copiers("store")

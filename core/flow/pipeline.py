@@ -69,7 +69,12 @@ class BatchPipeline:
         self._hold = DeviceHold(queues, stop)
         self._failures = Failures(settings, queues, self.visibility, self._hold)
         self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
-        self._source = BatchSource(settings, queues)
+        self._source = BatchSource(
+            queues,
+            settings.batch_sizes,
+            max_wait_ms=settings.batch_max_wait_ms,
+            reconcile_interval_s=settings.heartbeat_interval_s,
+        )
         self._readers = Copiers("load")
         self._shortage = Backoff()
         self.device = Device(network, settings.inference_timeout_s, infer_thread)

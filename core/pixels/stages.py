@@ -147,8 +147,8 @@ class Loader:
 class Finisher:
     """The store stage: from the network's picture to the one that is delivered."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._threshold = settings.mask_threshold
+    def __init__(self, mask_threshold: int) -> None:
+        self._threshold = mask_threshold
 
     def __call__(self, loaded: Loaded, picture: Picture | Restored) -> Picture:
         """BGR, `original_size` × 3: padding cut off, resized, the original kept outside the hole.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import redis
 
 from core import keys
-from core.config import REQUEST_ID, Settings
+from core.config import REQUEST_ID
 from core.contract import is_result_name
 from core.identity import crew_of
 from core.keys import Kind
@@ -111,18 +111,20 @@ class ShmUse:
     result_bytes: int
 
 
-def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") -> Overview:
+def read_overview(
+    client: redis.Redis, queues: Mapping[Kind, str], result_queue: str, namespace: str = ""
+) -> Overview:
     """Query Redis. With a namespace, only its workers are included, which saves a scan."""
     with client.pipeline(transaction=False) as batch:
         for kind in Kind:
-            batch.llen(settings.queue(kind))
+            batch.llen(queues[kind])
         for kind in Kind:
-            batch.zcard(keys.delayed(settings.queue(kind)))
+            batch.zcard(keys.delayed(queues[kind]))
         batch.llen(keys.DEAD)
         batch.hlen(keys.ATTEMPTS)
         batch.hgetall(keys.CREWS)
         *lengths, dead, attempts, crews = batch.execute()
-    outcomes = _outcomes(client, settings)
+    outcomes = waiting_outcomes(client, result_queue)
     waiting, delayed = lengths[: len(Kind)], lengths[len(Kind) :]
     if namespace:
         members = cast("set[bytes]", client.smembers(keys.workers(namespace)))
@@ -131,14 +133,14 @@ def read_overview(client: redis.Redis, settings: Settings, namespace: str = "") 
         members = {key.removeprefix(keys.heartbeat("").encode()) for key in beats}
     return Overview(
         time.time(),
-        {str(kind): settings.queue(kind) for kind in Kind},
+        {str(kind): queues[kind] for kind in Kind},
         {str(kind): length for kind, length in zip(Kind, waiting, strict=True)},
         {str(kind): length for kind, length in zip(Kind, delayed, strict=True)},
         dead,
         attempts,
         outcomes,
         tuple(
-            _workers(client, settings, sorted(name.decode("utf-8", "replace") for name in members))
+            _workers(client, queues, sorted(name.decode("utf-8", "replace") for name in members))
         ),
         tuple(_orphans(client, crews)),
     )
@@ -157,13 +159,12 @@ def shm_use(name_prefix: str) -> ShmUse:
     return ShmUse(shm.size_bytes(), shm.free_bytes(), count, size)
 
 
-def _outcomes(client: redis.Redis, settings: Settings) -> int:
+def waiting_outcomes(client: redis.Redis, result_queue: str) -> int:
     """The length of a result queue that all requests share, if it is a list."""
-    name = settings.result_queue
-    if not name or REQUEST_ID in name:
+    if not result_queue or REQUEST_ID in result_queue:
         return 0
     try:
-        return client.llen(name)
+        return client.llen(result_queue)
     except redis.ResponseError:  # another program uses the key
         return 0
 
@@ -186,7 +187,9 @@ def _orphans(client: redis.Redis, crews: dict[bytes, bytes]) -> Iterator[OrphanI
         yield OrphanInfo(crew.namespace, crew.host, queues, known.seen, jobs)
 
 
-def _workers(client: redis.Redis, settings: Settings, members: list[str]) -> list[WorkerInfo]:
+def _workers(
+    client: redis.Redis, queues: Mapping[Kind, str], members: list[str]
+) -> list[WorkerInfo]:
     with client.pipeline(transaction=False) as batch:
         for worker in members:
             batch.get(keys.heartbeat(worker))
@@ -197,14 +200,14 @@ def _workers(client: redis.Redis, settings: Settings, members: list[str]) -> lis
     workers = []
     for index, worker in enumerate(members):
         value, *processing = replies[index * step : (index + 1) * step]
-        info = _worker(worker, value, sum(processing), settings)
+        info = _worker(worker, value, sum(processing), queues)
         if info is not None:
             workers.append(info)
     return workers
 
 
 def _worker(
-    worker: str, heartbeat: bytes | None, processing: int, settings: Settings
+    worker: str, heartbeat: bytes | None, processing: int, queues: Mapping[Kind, str]
 ) -> WorkerInfo | None:
     try:
         beat = json.loads(heartbeat or b"")
@@ -222,7 +225,7 @@ def _worker(
             dead=int(beat.get("dead", 0)),
             per_minute=float(beat.get("per_minute", 0)),
             processing=processing,
-            here=crew_of(settings.queues, str(beat["namespace"])).has(worker),
+            here=crew_of(queues, str(beat["namespace"])).has(worker),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # dead, or another program's

@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_pipelines_deployments() -> None:
     assert settings.redis_url == "redis://localhost:6379"
     assert settings.queue(Kind.LONG) == "lama_inference:longtasks"
     assert settings.queue(Kind.SHORT) == "lama_inference:shorttasks"
-    assert [settings.batch_size(kind) for kind in Kind] == [4, 4]
+    assert settings.batch_sizes == {Kind.LONG: 4, Kind.SHORT: 4}
     assert settings.use_cuda
     assert settings.use_fp16
     assert settings.delivery is Delivery.AT_LEAST_ONCE

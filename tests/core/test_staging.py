@@ -65,7 +65,7 @@ def finished(finish: Finisher, loaded: Sequence[Loaded], filled: Sequence[Any]) 
 def test_results_are_within_a_level_and_the_same_outside_the_hole(
     pipeline: Pipeline, network: LaMa, settings: Settings
 ) -> None:
-    finish = Finisher(settings)
+    finish = Finisher(settings.mask_threshold)
     given = claims(pipeline)
     loaded = [Loader(settings)(claim) for claim in given]
     expected = finished(finish, loaded, network(loaded))
@@ -126,7 +126,8 @@ def test_pixels_that_are_converted_when_they_are_read_are_staged_as_well(
     given = [Claim(Kind.SHORT, encode(one)) for one in (plain, message)]
     loaded = [Loader(settings, lambda: network.staging)(claim) for claim in given]
     assert all(one.staged is not None for one in loaded)
-    expected, result = finished(Finisher(settings), loaded, network.collect(network(loaded)))
+    finish = Finisher(settings.mask_threshold)
+    expected, result = finished(finish, loaded, network.collect(network(loaded)))
     assert np.array_equal(result, expected)
 
 

@@ -15,6 +15,7 @@ from core.commands.checks.half_precision import check_half_precision
 from core.commands.checks.published import provenance
 from core.config import REQUIRE, Settings
 from core.config.shown import shown
+from core.config.values import UseCuda
 from core.errors import ModelUnavailable, NoGpu
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def check(settings: Settings) -> Iterator[Finding]:
             "model", f"{error}", "install base_requirements.txt for the Python that runs this"
         )
         return
-    yield (device := _device(settings, torch))
+    is_set = "use_cuda" in settings.model_fields_set
+    yield (device := _device(torch, settings.use_cuda, is_set=is_set))
     if settings.use_cuda == REQUIRE and device.level is Level.PROBLEM:
         return  # a worker does not start either
     try:
@@ -87,17 +89,17 @@ def _file(path: Path, is_checkpoint: bool = False) -> Finding:
     return ok("model", f"{path}: {size(path.stat().st_size)}, sha256 {digest}{origin}")
 
 
-def _device(settings: Settings, torch: Torch) -> Finding:
+def _device(torch: Torch, use_cuda: UseCuda, *, is_set: bool) -> Finding:
     text = f"torch {torch.version}"
     if gpu := torch.gpu:
         text = f"{text}; {gpu.name}, {size(gpu.free)} free of {size(gpu.size)}"
-        if not settings.use_cuda:
+        if not use_cuda:
             return warning("model", f"{text}, which USE_CUDA=0 leaves unused", "USE_CUDA=1")
         return ok("model", text)
-    if settings.use_cuda:
+    if use_cuda:
         # Somebody who has set it counts on a GPU. It is also the default, on hosts without one too.
-        finding = problem if "use_cuda" in settings.model_fields_set else warning
-        value = shown("use_cuda", settings.use_cuda)
+        finding = problem if is_set else warning
+        value = shown("use_cuda", use_cuda)
         outcome = "the worker does not start" if value == REQUIRE else "the CPU is"
         return finding(
             "model",

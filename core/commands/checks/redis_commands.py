@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from core.broker.redis_errors import NotMaster
 from core.broker.scripts import Script
 from core.commands.checks.finding import Finding, ok, problem, warning
-from core.config import Delivery, Settings
+from core.config import Delivery
 
 #: Every command of the worker, in an order in which each finds the key that it needs. `list`,
 #: `hash`, `zset`, `set` and `string` stand for keys.
@@ -88,9 +88,9 @@ _UNKNOWN: Final = re.compile(r"\bunknown (\w+ )?(sub)?command", re.IGNORECASE)
 _RIGHTS: Final = "docs/redis-and-security.md has the rights that are needed"
 
 
-def check(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
+def check(client: redis.Redis, delivery: Delivery) -> Iterator[Finding]:
     """Try each command; what is left of the keys is deleted."""
-    missing, forbidden = _refused(client, settings.delivery)
+    missing, forbidden = _refused(client, delivery)
     if missing:
         yield problem(
             "redis",
@@ -110,7 +110,7 @@ def check(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
         Script("rights", client)(
             key=f"inpainting:doctor:{secrets.token_hex(8)}",
             result_queue=None,
-            moves=int(settings.delivery is Delivery.AT_LEAST_ONCE),
+            moves=int(delivery is Delivery.AT_LEAST_ONCE),
         )
     except ResponseError as error:
         if _is_refused(error):

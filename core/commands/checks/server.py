@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 import redis
@@ -23,10 +23,10 @@ from core.broker.requirements import (
 )
 from core.commands.checks import redis_commands
 from core.commands.checks.finding import Finding, Level, ok, problem, size, warning
-from core.config import REQUEST_ID, Settings
+from core.config import REQUEST_ID, Delivery, Settings
 from core.config.redis_url import parse_redis_url, without_password
 from core.keys import Kind
-from core.recovery.overview import read_overview
+from core.recovery.overview import Overview, read_overview, waiting_outcomes
 from core.telemetry.logs import number_of
 
 PINGS: Final = 25
@@ -66,7 +66,7 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[Finding]:
     info = client.info()
-    yield _version(settings, info, address)
+    yield _version(info, settings.delivery, address)
     if is_cluster(info):
         yield problem(
             "redis",
@@ -86,27 +86,26 @@ def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[
             "remove it from REDIS_URL",
         )
     if not (is_cluster(info) or is_too_old(info, settings.delivery)):
-        tried = list(redis_commands.check(settings, client))
+        tried = list(redis_commands.check(client, settings.delivery))
         yield from tried
         if any(finding.level is Level.PROBLEM for finding in tried):
             return
     yield _policy(info)
     yield _persistence(info)
     yield _latency(client)
-    yield from _outcomes(settings, client)
-    types = list(_key_types(settings, client))
+    yield from _outcomes(client, settings.result_queue, settings.result_queue_max)
+    types = list(_key_types(client, settings.queues, settings.result_queue))
     yield from types
     if all(finding.level is Level.OK for finding in types):
         yield _dead(client)
-        yield from _orphans(settings, client)
+        yield from _orphans(read_overview(client, settings.queues, settings.result_queue))
 
 
-def _version(settings: Settings, info: dict[str, Any], address: str) -> Finding:
-    if is_too_old(info, settings.delivery):
+def _version(info: dict[str, Any], delivery: Delivery, address: str) -> Finding:
+    if is_too_old(info, delivery):
         return problem(
             "redis",
-            f"{address} is {product(info)}, DELIVERY={settings.delivery} needs "
-            f"{oldest(settings.delivery)}",
+            f"{address} is {product(info)}, DELIVERY={delivery} needs {oldest(delivery)}",
             "upgrade it, or DELIVERY=at_most_once (a crash then loses what is computed and read "
             "ahead)",
         )
@@ -160,16 +159,15 @@ def _latency(client: redis.Redis) -> Finding:
     return ok("redis", text)
 
 
-def _outcomes(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
+def _outcomes(client: redis.Redis, name: str, most: int) -> Iterator[Finding]:
     """How receivers learn of results: from the result queue, or from events."""
-    name = settings.result_queue
     if name and REQUEST_ID in name:
         yield ok("redis", f"each request has a result queue of its own, {name}")
     elif name:
         if client.type(name) not in (b"list", b"none"):
             return  # a problem, which the types of keys show
-        waiting = read_overview(client, settings).outcomes
-        if waiting >= settings.result_queue_max:
+        waiting = waiting_outcomes(client, name)
+        if waiting >= most:
             yield warning(
                 "redis",
                 f"the result queue {name} is full, with {waiting} outcomes: the oldest are dropped",
@@ -196,9 +194,9 @@ def _events(client: redis.Redis) -> Finding:
     )
 
 
-def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
+def _orphans(overview: Overview) -> Iterator[Finding]:
     """Jobs of dead workers whose crew has no living worker to recover them."""
-    for orphan in read_overview(client, settings).orphans:
+    for orphan in overview.orphans:
         yield warning(
             "redis",
             f"{number_of(orphan.jobs, 'job')} claimed by dead workers on {orphan.host} "
@@ -208,11 +206,13 @@ def _orphans(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
         )
 
 
-def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
-    expected = {settings.queue(kind): "list" for kind in Kind}
+def _key_types(
+    client: redis.Redis, queues: Mapping[Kind, str], result_queue: str
+) -> Iterator[Finding]:
+    expected = {queues[kind]: "list" for kind in Kind}
     expected |= keys.TYPES
-    if settings.result_queue and REQUEST_ID not in settings.result_queue:
-        expected[settings.result_queue] = "list"
+    if result_queue and REQUEST_ID not in result_queue:
+        expected[result_queue] = "list"
     is_good = True
     for key, needed in expected.items():
         actual = cast(bytes, client.type(key)).decode()
@@ -224,7 +224,7 @@ def _key_types(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
                 "something else uses this key: name another one, or another database in REDIS_URL",
             )
     if is_good:
-        lengths = ", ".join(f"{client.llen(settings.queue(kind))} {kind}" for kind in Kind)
+        lengths = ", ".join(f"{client.llen(queues[kind])} {kind}" for kind in Kind)
         yield ok("redis", f"jobs waiting: {lengths}")
 
 

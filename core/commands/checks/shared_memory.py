@@ -62,7 +62,8 @@ def check(settings: Settings) -> Iterator[Finding]:
             wire = settings.wire_format
             names = _named(client, settings.queues.values(), wire)
             yield from _opening(names, wire, settings.uids)
-            yield from _others(read_overview(client, settings), mine)
+            overview = read_overview(client, settings.queues, settings.result_queue)
+            yield from _others(overview, mine)
     except REDIS_ERRORS:
         pass  # the check of Redis reports it
 

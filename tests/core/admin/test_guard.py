@@ -9,7 +9,6 @@ import pytest
 
 from core.admin.guard import Guard
 from core.admin.http import HttpError, Request
-from core.config import Settings
 from harness.admin import OWN_PAGE, PORT, Admin
 from harness.redis_server import RedisClient
 from harness.workers import StartWorker
@@ -35,7 +34,7 @@ def request(headers: dict[str, str], peer: str = "127.0.0.1") -> Request:
 
 @pytest.fixture
 def guard() -> Guard:
-    return Guard(Settings(admin_token=SECRET))
+    return Guard(SECRET)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_these_may_not(
 
 
 def test_without_a_token_in_the_settings_no_token_is_right() -> None:
-    open_guard = Guard(Settings(admin_token=""))
+    open_guard = Guard("")
     for given in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer None"}):
         with pytest.raises(HttpError):
             open_guard.changer(request({**LOCAL, **given}))

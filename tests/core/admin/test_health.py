@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.admin.sampler import REDIS_TIMEOUT_S
+from core.admin.server import REDIS_TIMEOUT_S
 from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
 from core.config import Settings
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
@@ -147,7 +147,7 @@ def test_the_port_answers_while_the_model_is_loaded(
         "def load(settings):\n"
         "    while not go.exists():\n"
         "        time.sleep(0.01)\n"
-        "    return StubNetwork(settings)\n"
+        "    return StubNetwork(settings.mask_threshold)\n"
         "launch(load)\n"
     )
     go = tmp_path / "go"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from core.admin.metrics import DEVICE_MEMORY, Metrics
 from core.admin.sampler import Sampler
+from core.broker.connection import sync_client
 from core.config import Settings
 from core.network import LaMa
 from core.telemetry import Watch
@@ -116,6 +118,12 @@ def test_names_follow_the_conventions(start_worker: StartWorker, client: RedisCl
             assert sample.name.endswith("_total") == counter, sample.name
 
 
+def rendered(settings: Settings, watch: Watch) -> str:
+    connect = partial(sync_client, settings)
+    sampler = Sampler(connect, settings.queues, settings.result_queue, watch)
+    return Metrics(watch, sampler, settings.shm_name_prefix).render().decode()
+
+
 def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     settings = Settings(
         use_cuda=False,
@@ -126,7 +134,7 @@ def test_pictures_that_overflow_in_half_precision_are_counted() -> None:
     assert network.half_fallbacks == 0
     network.inpainter.engine.half_fallbacks = 3
     watch = Watch(half_fallbacks=lambda: network.half_fallbacks)
-    text = Metrics(watch, Sampler(settings, watch), settings.shm_name_prefix).render().decode()
+    text = rendered(settings, watch)
     assert "inpainting_half_precision_fallbacks_total 3.0" in text
 
 
@@ -145,7 +153,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_metric_and_a_warning(
     assert network.lacks_gpu is bool(missing)
     assert ("no CUDA device can be used; the CPU is" in caplog.text) is bool(missing)
     watch = Watch(lacks_gpu=network.lacks_gpu)
-    text = Metrics(watch, Sampler(settings, watch), settings.shm_name_prefix).render().decode()
+    text = rendered(settings, watch)
     assert f"inpainting_gpu_missing {missing}.0" in text
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import redis
@@ -14,7 +15,9 @@ import redis
 from chaos.proxy import Proxy
 from core.admin import sampler as sampler_module
 from core.admin.health import Health
-from core.admin.sampler import REDIS_TIMEOUT_S, Sampler
+from core.admin.sampler import Sampler
+from core.admin.server import REDIS_TIMEOUT_S
+from core.broker.connection import sync_client
 from core.config import Settings
 from core.telemetry import Watch
 from harness.admin import PORT, Admin
@@ -47,7 +50,10 @@ def test_readyz_does_not_wait_for_a_redis_that_hangs(start_worker: StartWorker) 
 def test_a_worker_is_not_ready_on_an_answer_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch()
     watch.serving("w", lambda: 0)
-    asked = Sampler(Settings(), watch)  # its thread does not run
+    settings = Settings()
+    connect = partial(sync_client, settings)
+    # Its thread does not run.
+    asked = Sampler(connect, settings.queues, settings.result_queue, watch)
     health = Health(watch, asked)
     assert health.unreadiness() == ""  # the worker itself has just registered
     monkeypatch.setattr(sampler_module, "STALE_S", -1.0)
