@@ -36,7 +36,7 @@ from bulk.local import Line
 from bulk.run import Request, prepare
 from bulk.stages import Decoder, Encoder, Filler
 from core.config import PROJECT_ROOT, Settings, load_settings
-from core.network import settle_memory
+from core.network import load_inpainter, settle_memory
 from core.pictures.errors import PictureError, Remark
 
 #: Pixels: the sides of the pictures of `memory`.
@@ -140,7 +140,7 @@ def _alone(request: Request, settings: Settings) -> Clock:
     settle_memory()
     work, plan = prepare(request, settings)
     items = list(map(Decoder(work), plan.tasks))
-    filler = Filler(settings, work.region)
+    filler = Filler(load_inpainter(settings, work.region))
     clock = Clock()
     for item in items:
         filler([item])
@@ -151,7 +151,7 @@ def _alone(request: Request, settings: Settings) -> Clock:
 def _in_process(request: Request, settings: Settings) -> Clock:
     settle_memory()
     work, plan = prepare(request, settings)
-    filler = Filler(settings, work.region)
+    filler = Filler(load_inpainter(settings, work.region))
     clock = Clock()
     Line(Decoder(work), filler, Encoder(work), clock).run(plan.tasks)
     return clock

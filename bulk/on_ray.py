@@ -73,7 +73,7 @@ class _Fill:
     """An actor: loads the network once and fills pictures."""
 
     def __init__(self, settings: Settings, work: Work, threads: int) -> None:
-        from core.network import settle_memory
+        from core.network import load_inpainter, settle_memory
 
         settle_memory()
         if threads:
@@ -84,7 +84,8 @@ class _Fill:
         # threads. With more of them than cores, OpenMP puts all to sleep at every join, which costs
         # a quarter of the time. So the network is loaded in a thread that ends.
         with ThreadPoolExecutor(1) as loading:
-            self._filler = loading.submit(Filler, settings, work.region).result()
+            inpainter = loading.submit(load_inpainter, settings, work.region).result()
+        self._filler = Filler(inpainter)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         items = [pickle.loads(data) for data in rows["item"]]  # noqa: S301

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,9 @@ from bulk.parquet import is_parquet
 from bulk.report import Counts, Failures, Progress
 from bulk.stages import Decoder, Encoder, Filler, Work
 from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
-from bulk.tasks import MaskNames, Plan, Task, find, read_boxes
+from bulk.tasks import MaskNames, Plan, find, read_boxes
 from core.config import Settings
+from core.network import load_inpainter
 from core.pictures.errors import PictureError
 from lama.clock import clock
 
@@ -100,8 +101,11 @@ def run(request: Request, settings: Settings) -> Counts:
         try:
             for name, error in plan.refused:
                 progress(name, error)
-            if plan.tasks:
-                _do(request, work, plan.tasks, settings, progress)
+            if plan.tasks and request.ray is not None:
+                on_ray.run(plan.tasks, work, settings, request.ray, request.workers, progress)
+            elif plan.tasks:
+                filler = Filler(load_inpainter(settings, work.region))
+                local.Line(Decoder(work), filler, Encoder(work), progress).run(plan.tasks)
         finally:
             progress.finish()
             if isinstance(work.output, Folder):
@@ -122,7 +126,7 @@ def estimate(request: Request, settings: Settings) -> dict[str, Any]:
     if not sample:
         return counts
     decoder, encoder = Decoder(work), Encoder(work)
-    filler = Filler(settings, work.region)
+    filler = Filler(load_inpainter(settings, work.region))
     written, failed = 0, 0
     began = time.perf_counter()
     for task in sample:
@@ -143,16 +147,6 @@ def estimate(request: Request, settings: Settings) -> dict[str, Any]:
         "time_on_this_machine": clock(seconds * len(plan.tasks)),
         "device": filler.describe(),
     }
-
-
-def _do(
-    request: Request, work: Work, tasks: Sequence[Task], settings: Settings, progress: Progress
-) -> None:
-    if request.ray is not None:
-        on_ray.run(tasks, work, settings, request.ray, request.workers, progress)
-        return
-    filler = Filler(settings, work.region)
-    local.Line(Decoder(work), filler, Encoder(work), progress).run(tasks)
 
 
 def _check_apart(request: Request) -> None:

@@ -11,15 +11,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from bulk.parquet import Reader
 from bulk.storage import Store
 from bulk.tasks import Task
-from core.config import Settings
-from core.network import check_device, load_inpainter
+from core.network import check_device
 from core.pictures.codec import Picture, decode, encode
 from core.pictures.errors import PictureError, Remark, named
 from core.pictures.formats import PICTURE_SUFFIXES, suffix_of
@@ -28,6 +27,9 @@ from core.pixels.arrays import Hole
 from core.pixels.arrays import Picture as Array
 from lama.halving import explained, halved
 from lama.regions import MOST_AT_ONCE, Region
+
+if TYPE_CHECKING:
+    from core.network import Inpainter
 
 #: Pixels: sizes up to the same multiple go into one call.
 UNIT: Final = 8
@@ -100,11 +102,10 @@ class Decoder:
 
 
 class Filler:
-    """The second stage: the network, loaded once."""
+    """The second stage: the network."""
 
-    def __init__(self, settings: Settings, region: Region) -> None:
-        """Raises ModelUnavailable."""
-        self._inpainter = load_inpainter(settings, region)
+    def __init__(self, inpainter: Inpainter) -> None:
+        self._inpainter = inpainter
 
     def describe(self) -> str:
         """Device and precision, for people."""

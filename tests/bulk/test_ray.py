@@ -193,11 +193,10 @@ def test_no_thread_that_loaded_the_network_stays_beside_the_one_that_uses_it(
 ) -> None:
     loaders: list[threading.Thread] = []
 
-    class Filler:
-        def __init__(self, *_: object) -> None:
-            loaders.append(threading.current_thread())
+    def load(*_: object) -> None:
+        loaders.append(threading.current_thread())
 
-    monkeypatch.setattr(on_ray, "Filler", Filler)
+    monkeypatch.setattr("core.network.load_inpainter", load)
     monkeypatch.setattr("core.network.settle_memory", lambda: None)
     catalogue.add("a.png")
     places = str(catalogue.pages), str(catalogue.clean), str(catalogue.masks)
