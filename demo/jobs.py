@@ -53,7 +53,7 @@ class Jobs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client = Client(settings)
-        self._redis = sync_client(settings)
+        self._redis = sync_client(settings.redis_url)
         self._pending: dict[str, tuple[Scene, Submission, float]] = {}
 
     def submit(self, scene: Scene) -> None:

@@ -133,7 +133,7 @@ def _redis(console: Console) -> Iterator[Settings]:
     # Queues of its own: no other worker takes the demo's jobs, and its worker no real ones.
     queues = {f"lama_inference_{kind}_tasks_queue": f"demo:{tag}:{kind}tasks" for kind in Kind}
     settings = settings.model_copy(update=queues)
-    with connected(settings) as client:
+    with connected(settings.redis_url) as client:
         client.ping()
     console.print(f"using {without_password(settings.redis_url)} with the queues demo:{tag}:…")
     yield settings

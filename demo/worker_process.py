@@ -76,7 +76,7 @@ class WorkerProcess(Process):
         Raises WorkerFailed if it ends first or takes longer than START_TIMEOUT_S.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
-        with sync_client(self._settings) as client:
+        with sync_client(self._settings.redis_url) as client:
             while (found := self._find(client)) is None:
                 self.check()
                 if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ class WorkerProcess(Process):
             return
         left = [keys.heartbeat(self._worker), keys.cleanup(self._worker)]
         left += [keys.processing(self._worker, kind) for kind in Kind]
-        with contextlib.suppress(*REDIS_ERRORS), sync_client(self._settings) as client:
+        with contextlib.suppress(*REDIS_ERRORS), sync_client(self._settings.redis_url) as client:
             client.delete(*left)
             client.srem(keys.workers(current_namespace()), self._worker)
 

@@ -79,7 +79,7 @@ class AdminServer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._guard = Guard(settings.admin_token)
-        connect = partial(sync_client, settings, timeout_s=REDIS_TIMEOUT_S)
+        connect = partial(sync_client, settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
         self._sampler = Sampler(connect, settings.queues, settings.result_queue, watch)
         self._health = Health(watch, self._sampler)
         self._dead = Renewed(watch, lambda: DeadList(settings, connect()))

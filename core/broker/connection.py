@@ -30,7 +30,6 @@ from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnecti
 from core.broker.redis_connections import leaves_replicas, leaves_replicas_blocking
 from core.broker.redis_errors import REDIS_ERRORS, passes
 from core.broker.sentinel import AsyncSentinels, Sentinels
-from core.config import Settings
 from core.config.redis_url import RedisAddress, parse_redis_url, without_password
 from core.errors import RedisRefusal
 from core.telemetry import watch
@@ -57,7 +56,7 @@ OnConnect = Callable[[Any], Awaitable[None]]
 
 
 def async_client(
-    settings: Settings,
+    redis_url: str,
     *,
     timeout_s: float = COMMAND_TIMEOUT_S,
     on_connect: OnConnect | None = None,
@@ -74,7 +73,7 @@ def async_client(
         "retry": AsyncRetry(NoBackoff(), 0),
     }
     extra = {"redis_connect_func": on_connect, **({"parser_class": parser} if parser else {})}
-    address = parse_redis_url(settings.redis_url)
+    address = parse_redis_url(redis_url)
     kind = leaves_replicas(CONNECTIONS[address.scheme][0])
     arguments: dict[str, Any] = {**extra, **_arguments(address), **options}
     if address.is_sentinel:
@@ -86,7 +85,7 @@ def async_client(
     return AsyncRedis.from_pool(AsyncConnectionPool(kind, **arguments))
 
 
-def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
+def sync_client(redis_url: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> redis.Redis:
     """A blocking client that repeats no call, for threads and for command-line programs."""
     options: dict[str, Any] = {
         "protocol": 2,
@@ -94,7 +93,7 @@ def sync_client(settings: Settings, *, timeout_s: float = COMMAND_TIMEOUT_S) -> 
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
-    address = parse_redis_url(settings.redis_url)
+    address = parse_redis_url(redis_url)
     kind = leaves_replicas_blocking(CONNECTIONS[address.scheme][1])
     arguments: dict[str, Any] = {**_arguments(address), **options}
     if address.is_sentinel:
@@ -148,8 +147,8 @@ class Link:
     until every operation that failed during it has succeeded.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._url = without_password(settings.redis_url)
+    def __init__(self, redis_url: str) -> None:
+        self._url = without_password(redis_url)
         self._failing: set[object] = set()
         self._down_since = 0.0
         self._complaints: set[str] = set()

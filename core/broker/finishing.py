@@ -42,10 +42,10 @@ class Finishing:
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.settings = settings
         self.identity = identity
-        self.link = Link(settings)
+        self.link = Link(settings.redis_url)
         #: Set when a job has been put into a delayed set.
         self.waits_added = asyncio.Event()
-        self._redis = async_client(settings)
+        self._redis = async_client(settings.redis_url)
         self._scripts = load_scripts(self._redis)
         self._pipelined = Pipelined(self._redis)
         self._result_queue = ResultQueue(settings)

@@ -47,7 +47,7 @@ class Heartbeat(threading.Thread):
         ttl_ms = int(self._settings.heartbeat_ttl_s * 1000)
         interval_s = self._settings.heartbeat_interval_s
         key = keys.heartbeat(self._identity.worker)
-        with sync_client(self._settings, timeout_s=min(interval_s, 5.0)) as redis:
+        with sync_client(self._settings.redis_url, timeout_s=min(interval_s, 5.0)) as redis:
             register = Script("register", redis)
             while not self._stopped.wait(interval_s):
                 try:

@@ -46,7 +46,9 @@ class Queues(Finishing):
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         super().__init__(settings, identity)
-        self._waiters = {kind: Waiter(settings) for kind in Kind}
+        self._waiters = {
+            kind: Waiter(settings.redis_url, settings.max_message_bytes) for kind in Kind
+        }
         self.clock = ServerClock()
         #: The waits for jobs that have not ended.
         self._waits: dict[Kind, asyncio.Task[bool | None]] = {}

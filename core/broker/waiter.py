@@ -9,7 +9,6 @@ from redis.exceptions import ResponseError
 from core.broker.connection import COMMAND_TIMEOUT_S, async_client
 from core.broker.redis_connections import bounded_parser
 from core.broker.redis_errors import REDIS_ERRORS, passes
-from core.config import Settings
 
 #: Seconds that a claim blocks in the server: normally, and where CLIENT UNBLOCK is missing or
 #: forbidden. There, the wait for one queue delays a job that arrives on the other.
@@ -19,12 +18,12 @@ BLOCK_S, SHORT_BLOCK_S = 2.0, 0.1
 class Waiter:
     """A connection for blocking commands, one at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, redis_url: str, max_message_bytes: int) -> None:
         self.client = async_client(
-            settings,
+            redis_url,
             timeout_s=BLOCK_S + COMMAND_TIMEOUT_S,
             on_connect=self._on_connect,
-            parser=bounded_parser(settings.max_message_bytes),
+            parser=bounded_parser(max_message_bytes),
         )
         self._client_id: int | None = None
         self._waiting = False

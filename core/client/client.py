@@ -101,7 +101,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = sync_client(settings)
+        self._redis = sync_client(settings.redis_url)
         self._open: dict[str, Submission] = {}
 
     def __enter__(self) -> Client:

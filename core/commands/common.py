@@ -14,8 +14,7 @@ from typing import Any
 import redis
 
 from core.broker.connection import sync_client
-from core.broker.redis_errors import REDIS_ERRORS, cannot_be_used
-from core.config import Settings
+from core.broker.redis_errors import cannot_be_used
 from core.errors import WorkerError
 from core.telemetry.logs import printable
 
@@ -44,13 +43,13 @@ def add_command(
 
 
 @contextlib.contextmanager
-def connected(settings: Settings) -> Iterator[redis.Redis]:
+def connected(redis_url: str) -> Iterator[redis.Redis]:
     """A client; an error of Redis ends the command with one line."""
     try:
-        with sync_client(settings) as client:
+        with sync_client(redis_url) as client:
             yield client
-    except REDIS_ERRORS as error:
-        raise RedisUnavailable(cannot_be_used(settings.redis_url, error)) from error
+    except redis.RedisError as error:  # no OSError: redis-py wraps its own; others are not of Redis
+        raise RedisUnavailable(cannot_be_used(redis_url, error)) from error
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def _filter(options: argparse.Namespace, queues: Mapping[Kind, str]) -> Filter:
 
 def _list(options: argparse.Namespace) -> int:
     settings = load_settings()
-    with connected(settings) as client:
+    with connected(settings.redis_url) as client:
         dead = DeadList(settings, client)
         jobs = dead.matching(_filter(options, settings.queues))
         if options.limit > 0:
@@ -125,7 +125,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     settings = load_settings()
-    with connected(settings) as client:
+    with connected(settings.redis_url) as client:
         dead = DeadList(settings, client)
         named = dead.matching(Filter(ids=tuple(options.ids)))
         whole = (job for head in named if (job := dead.read(head)))
@@ -181,7 +181,7 @@ def _change(
                 left[reason.partition(":")[0]] += 1
             yield {"id": job.id, "request_id": job.request_id, "outcome": outcome}
 
-    with connected(settings) as client:
+    with connected(settings.redis_url) as client:
         changes = outcomes(DeadList(settings, client))
         if options.json:
             print_json_list(changes)

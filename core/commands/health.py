@@ -89,7 +89,7 @@ def _from_heartbeats(settings: Settings, *, ready: bool) -> list[Answer]:
     """Without an admin port: the workers of this process namespace that have a heartbeat."""
     namespace = current_namespace()
     try:
-        with connected(settings) as client:
+        with connected(settings.redis_url) as client:
             overview = read_overview(client, settings.queues, settings.result_queue, namespace)
     except RedisUnavailable as error:
         if ready:

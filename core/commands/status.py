@@ -48,7 +48,7 @@ def command(options: argparse.Namespace) -> int:
     settings = load_settings()
 
     def read() -> Overview:
-        with connected(settings) as client:
+        with connected(settings.redis_url) as client:
             return read_overview(client, settings.queues, settings.result_queue)
 
     if options.watch is None:

@@ -59,7 +59,7 @@ class Recovery:
         self._identity = identity
         self._link = link
         self._visibility = visibility
-        self._redis = async_client(settings)
+        self._redis = async_client(settings.redis_url)
         self._scripts = load_scripts(self._redis)
         self._lease = keys.reaper(identity.namespace)
         self._segments = keys.segments(identity.namespace)

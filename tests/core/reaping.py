@@ -25,7 +25,7 @@ def reap(settings: Settings) -> Identity:
     me = current_identity(settings.queues)
 
     async def one_pass() -> None:
-        recovery = Recovery(settings, me, Link(settings))
+        recovery = Recovery(settings, me, Link(settings.redis_url))
         await recovery.recover()
         await recovery.close()
 

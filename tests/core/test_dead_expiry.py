@@ -51,7 +51,7 @@ def expire(settings: Settings, passes: int = 1, unlink: Any = None) -> list[str]
         unlinked.extend(names)
 
     async def main() -> None:
-        client = async_client(settings)
+        client = async_client(settings.redis_url)
         expiry = DeadExpiry(client, load_scripts(client), settings, unlink or note)
         try:
             for _ in range(passes):

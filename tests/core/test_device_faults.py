@@ -298,7 +298,7 @@ def _recover(server: RedisServer, client: RedisClient) -> None:
     settings = Settings(_env_file=None, redis_url=server.url, shm_name_prefix=f"img_shm_{OWN}")
 
     async def one_pass() -> None:
-        recovery = Recovery(settings, current_identity(settings.queues), Link(settings))
+        recovery = Recovery(settings, current_identity(settings.queues), Link(settings.redis_url))
         await recovery.recover()
         await recovery.close()
 

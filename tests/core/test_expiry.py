@@ -91,7 +91,7 @@ def test_a_dead_job_whose_time_is_over_is_found_behind_many_that_are_kept(
         return json.dumps({"raw": json.dumps(message), **about})
 
     async def passes() -> None:
-        recovery = Recovery(settings, current_identity(settings.queues), Link(settings))
+        recovery = Recovery(settings, current_identity(settings.queues), Link(settings.redis_url))
         for _ in range(3):
             await recovery.recover()
         assert raw.lrange(keys.DEAD, 0, -1) == kept

@@ -256,8 +256,8 @@ def test_a_process_that_gives_its_jobs_back_is_not_overtaken_by_one_that_counts_
     client.hset(keys.claims(me.worker), mapping={"1": sha1, "1:work": sha1})
 
     async def main() -> None:
-        leaving = Recovery(settings, me, Link(settings))
-        other = Recovery(settings, current_identity(settings.queues), Link(settings))
+        leaving = Recovery(settings, me, Link(settings.redis_url))
+        other = Recovery(settings, current_identity(settings.queues), Link(settings.redis_url))
         delete = leaving._redis.delete
 
         async def overtaken(*names: str) -> int:

@@ -30,7 +30,7 @@ class Counted:
 
 def run(url: str, use: Callable[[Pipelined, Counted], Awaitable[None]]) -> None:
     async def with_client() -> None:
-        client = async_client(Settings(redis_url=url))
+        client = async_client(Settings(redis_url=url).redis_url)
         counted = Counted(client)
         try:
             await use(Pipelined(counted), counted)  # type: ignore[arg-type]

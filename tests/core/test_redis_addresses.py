@@ -142,7 +142,7 @@ def test_a_certificate_of_another_name_is_accepted_if_the_url_says_so(
     worker.wait_for_line("certificate verify failed")
     assert worker.stop() == 0
     for option in ("ssl_check_hostname=false", "ssl_cert_reqs=none", "ssl_cert_reqs=None"):
-        with sync_client(Settings(redis_url=f"{url}&{option}")) as client:
+        with sync_client(Settings(redis_url=f"{url}&{option}").redis_url) as client:
             assert client.ping()
 
 
@@ -339,7 +339,7 @@ def test_sentinels_of_which_each_wants_another_login_are_all_asked(
         first = int(url.partition("127.0.0.1:")[2][:5].strip(","))
         with redis.Redis(port=first, protocol=2, password="other") as sentinel:
             sentinel.execute_command("ACL", "SETUSER", "default", "nopass")
-        with sync_client(Settings(redis_url=f"{url}?sentinel_password=other")) as client:
+        with sync_client(Settings(redis_url=f"{url}?sentinel_password=other").redis_url) as client:
             for _ in range(3):
                 assert client.ping()
                 client.connection_pool.disconnect()
@@ -364,7 +364,7 @@ def test_sentinels_and_servers_are_reached_over_tls_with_the_options_of_the_url(
             wait_for_heartbeat(pipeline)
             assert worker.stop() == 0
             with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
-                sync_client(Settings(redis_url=url)).ping()
+                sync_client(Settings(redis_url=url).redis_url).ping()
 
 
 def test_sentinels_that_want_another_login_are_one_short_line(
@@ -382,5 +382,5 @@ def test_sentinels_that_want_another_login_are_one_short_line(
         with pytest.raises(
             redis.ConnectionError, match=r"^no sentinel names a master of 'pictures'"
         ):
-            sync_client(Settings(redis_url=url)).ping()
+            sync_client(Settings(redis_url=url).redis_url).ping()
         assert worker.stop() == 0

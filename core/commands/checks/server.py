@@ -39,7 +39,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Check the server of REDIS_URL."""
     address = without_password(settings.redis_url)
     try:
-        with sync_client(settings) as client:
+        with sync_client(settings.redis_url) as client:
             yield from _reached(settings, client, address)
     except (AuthenticationError, NoPermissionError) as error:
         yield problem(

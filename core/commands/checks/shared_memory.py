@@ -58,7 +58,7 @@ def check(settings: Settings) -> Iterator[Finding]:
             "run worker and sender under one uid, or the worker as root",
         )
     try:
-        with sync_client(settings) as client:
+        with sync_client(settings.redis_url) as client:
             wire = settings.wire_format
             names = _named(client, settings.queues.values(), wire)
             yield from _opening(names, wire, settings.uids)

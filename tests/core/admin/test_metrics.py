@@ -119,7 +119,7 @@ def test_names_follow_the_conventions(start_worker: StartWorker, client: RedisCl
 
 
 def rendered(settings: Settings, watch: Watch) -> str:
-    connect = partial(sync_client, settings)
+    connect = partial(sync_client, settings.redis_url)
     sampler = Sampler(connect, settings.queues, settings.result_queue, watch)
     return Metrics(watch, sampler, settings.shm_name_prefix).render().decode()
 

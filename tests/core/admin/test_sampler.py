@@ -51,7 +51,7 @@ def test_a_worker_is_not_ready_on_an_answer_of_long_ago(monkeypatch: pytest.Monk
     watch = Watch()
     watch.serving("w", lambda: 0)
     settings = Settings()
-    connect = partial(sync_client, settings)
+    connect = partial(sync_client, settings.redis_url)
     # Its thread does not run.
     asked = Sampler(connect, settings.queues, settings.result_queue, watch)
     health = Health(watch, asked)

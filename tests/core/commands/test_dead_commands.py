@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from datetime import datetime
 
@@ -10,7 +13,8 @@ import pytest
 
 from core.broker.dead_job import write_entry, write_truncated_entry
 from core.identity import current_namespace
-from harness.redis_server import RedisClient
+from harness import ROOT
+from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import Pipeline, encode, page
 from harness.workers import StartWorker, segments
@@ -179,3 +183,23 @@ def test_nothing_is_changed_unless_it_is_named(run: Run, client: RedisClient, wo
     assert "no dead job is named by 0123456789ab" in unknown.stderr
     assert run(*words.split(), "--older-than", "soon").returncode == 2
     assert client.llen("inpainting:dead") == 1
+
+
+@pytest.mark.parametrize("words", ["dead list", "dead list --json", "dead show x", "status"])
+def test_an_output_that_is_closed_is_no_error_of_redis(
+    server: RedisServer, client: RedisClient, words: str
+) -> None:
+    queue = "lama_inference:longtasks"
+    payload = b'{"request_id": "x", "padding": "%s"}' % (b"y" * 5000)
+    entry = write_entry(payload, reason="bad_field", queue=queue, error="e")
+    client.rpush("inpainting:dead", *[entry] * 500)
+    command = subprocess.Popen(
+        [sys.executable, str(ROOT / "worker.py"), *words.split()],
+        env={**os.environ, "REDIS_URL": server.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert command.stdout is not None
+    command.stdout.close()
+    _, said = command.communicate(timeout=60)
+    assert (command.returncode, said) == (1, b"")

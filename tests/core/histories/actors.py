@@ -91,7 +91,7 @@ class Pass:
     """One pass of a reaper, which dies or stalls before the command with the number `calls`."""
 
     def __init__(self, worker: Worker, calls: int | None, *, stalls: bool = False) -> None:
-        self._recovery = Recovery(worker.settings, worker.identity, Link(worker.settings))
+        self._recovery = Recovery(worker.settings, worker.identity, Link(worker.settings.redis_url))
         self._client = self._recovery._redis
         self._execute = self._client.execute_command
         self._client.execute_command = self._command  # type: ignore[method-assign]

@@ -35,7 +35,7 @@ class Mishaps(Work):
             self.run(worker.stalled.die())
 
         async def end() -> None:
-            recovery = Recovery(worker.settings, worker.identity, Link(worker.settings))
+            recovery = Recovery(worker.settings, worker.identity, Link(worker.settings.redis_url))
             await recovery.give_back_own()
             await recovery.close()
             await worker.queues.deregister()
