@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import signal
 import sys
 
 #: Commands of packages that may be absent: the image has no demo.
@@ -65,5 +67,18 @@ def _complain(problem: str) -> int:
     return 1
 
 
+def _end_on_signals(arguments: list[str]) -> None:
+    """Let SIGTERM end the process at once, until the command has a handler of its own.
+
+    Process 1 of a container ignores signals without a handler, and the imports take a second. The
+    worker has begun nothing by then, so its stop is clean; Ctrl-C is the same.
+    """
+    is_worker = arguments[:1] in ([], ["run"])
+    status = 0 if is_worker else 128 + signal.SIGTERM
+    for number in (signal.SIGTERM, signal.SIGINT) if is_worker else (signal.SIGTERM,):
+        signal.signal(number, lambda *_: os._exit(status))
+
+
 if __name__ == "__main__":
+    _end_on_signals(sys.argv[1:])
     sys.exit(main())

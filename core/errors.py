@@ -67,6 +67,10 @@ class OutOfSharedMemory(WorkerError):
     """There is no room in /dev/shm for a result at present."""
 
 
+class SharedMemoryRefusal(WorkerError):
+    """Shared memory takes no result of this process, whatever the job is."""
+
+
 class JobError(WorkerError):
     """A job cannot be done."""
 

@@ -63,7 +63,7 @@ def json_object(payload: bytes) -> dict[str, Any]:
     try:
         message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BadMessage("bad_json", f"the message is not UTF-8 JSON: {error}") from None
+        raise BadMessage("bad_json", f"the message cannot be read as UTF-8 JSON: {error}") from None
     if not isinstance(message, dict):
         raise BadMessage("bad_json", f"the message is {shown(message)}, not a JSON object")
     return message

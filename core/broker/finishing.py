@@ -275,10 +275,12 @@ class Finishing:
     async def _evaluate(self, name: str, **named: Any) -> Any:
         """The reply of a script, sent together with other waiting commands."""
         script = self._scripts[name]
+        command = script.command(**named)
         try:
-            return await self._pipelined(*script.command(**named))
-        except NoScriptError:  # the server was restarted, or never had it
-            return await script(**named)
+            return await self._pipelined(*command)
+        except NoScriptError:  # sent together, as another client may make the server forget it
+            replies = self._pipelined(*script.load), self._pipelined(*command)
+            return (await asyncio.gather(*replies))[-1]
 
     def _drop(self, claim: Claim) -> None:
         self._epochs.pop(claim.number, None)

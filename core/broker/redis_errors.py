@@ -6,7 +6,13 @@ import re
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from core.config.redis_url import without_password
 
@@ -31,7 +37,9 @@ def passes(error: BaseException) -> bool:
     """
     if not isinstance(error, ResponseError):
         return True
-    return isinstance(error, OutOfMemoryError | ReadOnlyError) or bool(_PASSING.search(str(error)))
+    # NoScriptError: the server has forgotten a script right after it was loaded.
+    is_passing = isinstance(error, OutOfMemoryError | ReadOnlyError | NoScriptError)
+    return is_passing or bool(_PASSING.search(str(error)))
 
 
 def cannot_be_used(redis_url: str, error: BaseException) -> str:

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import NoScriptError
 
 from core import keys
 
@@ -61,6 +62,7 @@ class Source:
         self._shared = {name: key for name, key in SHARED.items() if name in self._names}
         variables = _variables("KEYS", self.keys) + _variables("ARGV", self.arguments)
         self.text = "\n".join([variables, *(file.read_text() for file in files)])
+        self.sha1 = keys.sha1(self.text.encode())
 
     def placed(self, named: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """KEYS and ARGV of a call; raises TypeError unless all declared names have a value."""
@@ -121,7 +123,7 @@ def _variables(table: str, names: Sequence[Name]) -> str:
 
 
 @cache
-def source(name: str) -> Source:
+def source_of(name: str) -> Source:
     """The script lua/{name}.lua."""
     return Source(name)
 
@@ -130,20 +132,43 @@ class Script:
     """A script and the client that runs it."""
 
     def __init__(self, name: str, client: AsyncRedis | redis.Redis) -> None:
-        self._source = source(name)
-        self._registered: Any = client.register_script(self._source.text)
+        source = source_of(name)
+        self._placed, self._sha1 = source.placed, source.sha1
+        self._client: Any = client
+        #: The command that makes the server know the script, until it is restarted or told to
+        #: forget its scripts.
+        self.load: tuple[str, ...] = ("SCRIPT LOAD", source.text)
 
     def command(self, **named: Any) -> list[Any]:
-        """The command that runs it, on a server that has it; else Redis replies NOSCRIPT."""
-        placed, arguments = self._source.placed(named)
-        return ["EVALSHA", self._registered.sha, len(placed), *placed, *arguments]
+        """The command that runs it; raises TypeError if a name is missing or unknown.
 
-    def __call__(self, *, pipeline: Any = None, **named: Any) -> Any:
-        """Run it; returns its reply, or an awaitable of the reply from a client of asyncio.
-
-        With a pipeline it is queued there. Raises TypeError if a name is missing or unknown.
+        If the server does not know the script, the error is NoScriptError, and nothing is done.
         """
-        return self._registered(*self._source.placed(named), client=pipeline)
+        placed, arguments = self._placed(named)
+        return ["EVALSHA", self._sha1, len(placed), *placed, *arguments]
+
+    def __call__(self, **named: Any) -> Any:
+        """Run it; returns its reply, or an awaitable of the reply from a client of asyncio."""
+        command = self.command(**named)
+        if isinstance(self._client, AsyncRedis):
+            return self._run(command)
+        try:
+            return self._client.execute_command(*command)
+        except NoScriptError:
+            return self._with_load(command).execute()[-1]
+
+    async def _run(self, command: list[Any]) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except NoScriptError:
+            return (await self._with_load(command).execute())[-1]
+
+    def _with_load(self, command: list[Any]) -> Any:
+        """Both commands together: another client may make the server forget its scripts."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command(*self.load)
+        pipeline.execute_command(*command)
+        return pipeline
 
 
 def load_scripts(client: AsyncRedis | redis.Redis) -> dict[str, Script]:

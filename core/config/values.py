@@ -102,6 +102,14 @@ def _with_host(value: str) -> str:
     return value.replace("{host}", socket.gethostname())
 
 
+def _queue(value: str) -> str:
+    name = _with_host(value)
+    for prefix in RESERVED:
+        if name.startswith(prefix):
+            raise ValueError(f"{name!r} is not free: the worker's own keys begin with {prefix}")
+    return name
+
+
 def _result_queue(value: str) -> str:
     name = _with_host(value)
     if unknown := re.search(r"[{}].*", name.replace(REQUEST_ID, ""), re.DOTALL):
@@ -121,7 +129,7 @@ Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValida
 FileMode = Annotated[int, BeforeValidator(_octal)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
-QueueName = Annotated[str, Field(min_length=1), AfterValidator(_utf8), AfterValidator(_with_host)]
+QueueName = Annotated[str, Field(min_length=1), AfterValidator(_utf8), AfterValidator(_queue)]
 ResultQueue = Annotated[str, AfterValidator(_utf8), AfterValidator(_result_queue)]
 UseCuda = Annotated[bool | Literal["require"], BeforeValidator(_cuda)]
 Number = Annotated[float, AllowInfNan(False)]

@@ -17,9 +17,10 @@ from core.broker.queues import Queues
 from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import Job, Segment, result_fields, result_name_start
-from core.errors import OutOfSharedMemory, TransientFailure
+from core.errors import OutOfSharedMemory, SharedMemoryRefusal, TransientFailure
 from core.faults import Fault, fault_point
 from core.flow.failures import Failures
+from core.flow.writability import ShmWritability
 from core.identity import Identity
 from core.pixels import shm
 from core.pixels.copying import Copiers
@@ -64,12 +65,14 @@ class Deliverer:
         identity: Identity,
         queues: Queues,
         failures: Failures,
+        writability: ShmWritability,
         stop: asyncio.Event,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._queues = queues
         self._failures = failures
+        self._writability = writability
         self._stop = stop
         self._uids = settings.uids
         self._finisher = Finisher(settings.mask_threshold)
@@ -124,6 +127,9 @@ class Deliverer:
             elif isinstance(outcome, OutOfSharedMemory):
                 transitions.waits(loaded.job, outcome)
                 shortages.append((job, outcome))
+            elif isinstance(outcome, SharedMemoryRefusal):
+                self._writability.note(outcome, loaded.owner)
+                await self._failures.leave(claim, outcome)
             else:
                 await self._failures.add(claim, attempts, outcome)
         return stored, shortages

@@ -49,7 +49,7 @@ class Failures:
             await self._give_up(claim, error, attempt)
 
     async def leave(self, claim: Claim, why: Exception) -> None:
-        """Give a job back without an attempt, for workers of another namespace."""
+        """Give a job back without an attempt, for other workers."""
         transitions.given_back(claim, why)
         await self._queues.retry(claim, counted=False)
 

@@ -27,6 +27,7 @@ from core.flow.delivery import Deliverer
 from core.flow.device import MOST_ON_DEVICE, Device
 from core.flow.device_hold import CRASHED, DeviceHold
 from core.flow.failures import Failures
+from core.flow.writability import ShmWritability
 from core.identity import Identity
 from core.pixels.copying import Copiers
 from core.pixels.handover import Loaded, Network
@@ -68,7 +69,10 @@ class BatchPipeline:
         self.visibility = ShmVisibility(queues, stop, settings.wire_format, settings.uids)
         self._hold = DeviceHold(queues, stop)
         self._failures = Failures(settings, queues, self.visibility, self._hold)
-        self._deliver = Deliverer(settings, identity, queues, self._failures, stop)
+        self._writability = ShmWritability(stop)
+        self._deliver = Deliverer(
+            settings, identity, queues, self._failures, self._writability, stop
+        )
         self._source = BatchSource(
             queues,
             settings.batch_sizes,
@@ -152,6 +156,7 @@ class BatchPipeline:
         while True:
             await self._in_hand.acquire()
             await self._ahead.acquire()
+            await self._writability.wait()
             await self.visibility.wait()
             await self._hold.wait()
             is_careful = self.visibility.is_blind or self._hold.is_active

@@ -19,7 +19,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import BadMessage, JobError, OutOfSharedMemory, TransientFailure
+from core.errors import (
+    BadMessage,
+    JobError,
+    OutOfSharedMemory,
+    SharedMemoryRefusal,
+    TransientFailure,
+    WorkerError,
+)
 from core.faults import Fault, fault_point
 
 log = logging.getLogger(__name__)
@@ -77,25 +84,42 @@ def write(
     Its pages are reserved before anything is written, so that a full /dev/shm is an error here and
     not a SIGBUS in the segment's reader. After an error nothing is left behind.
 
-    Raises OutOfSharedMemory if there is no room, FileExistsError if the name is taken.
+    Raises OutOfSharedMemory if there is no room, SharedMemoryRefusal if this process may not write
+    there, FileExistsError if the name is taken.
     """
     try:
         descriptor = os.open(_path(name), _CREATE_FLAGS, mode)
     except OSError as error:
-        raise _no_room(error, array.nbytes) or error from None
+        raise _named(error, array.nbytes) or error from None
     try:
         os.fchmod(descriptor, mode)  # open() has applied the umask
-        if owned_by is not None and os.geteuid() == 0:
-            os.fchown(descriptor, owned_by, -1)
+        _give(descriptor, owned_by)
         fault_point(Fault.SEGMENT_CREATED)
         os.posix_fallocate(descriptor, 0, array.nbytes)
         fault_point(Fault.SEGMENT_RESERVED)
         _write_fully(descriptor, np.ascontiguousarray(array).data.cast("B"))
     except BaseException as error:
         os.unlink(_path(name))
-        if no_room := _no_room(error, array.nbytes):
-            raise no_room from None
+        if named := _named(error, array.nbytes):
+            raise named from None
         raise
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(owned_by: int | None = None) -> None:
+    """Raise SharedMemoryRefusal if `write` would; a file without a name is created and given away.
+
+    Returns if this cannot be found out: there is no room, or the file system has no such files.
+    """
+    try:
+        descriptor = os.open(SHM_FOLDER, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if refusal := _refusal(error):
+            raise refusal from None
+        return
+    try:
+        _give(descriptor, owned_by)
     finally:
         os.close(descriptor)
 
@@ -292,12 +316,47 @@ def _read_fully(descriptor: int, name: str, buffer: memoryview) -> None:
         done += count
 
 
-def _no_room(error: BaseException, size: int) -> OutOfSharedMemory | None:
+def _give(descriptor: int, owner: int | None) -> None:
+    """Make a uid the owner of a segment, if this process is root."""
+    if owner is None or os.geteuid() != 0:
+        return
+    try:
+        os.fchown(descriptor, owner, -1)
+    except PermissionError:
+        raise SharedMemoryRefusal(
+            f"this worker is root without the capability CAP_CHOWN, so it cannot give results to "
+            f"uid {owner}, which has to unlink them: add it, or run both under one uid"
+        ) from None
+
+
+def _named(error: BaseException, size: int) -> WorkerError | None:
+    """The error of a write that is not the job's fault; None if it may be."""
     if not isinstance(error, OSError):
         return None
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+        return _out_of_room(size, error.errno)
+    if error.errno == errno.EFBIG:
+        return TransientFailure(
+            "internal_error",
+            f"the limit on the size of files lets this worker write no segment of {size} bytes: "
+            "raise it (ulimit -f)",
+        )
+    return _refusal(error)
+
+
+def _refusal(error: OSError) -> SharedMemoryRefusal | None:
+    if error.errno == errno.EROFS:
+        return SharedMemoryRefusal(
+            f"{SHM_FOLDER} is mounted read-only, so no result can be written: mount it writable"
+        )
+    if error.errno not in (errno.EACCES, errno.EPERM):
         return None
-    return _out_of_room(size, error.errno)
+    folder = os.stat(SHM_FOLDER)
+    return SharedMemoryRefusal(
+        f"uid {os.geteuid()} may not write to {SHM_FOLDER} ({error.strerror}; it has uid "
+        f"{folder.st_uid} and mode {stat.S_IMODE(folder.st_mode):04o}): run the worker under that "
+        "uid, or give the folder mode 1777"
+    )
 
 
 def _out_of_room(size: int, number: int) -> OutOfSharedMemory:

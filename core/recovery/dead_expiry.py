@@ -100,11 +100,13 @@ class DeadExpiry:
         fault_point(Fault.DEAD_EXPIRED)
         # The last one first, so that a removal does not change the indexes of the rest.
         async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*self._drop.load)
             for job in reversed(due):
-                await self._drop(
-                    pipeline=pipeline, index=job.place, head=job.head, length=job.entry_length
+                command = self._drop.command(
+                    index=job.place, head=job.head, length=job.entry_length
                 )
-            outcomes = await pipeline.execute()
+                pipeline.execute_command(*command)
+            _, *outcomes = await pipeline.execute()
         dropped = [
             job for job, outcome in zip(due, reversed(outcomes), strict=True) if outcome == 1
         ]

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from core import keys
 from core.broker.scripts import Script
 from core.claims import barred_until
-from core.config import Settings
+from core.config import SEGMENT_NAME, Settings
 from core.faults import Fault, fault_point
 from core.identity import crew_of
 from core.telemetry import log_extra
@@ -73,7 +73,11 @@ class ResultExpiry:
         await self._sweep_part()
 
     async def _expire(self, member: bytes, now: int) -> None:
-        segment, request_id = member.decode().split(" ", 1)
+        segment, _, request_id = member.decode("utf-8", "replace").partition(" ")
+        if not SEGMENT_NAME.fullmatch(segment):
+            log.error("%r in %s is no record of a result: removed", member, self._segments)
+            await self._redis.zrem(self._segments, member)
+            return
         if not await self._scripts["expire"](
             segments=self._segments,
             result=keys.result(request_id),

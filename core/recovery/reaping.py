@@ -14,9 +14,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from core import keys
 from core.broker.queues import LOOK_BYTES
+from core.broker.redis_errors import passes
 from core.broker.scripts import Script
 from core.claims import barred_until
 from core.config import LONGEST_MESSAGE, Settings
@@ -60,7 +62,8 @@ class Reaper:
     async def members(self) -> list[str]:
         """The crew's workers, dead ones and ghosts included."""
         members: Any = await self._redis.smembers(self._workers)
-        return sorted(name for member in members if self._crew.has(name := member.decode()))
+        names = (member.decode("utf-8", "replace") for member in members)
+        return sorted(name for name in names if self._crew.has(name))
 
     async def reap(self, worker: str, *, counted: bool = True) -> list[str]:
         """Recover a worker if it is dead; returns the sha1s of its jobs.
@@ -69,6 +72,22 @@ class Reaper:
         """
         if await self._redis.exists(keys.heartbeat(worker)):
             return []
+        try:
+            return await self._recover(worker, counted)
+        except ResponseError as error:
+            if passes(error):
+                raise
+            # A fault of a dead worker's keys must not end this worker, too.
+            log.error(
+                "the jobs of the dead worker %s cannot be recovered: %s (a key with its name, "
+                "inpainting:…:%s…, is of another program: rename or delete it)",
+                worker,
+                error,
+                worker,
+            )
+            return []
+
+    async def _recover(self, worker: str, counted: bool) -> list[str]:
         owner = worker.removesuffix(GHOST)
         ghost = owner + GHOST
         if worker != ghost and not await self._fence(owner, ghost):

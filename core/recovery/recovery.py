@@ -183,8 +183,8 @@ class Recovery:
             await self._redis.zrangebyscore(self._segments, "-inf", "(0", start=offset, num=CHUNK),
         ):
             offset += len(barred)
-            marks = (member.decode().split(" ", 1) for member in barred)
-            starts.update({name: request_id for name, request_id in marks if name.endswith("-")})
+            marks = (member.decode("utf-8", "replace").partition(" ") for member in barred)
+            starts.update({name: request_id for name, _, request_id in marks if name.endswith("-")})
         if not starts:
             return
         for name in await asyncio.to_thread(shm.names):

@@ -207,6 +207,16 @@ def test_settings_that_contradict_each_other_are_refused(monkeypatch: pytest.Mon
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["inpainting:dead", "inpainting_result:a", "inpainting:{host}"])
+@pytest.mark.parametrize("kind", ["LONG", "SHORT"])
+def test_a_queue_with_the_name_of_a_key_of_the_worker_is_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    monkeypatch.setenv(f"LAMA_INFERENCE_{kind}_TASKS_QUEUE", name)
+    with pytest.raises(SettingsError, match=f"{kind}_TASKS_QUEUE=.* begin with inpainting"):
+        load_settings()
+
+
 def test_a_password_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "http://user:secret@redis")
     with pytest.raises(SettingsError) as caught:

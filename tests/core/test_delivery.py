@@ -14,6 +14,7 @@ from core.claims import Claim, Ending
 from core.config import load_settings
 from core.contract import Job
 from core.flow.delivery import Deliverer, Results, Stored
+from core.flow.writability import ShmWritability
 from core.identity import current_identity
 from core.keys import Kind
 from core.pixels import shm
@@ -58,7 +59,9 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
 def deliverer(queues: Any) -> Deliverer:
     settings = load_settings()
     failures: Any = None
-    return Deliverer(settings, current_identity(settings.queues), queues, failures, asyncio.Event())
+    stop = asyncio.Event()
+    identity = current_identity(settings.queues)
+    return Deliverer(settings, identity, queues, failures, ShmWritability(stop), stop)
 
 
 def loaded(pipeline: Pipeline, *seeds: int) -> list[tuple[Claim, Loaded]]:

@@ -15,7 +15,7 @@ import redis
 from chaos.proxy import Proxy
 from core import keys
 from core.broker.open import open_queues
-from core.broker.scripts import source
+from core.broker.scripts import source_of
 from core.config import Delivery
 from core.errors import JobError
 from core.identity import current_identity
@@ -122,7 +122,7 @@ def test_a_call_whose_reply_is_lost_has_its_effect_once(
                 raise redis.exceptions.ConnectionError("the reply is lost")
             raise redis.exceptions.NoScriptError
 
-        client.script_load(source(operation).text)
+        client.script_load(source_of(operation).text)
         monkeypatch.setattr(queues, "_pipelined", lost)
         error = JobError("r", "it failed")
         await {

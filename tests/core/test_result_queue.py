@@ -192,6 +192,25 @@ def test_a_failure_beside_a_result_is_not_told_as_its_hash_is_not_written(raw: R
     run(raw, scenario, result_queue=QUEUE)
 
 
+@pytest.mark.parametrize("command", [("SET", "x"), ("RPUSH", "x"), ("SADD", "x")])
+def test_a_failure_is_told_although_the_key_of_its_result_is_of_another_type(
+    raw: RedisClient, command: tuple[str, str]
+) -> None:
+    async def scenario(queues: Queues) -> None:
+        name, value = command
+        raw.execute_command(name, keys.result("r"), value)
+        raw.rpush(LONG, b'{"request_id": "r"}')
+        claim = await claim_one(queues)
+        await queues.enter([claim])
+        error = TransientFailure("segment_missing", "gone")
+        assert await queues.fail(claim, error, 3, ("r", "a")) is Ending.FAILED
+        assert raw.hget(keys.result("r"), "reason") == b"segment_missing"
+        assert raw.pttl(keys.result("r")) > 0
+        assert len(outcomes(raw)) == 1
+
+    run(raw, scenario, result_queue=QUEUE)
+
+
 def test_repeated_calls_of_another_worker_object_push_once(raw: RedisClient) -> None:
     """A call is repeated when its reply is lost; the second one finds what the first one did."""
 

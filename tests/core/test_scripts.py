@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from pathlib import Path
 
 import pytest
-from redis import Redis as RedisClient
+import redis
 
 from core import keys
 from core.broker import scripts
+from core.broker.connection import async_client
 from core.broker.scripts import LUA, Script, Source, load_scripts
+from harness.redis_server import RedisClient, RedisServer
 
 TEXTS = sorted(LUA.rglob("*.lua"))
 
@@ -20,7 +24,7 @@ def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of scripts, in place of the worker's."""
     (tmp_path / "prelude").mkdir()
     monkeypatch.setattr(scripts, "LUA", tmp_path)
-    monkeypatch.setattr(scripts, "source", Source)  # which keeps none of them
+    monkeypatch.setattr(scripts, "source_of", Source)  # which keeps none of them
     return tmp_path
 
 
@@ -85,8 +89,40 @@ def test_no_variable_of_a_script_has_the_name_of_one_of_its_keys_or_arguments(na
     assert names & declared == set()
 
 
+def test_a_script_runs_while_another_client_makes_the_server_forget_its_scripts(
+    lua: Path, client: RedisClient, server: RedisServer
+) -> None:
+    (lua / "one.lua").write_text("-- ARGV word\nreturn word\n")
+    (lua / "two.lua").write_text("-- ARGV word\nreturn word\n")
+    done = threading.Event()
+
+    def forget() -> None:
+        with redis.Redis(port=server.port, protocol=2) as other:
+            while not done.is_set():
+                other.script_flush()
+
+    async def run() -> list[bytes]:
+        connection = async_client(server.url)
+        try:
+            script = Script("two", connection)
+            return [await script(word=number) for number in range(300)]
+        finally:
+            await connection.aclose()
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    try:
+        script = Script("one", client)
+        numbers = [b"%d" % number for number in range(300)]
+        assert [script(word=number) for number in range(300)] == numbers
+        assert asyncio.run(run()) == numbers
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_redis_compiles_every_script(client: RedisClient) -> None:
     loaded = load_scripts(client)
     assert set(loaded) == {path.stem for path in LUA.glob("*.lua")}
     for name in loaded:
-        assert client.script_load(scripts.source(name).text)
+        assert client.script_load(scripts.source_of(name).text)

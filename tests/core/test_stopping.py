@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from core import keys
+from harness import ROOT
 from harness.jobs import CANVAS, processing, send
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline, page
 from harness.workers import StartWorker, worker_id
+from tests.core.private import needs_mounts
 
 
 def test_sigterm_mid_batch_delivers_it_and_puts_the_rest_back_in_order(
@@ -46,6 +52,31 @@ def test_sigterm_mid_batch_delivers_it_and_puts_the_rest_back_in_order(
     )
     client.delete(LONG)
     pipeline.close()
+
+
+def the_only_child(parent: int) -> int:
+    """The process id of a process' child, once it has one."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    wait_until(lambda: children.read_text().split(), "there is a child")
+    return int(children.read_text().split()[0])
+
+
+def handles(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text(), re.M)
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@needs_mounts
+def test_process_1_of_a_container_obeys_sigterm_during_its_imports(server: RedisServer) -> None:
+    own_user = () if os.geteuid() == 0 else ("-r",)
+    words = ["unshare", *own_user, "--pid", "--fork", "--kill-child", sys.executable, "worker.py"]
+    environment = {**os.environ, "REDIS_URL": server.url, "ADMIN_PORT": "0"}
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as outer:
+        child = the_only_child(outer.pid)
+        wait_until(lambda: handles(child, signal.SIGTERM), "it has a handler")
+        os.kill(child, signal.SIGTERM)
+        assert outer.wait(timeout=10) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

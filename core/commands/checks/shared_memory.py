@@ -15,7 +15,13 @@ from core.broker.redis_errors import REDIS_ERRORS
 from core.commands.checks.finding import Finding, ok, problem, size, warning
 from core.config import Settings, WireFormat
 from core.contract import allowed_inputs, input_names
-from core.errors import JobError, NoSharedMemory, OutOfSharedMemory
+from core.errors import (
+    JobError,
+    NoSharedMemory,
+    OutOfSharedMemory,
+    SharedMemoryRefusal,
+    TransientFailure,
+)
 from core.identity import current_namespace
 from core.pixels import shm
 from core.recovery.overview import Overview, read_overview
@@ -84,10 +90,10 @@ def _writing(name_prefix: str, file_mode: int, uids: Collection[int]) -> Finding
         shm.write(name, np.zeros(TEST_BYTES, np.uint8), file_mode)
     except OutOfSharedMemory as error:
         return problem("shm", str(error), MAKE_ROOM)
-    except OSError as error:
+    except (SharedMemoryRefusal, TransientFailure, OSError) as error:
         return problem(
             "shm",
-            f"{shm.SHM_FOLDER} cannot be written: {error.strerror}",
+            f"{shm.SHM_FOLDER} cannot be written: {error}",
             "mount a tmpfs there that this user may write",
         )
     shm.unlink(name, uids)

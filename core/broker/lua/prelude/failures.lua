@@ -9,12 +9,13 @@
 -- Without a key, nothing is published. Returns what push_outcome returns.
 local function publish_failure()
   local kind = result and redis.call('TYPE', result).ok
-  if kind == 'none'
-    or (kind == 'hash' and redis.call('HEXISTS', result, 'inpaint_shm_info') == 0)
-  then
-    redis.call('HSET', result, unpack(fields))
-    redis.call('PEXPIRE', result, result_ms)
-    return push_outcome()
+  if not result or (kind == 'hash' and redis.call('HEXISTS', result, 'inpaint_shm_info') == 1) then
+    return 0
   end
-  return 0
+  if kind ~= 'hash' then
+    redis.call('DEL', result)  -- a key of another type is no result
+  end
+  redis.call('HSET', result, unpack(fields))
+  redis.call('PEXPIRE', result, result_ms)
+  return push_outcome()
 end
