@@ -30,10 +30,12 @@ WEIGHTS: Final[dict[Disturbance, float]] = {
     disturbances.freeze: 6,
     disturbances.neighbour: 2,
     disturbances.redis: 2,
+    disturbances.forget: 2,
     disturbances.network: 8,
     surroundings.large: 1,
     surroundings.blind: 2,
     surroundings.vanish: 1,
+    surroundings.readonly: 1,
     surroundings.full: 1.5,
     surroundings.failover: 1.5,
     surroundings.device: 1,
@@ -100,7 +102,8 @@ def _names(text: str) -> list[str]:
 
 def possible(chosen: list[Disturbance]) -> list[Disturbance]:
     """The disturbances that this machine allows; prints which it does not allow."""
-    in_namespaces = [each for each in (surroundings.blind, surroundings.vanish) if each in chosen]
+    private_ones = (surroundings.blind, surroundings.vanish, surroundings.readonly)
+    in_namespaces = [each for each in private_ones if each in chosen]
     if in_namespaces and not private.is_allowed():
         names = " and ".join(each.__name__ for each in in_namespaces)
         print(f"mount namespaces are refused here: the run goes on without {names}")

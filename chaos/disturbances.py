@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from functools import partial
+
+from redis.exceptions import RedisError
 
 from chaos.arena import Arena
 from chaos.settings import TTL_S
@@ -26,6 +29,13 @@ def freeze(arena: Arena) -> None:
     arena.tally.others["worker frozen"] += 1
     lives = arena.random.choice([0.3, 1.5, 2, 4])  # of a heartbeat
     arena.later(lives * TTL_S, lambda: worker.send(signal.SIGCONT))
+
+
+def forget(arena: Arena) -> None:
+    """Redis forgets the scripts that it has loaded."""
+    with contextlib.suppress(RedisError), arena.servers.client() as client:
+        client.script_flush()
+        arena.tally.others["scripts forgotten"] += 1
 
 
 def neighbour(arena: Arena) -> None:

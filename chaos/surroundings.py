@@ -22,7 +22,7 @@ from chaos.programs import Program
 from core import keys
 from core.faults import VARIABLE, Fault
 from harness.device import HELD_UP_S, State
-from harness.private import own_shm
+from harness.private import own_shm, same_shm
 
 #: Settings of workers with a /dev/shm of their own: when all others are dead for some seconds, they
 #: must not dissolve them.
@@ -48,6 +48,14 @@ def blind(arena: Arena) -> None:
     guest = arena.invite(own_shm(), **PATIENT)
     arena.evidence.had_guests = True
     arena.tally.others["blind workers"] += 1
+    number = arena.random.choice([signal.SIGTERM, signal.SIGKILL])
+    arena.later(arena.random.uniform(3, 9), lambda: guest.send(number))
+
+
+def readonly(arena: Arena) -> None:
+    """A worker that may not write to /dev/shm joins for a while."""
+    guest = arena.invite(same_shm("ro"))
+    arena.tally.others["workers that cannot write"] += 1
     number = arena.random.choice([signal.SIGTERM, signal.SIGKILL])
     arena.later(arena.random.uniform(3, 9), lambda: guest.send(number))
 

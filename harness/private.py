@@ -12,8 +12,17 @@ def own_shm(options: str = "") -> tuple[str, ...]:
 
     `options` are mount's. Others find the folder under /proc/PID/root/dev/shm.
     """
+    given = f"-o {shlex.quote(options)} " if options else ""
+    return _behind(f"mount -t tmpfs {given}tmpfs /dev/shm")
+
+
+def same_shm(mode: str) -> tuple[str, ...]:
+    """What a command is put behind to have everybody's /dev/shm read-only (`ro`) or not (`rw`)."""
+    return _behind(f"mount --bind /dev/shm /dev/shm && mount -o remount,{mode},bind /dev/shm")
+
+
+def _behind(mount: str) -> tuple[str, ...]:
     own_mounts = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "-r", "--mount")
-    mount = f"mount -t tmpfs {f'-o {shlex.quote(options)} ' if options else ''}tmpfs /dev/shm"
     return (*own_mounts, "sh", "-c", f'{mount} && exec "$@"', "sh")
 
 

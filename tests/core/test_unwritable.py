@@ -15,20 +15,20 @@ from core.pixels import shm
 from harness import ROOT
 from harness.admin import PORT, Admin
 from harness.jobs import send
+from harness.private import same_shm
 from harness.redis_server import RedisClient
 from harness.waiting import wait_until
 from harness.wire import LONG, Pipeline
-from harness.workers import SOON, StartWorker, segments
+from harness.workers import SOON, StartWorker, Worker, segments
 from tests.core.private import needs_mounts
 
-#: The senders' /dev/shm, but read-only, as with `-v /dev/shm:/dev/shm:ro`.
-READ_ONLY = (
-    *("unshare", *(() if os.geteuid() == 0 else ("-r",)), "--mount", "sh", "-c"),
-    'mount --bind /dev/shm /dev/shm && mount -o remount,ro,bind /dev/shm && exec "$@"',
-    "sh",
-)
-
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="capabilities are root's")
+
+
+def remount(worker: Worker, mode: str) -> None:
+    """Make a worker's /dev/shm read-only or writable."""
+    enter = ["nsenter", "-t", str(worker.pid), "--mount"]
+    subprocess.run([*enter, "mount", "-o", f"remount,{mode},bind", "/dev/shm"], check=True)
 
 
 @needs_mounts
@@ -36,7 +36,7 @@ def test_a_worker_with_a_read_only_shared_memory_leaves_all_jobs_to_others_and_s
     start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
     requests = [send(pipeline, ("long", "short")[seed % 2], seed) for seed in range(20)]
-    worker = start_worker(behind=READ_ONLY, ADMIN_PORT=PORT, **SOON)
+    worker = start_worker(behind=same_shm("ro"), ADMIN_PORT=PORT, **SOON)
     reply = Admin(worker).wait_for("/readyz", 503)
     assert "/dev/shm is mounted read-only" in reply.text
     worker.wait_for_line("no jobs are taken: /dev/shm is mounted read-only")
@@ -53,11 +53,10 @@ def test_a_worker_with_a_read_only_shared_memory_leaves_all_jobs_to_others_and_s
 def test_jobs_go_on_once_shared_memory_can_be_written_again(
     start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
 ) -> None:
-    worker = start_worker(behind=READ_ONLY, ADMIN_PORT=PORT, **SOON)
+    worker = start_worker(behind=same_shm("ro"), ADMIN_PORT=PORT, **SOON)
     request = send(pipeline)
     Admin(worker).wait_for("/readyz", 503)
-    enter = ["nsenter", "-t", str(worker.pid), "-m", "mount", "-o", "remount,rw,bind", "/dev/shm"]
-    subprocess.run(enter, check=True)
+    remount(worker, "rw")
     assert pipeline.fetch(request).shape == (60, 90, 3)
     Admin(worker).wait_for("/readyz", 200)
     assert not client.exists(keys.DEAD, keys.ATTEMPTS)
@@ -72,12 +71,10 @@ def test_a_batch_whose_results_cannot_be_written_is_given_back_without_an_attemp
     make_hold: Callable[[], Path],
 ) -> None:
     hold = make_hold()
-    writable = (*READ_ONLY[:-2], READ_ONLY[-2].replace("ro,bind", "rw,bind"), "sh")
-    worker = start_worker(behind=writable, STUB_HOLD=hold, ADMIN_PORT=PORT, **SOON)
+    worker = start_worker(behind=same_shm("rw"), STUB_HOLD=hold, ADMIN_PORT=PORT, **SOON)
     request = send(pipeline)
     wait_until(lambda: not client.llen(LONG), "it is claimed")
-    enter = ["nsenter", "-t", str(worker.pid), "-m", "mount", "-o", "remount,ro,bind", "/dev/shm"]
-    subprocess.run(enter, check=True)
+    remount(worker, "ro")
     hold.unlink()
     Admin(worker).wait_for("/readyz", 503)
     wait_until(lambda: client.llen(LONG) == 1, "it is given back")
