@@ -30,6 +30,7 @@ from core.pixels.handover import Network
 from core.recovery.recovery import Recovery
 from core.telemetry import tracing, watch
 from core.telemetry.record import Phase
+from core.telemetry.spans import FLUSH_S
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,9 @@ def serve(settings: Settings, load_network: Callable[[Settings], Network]) -> No
             finally:
                 if admin:  # after an error too: this takes back pictures being tried
                     await asyncio.to_thread(admin.stop)
-            await asyncio.to_thread(tracing.flush)
+            with contextlib.suppress(TimeoutError):  # the SDK itself may wait for ever
+                async with asyncio.timeout(FLUSH_S):
+                    await asyncio.to_thread(tracing.flush)
             # From inside the event loop: closing it would wait for threads, which may hang.
             leave_now(status)
 

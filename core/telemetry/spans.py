@@ -28,7 +28,8 @@ FIELDS: Final = ("traceparent", "tracestate", "baggage")
 #: Longest field that is accepted from a message, in characters.
 LONGEST: Final = 8192
 
-FLUSH_MS: Final = 2000
+#: Seconds that the export of the last spans may take.
+FLUSH_S: Final = 2.0
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -62,12 +63,12 @@ class Tracing:
             log.exception("no traces: OpenTelemetry cannot be used")
 
     def flush(self) -> None:
-        """Export the remaining spans, for FLUSH_MS at most."""
+        """Export the remaining spans. FLUSH_S is the SDK's limit, which it may not keep."""
         if self._tracer is not None:
             from opentelemetry import trace
 
             provider: Any = trace.get_tracer_provider()
-            _without_fail(lambda: provider.force_flush(FLUSH_MS))
+            _without_fail(lambda: provider.force_flush(round(FLUSH_S * 1000)))
 
     def done(
         self, payload: bytes, began_at: float, attributes: Mapping[str, str | int]
