@@ -108,6 +108,12 @@ class _WorkerCollector(Collector):
             (),
             {(): watch.half_fallbacks()},
         )
+        yield _counter(
+            "inpainting_log_lines_dropped",
+            "Lines of the log that could not be written to standard error.",
+            (),
+            {(): watch.dropped_log_lines()},
+        )
         yield _histogram(
             "inpainting_batch_size_jobs",
             "Jobs in a batch.",

@@ -29,6 +29,7 @@ from core.pixels import shm
 from core.pixels.handover import Network
 from core.recovery.recovery import Recovery
 from core.telemetry import tracing, watch
+from core.telemetry.logs import tell_dropped_lines
 from core.telemetry.record import Phase
 from core.telemetry.spans import FLUSH_S
 
@@ -255,9 +256,10 @@ def _reported() -> Iterator[None]:
 
 
 async def _pulse() -> None:
-    """Report every second that the event loop is alive."""
+    """Report every second that the event loop is alive, and what an idle worker's log lacks."""
     while True:
         watch.event_loop_alive()
+        tell_dropped_lines()
         await asyncio.sleep(1)
 
 

@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from core.telemetry.output import unblock_standard_error
+from core.telemetry.record import watch
+
+log = logging.getLogger(__name__)
+
 #: Characters that could forge a line or control a terminal: control characters, line separators,
 #: and marks that change the direction of text.
 _CONTROLS = {
@@ -75,7 +80,27 @@ def number_of(count: int, noun: str) -> str:
 
 
 def configure_logging(level: str, form: str = "text") -> None:
-    """Send the log, from `level` on, to standard error, as `text` or `json`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else OneLineFormatter())
+    """Send the log, from `level` on, to standard error, as `text` or `json`.
+
+    Lines that nobody reads are dropped: see output.py.
+    """
+    formatter = JsonFormatter() if form == "json" else OneLineFormatter()
+
+    def notice(count: int, outage_s: float, error: str) -> str:
+        why = f"could not be written ({error})" if error else "was not read"
+        text = "standard error %s for %.0f s: dropped %s"
+        values = (why, outage_s, number_of(count, "line"))
+        record = log.makeRecord(log.name, logging.WARNING, __file__, 0, text, values, None)
+        return formatter.format(record) + "\n"
+
+    if output := unblock_standard_error(notice):
+        watch.dropped_log_lines = lambda: output.dropped
+    handler = logging.StreamHandler(sys.stderr) if sys.stderr else logging.NullHandler()
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def tell_dropped_lines() -> None:
+    """Say how many lines were dropped, if standard error can be written again."""
+    if sys.stderr:
+        sys.stderr.flush()

@@ -85,6 +85,7 @@ class Watch:
     admin_port: int = 0  # of the admin server; 0: none
     in_flight: Callable[[], int] = lambda: 0
     half_fallbacks: Callable[[], int] = lambda: 0
+    dropped_log_lines: Callable[[], int] = lambda: 0
 
     jobs: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind, outcome
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind, reason
