@@ -32,9 +32,10 @@ def command(options: argparse.Namespace) -> int:
     """Serve; does not return."""
     from core.telemetry import configure_logging
 
+    form = "json" if getattr(options, "json", False) else ""
+    configure_logging("INFO", form or "text")  # first, so that no error waits for its reader
     settings = load_settings()
-    form = "json" if getattr(options, "json", False) else settings.log_format
-    configure_logging(settings.log_level, form)
+    configure_logging(settings.log_level, form or settings.log_format)
 
     # After the settings, so that an invalid one is reported at once.
     try:

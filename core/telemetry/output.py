@@ -49,7 +49,7 @@ class Output(io.RawIOBase):
         super().__init__()
         self.dropped = 0  #: lines, in all
         self._descriptor = descriptor
-        self._notice = notice
+        self.notice = notice
         self._lock = threading.RLock()
         self._is_busy = False
         self._rest = b""  # of a line that was begun
@@ -110,7 +110,7 @@ class Output(io.RawIOBase):
             return False
         if missing := self._missing:
             outage_s = 0.0 if self._outage_at is None else time.monotonic() - self._outage_at
-            text = self._notice(missing, outage_s, self._error)
+            text = self.notice(missing, outage_s, self._error)
             if not self._begin(text.encode(errors="backslashreplace")):
                 return False
             self._missing -= missing
@@ -179,9 +179,13 @@ def unblock_standard_error(notice: Notice) -> Output | None:
     if sys.stderr is None:
         _occupy(2)
         return None
+    present = getattr(sys.stderr, "buffer", None)
+    if isinstance(present, Output):
+        present.notice = notice
+        return present
     try:
         output = Output(sys.stderr.fileno(), notice)
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):
         return None
     sys.stderr = io.TextIOWrapper(
         output,

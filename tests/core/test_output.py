@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import io
+import logging
 import os
 import pty
 import select
 import socket
+import sys
 import termios
 import threading
 import time
@@ -17,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from core.telemetry import output as module
-from core.telemetry.output import PATIENCE_S, Output
+from core.telemetry.output import PATIENCE_S, Output, unblock_standard_error
 
 #: Two pages: while there is one free, a pipe is writable.
 ROOM = 8192
@@ -271,3 +274,32 @@ def test_a_line_written_in_the_midst_of_another_one_breaks_neither(pipe: Pipe) -
     output.write(b"one\n")
     output.flush()
     assert pipe.read() == b"one\n[1 dropped: nobody read]\n"
+
+
+@pytest.mark.parametrize("replaced", [io.StringIO(), object()])
+def test_a_standard_error_without_a_descriptor_stays_as_it_is(
+    replaced: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", replaced)
+    assert unblock_standard_error(notice) is None
+    assert sys.stderr is replaced
+
+
+def test_what_is_printed_and_warned_is_bounded_like_the_log(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with os.fdopen(os.dup(pipe.writer), "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        output = unblock_standard_error(notice)
+        assert output is not None
+        pipe.fill()
+        print("printed", "by print", file=sys.stderr)
+        logging.StreamHandler(sys.stderr).handle(
+            logging.LogRecord("a", logging.INFO, "", 1, "%d is no number", ("x",), None)
+        )
+        assert output.dropped > 1
+        pipe.read()
+        assert unblock_standard_error(lambda *_: "[another notice]\n") is output
+        print("printed", "later", file=sys.stderr)
+        assert pipe.read() == b"[another notice]\nprinted later\n"
+        monkeypatch.undo()

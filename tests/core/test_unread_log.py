@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import ROOT
 from harness.admin import PORT, Admin
 from harness.jobs import send
 from harness.process import Process
@@ -105,6 +106,16 @@ def test_signals_stop_a_worker_whose_log_nobody_reads(
     assert worker.stop() == 128 + signal.SIGTERM
     assert client.llen(LONG) == 1
     pipeline.close()
+
+
+def test_a_worker_that_refuses_a_setting_ends_although_nobody_reads_that(
+    start_worker: StartWorker, collector: Collector
+) -> None:
+    collector.fill()
+    worker = start_worker(
+        ROOT / "worker.py", behind=collector.behind, ready=False, MAX_ATTEMPTS="none"
+    )
+    assert worker.wait() == 1
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
