@@ -4,7 +4,8 @@ There are two ways to transform. Device, dtype and size decide which is faster, 
 
 - `ByFFT`: torch's FFT. Always float32.
 - `ByProducts`: the DFT as matrix products. It takes more operations, but they run at the rate of
-  the matrix units, in half precision too, and leave the channels innermost.
+  the matrix units, in half precision too, and leave the channels innermost. The matrices grow with
+  the square of a side, so longer sides than MOST_ALONG only have the FFT.
 
 The products, for an H×W map, with h and w the frequencies of rows and columns: the reference
 takes w from 0 to W/2 and all h. As the map is real, T(-h) is the conjugate of T(h) after the first
@@ -19,8 +20,8 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+from functools import cache, partial
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -35,9 +36,14 @@ from .layers import Conv
 #: scaled by a power of two, which rounds nothing and commutes with ReLU. The bias is scaled too.
 _SCALE = 1 / 16
 
-#: The number of sizes whose matrices are kept; without a limit a worker's memory would grow.
-#: Measurements are kept for more sizes, as they are small and take longer to make.
-_MOST_SIZES, _MOST_CHOICES = 16, 4096
+#: The longest side of a map that is transformed by products, 8192 pixels of most pictures. A square
+#: map of it has 42 MB of matrices in float32.
+MOST_ALONG: Final = 1024
+
+#: The number of sizes whose units are kept, and the bytes of their matrices; without limits a
+#: worker's memory would grow. Measurements are kept for more sizes, as they are small and take
+#: longer to make.
+_MOST_SIZES, _MOST_BYTES, _MOST_CHOICES = 16, 128 << 20, 4096
 
 #: Products along a multiple of this length take a GPU half the time of others.
 _ALIGNED = 8
@@ -83,11 +89,11 @@ class ByProducts:
     """The Fourier unit by matrix products, in the dtype of the other layers."""
 
     def __init__(self, conv: Pointwise, matrices: Transforms) -> None:
-        self._conv, self._matrices = conv, matrices
+        self._conv, self.matrices = conv, matrices
 
     def __call__(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        m = self._matrices
+        m = self.matrices
         rows = x.permute(0, 2, 3, 1)
         picture = rows.reshape(batch, height, width * channels)
         # B, H, W·C -> B, (h, re/im), W·C -> B·h, (re/im, W), C
@@ -121,6 +127,9 @@ class Transforms:
     """
 
     def __init__(self, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises ValueError for a side above MOST_ALONG."""
+        if max(height, width) > MOST_ALONG:
+            raise ValueError(f"no matrices for a map of {width}×{height}: use ByFFT")
         aligned = _aligned(device)
 
         def place(matrix: Tensor) -> Tensor:
@@ -161,6 +170,9 @@ class Transforms:
         minus = torch.stack([torch.stack([cos, -sin], 2), torch.stack([-sin, -cos], 2)])
         both = torch.stack([plus, minus], dim=2).reshape(2 * width, 4 * columns)
         self.back_along_width = place(both)
+        there_and_back = (self.along_height, self.back_along_height, self.along_width, both)
+        #: Bytes of all four.
+        self.nbytes = sum(matrix.numel() for matrix in there_and_back) * dtype.itemsize
 
 
 def _aligned(device: torch.device) -> int:
@@ -215,33 +227,44 @@ class Spectra:
         """For maps of `shape` (batch, height, width), in the network's order."""
         if shape not in self._units:
             self._units[shape] = self._measured(*shape)
-            if len(self._units) > _MOST_SIZES:
+            while len(self._units) > 1 and self._is_full():
                 self._units.popitem(last=False)
         self._units.move_to_end(shape)
         return self._units[shape]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices that are kept."""
+        first = [units[0] for units in self._units.values()]
+        return sum(unit.matrices.nbytes for unit in first if isinstance(unit, ByProducts))
+
+    def _is_full(self) -> bool:
+        return len(self._units) > _MOST_SIZES or self.nbytes > _MOST_BYTES
+
     def _measured(self, batch: int, height: int, width: int) -> list[Unit]:
+        if max(height, width) > MOST_ALONG:
+            return self._by_fft(slice(None))
+        matrices = cache(partial(Transforms, height, width, self._device, self._dtype))
+        by_products: Callable[[slice], list[Unit]] = partial(self._by_products, matrices)
+        ways = [by_products, self._by_fft]
         # Half precision is good at products.
-        ways = [self._by_products, self._by_fft]
         if self._dtype.itemsize > 2:
             ways.reverse()
-        channels = len(self._affines[0].weight) // 2
-        sample = torch.zeros(
-            batch, height, width, channels, device=self._device, dtype=self._dtype
-        ).permute(0, 3, 1, 2)
         shape = batch, height, width
-        matrices = Transforms(height, width, self._device, self._dtype)
         if shape not in self._choices:
             if len(self._choices) >= _MOST_CHOICES:
                 self._choices.clear()
-            first = [partial(way, matrices, slice(0, 1)) for way in ways]
-            self._choices[shape] = _faster(first, sample)
-        return ways[self._choices[shape]](matrices, slice(None))
+            channels = len(self._affines[0].weight) // 2
+            sample = torch.zeros(
+                batch, height, width, channels, device=self._device, dtype=self._dtype
+            ).permute(0, 3, 1, 2)
+            self._choices[shape] = _faster([partial(way, slice(0, 1)) for way in ways], sample)
+        return ways[self._choices[shape]](slice(None))
 
-    def _by_products(self, matrices: Transforms, which: slice) -> list[Unit]:
-        return [ByProducts(conv, matrices) for conv in self._convs_for(products=True)[which]]
+    def _by_products(self, matrices: Callable[[], Transforms], which: slice) -> list[Unit]:
+        return [ByProducts(conv, matrices()) for conv in self._convs_for(products=True)[which]]
 
-    def _by_fft(self, matrices: Transforms, which: slice) -> list[Unit]:
+    def _by_fft(self, which: slice) -> list[Unit]:
         return [ByFFT(conv) for conv in self._convs_for(products=False)[which]]
 
     def _convs_for(self, products: bool) -> list[Pointwise]:

@@ -47,7 +47,7 @@ def windows(hole: Hole, unit: int) -> list[Window]:
     for rows, columns in _SHAPES:
         size = min(height, rows + BEFORE + AFTER), min(width, columns + BEFORE + AFTER)
         found = []
-        for corner in _cover(cells.copy(), rows, columns):
+        for corner in _cover(cells, rows, columns):
             found.append((*corner, rows, columns))
             if len(found) * size[0] * size[1] >= cost:
                 break
@@ -57,14 +57,20 @@ def windows(hole: Hole, unit: int) -> list[Window]:
 
 
 def _cover(cells: Hole, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Top left corners of rectangles that cover all cells, which are cleared meanwhile."""
-    while cells.any():
-        top = int(cells.any(axis=1).argmax())
+    """Top left corners of rectangles that cover all cells."""
+    for top in _starts(np.flatnonzero(cells.any(axis=1)), rows):
         strip = cells[top : top + rows]
-        while strip.any():
-            left = int(strip.any(axis=0).argmax())
-            strip[:, left : left + columns] = False
+        for left in _starts(np.flatnonzero(strip.any(axis=0)), columns):
             yield top, left
+
+
+def _starts(places: npt.NDArray[np.intp], length: int) -> Iterator[int]:
+    """Where spans of `length` start that together hold all `places`, which ascend."""
+    index = 0
+    while index < len(places):
+        start = int(places[index])
+        yield start
+        index = int(np.searchsorted(places, start + length))
 
 
 def _window(

@@ -103,15 +103,11 @@ class Parts:
 
     def __iter__(self) -> Iterator[Part]:
         """The batches of windows of one size."""
-        sheets = self._sheets
-        turns = max((window.turn for sheet in sheets for window in sheet.windows), default=-1) + 1
-        for turn in range(turns):
-            shown = [
-                (sheet, window)
-                for sheet in sheets
-                for window in sheet.windows
-                if window.turn == turn
-            ]
+        turns: dict[int, list[tuple[Sheet, Window]]] = defaultdict(list)
+        for sheet in self._sheets:
+            for window in sheet.windows:
+                turns[window.turn].append((sheet, window))
+        for _, shown in sorted(turns.items()):
             for batch in _batches(shown):
                 yield Part(batch)
             # Only now, so that it doesn't matter which windows went together.

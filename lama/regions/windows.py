@@ -19,6 +19,9 @@ LONGEST_SIDE = 1536
 #: The cost of a window in addition to its pixels, in pixels.
 OVERHEAD = 64 * 64
 
+#: With more windows than this, the longer side of the picture decides which are beside each other.
+_MANY = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -80,13 +83,22 @@ def plan(holes: Sequence[Box], ground: Ground) -> list[Window]:
 
 def _merged(windows: list[Window], ground: Ground) -> list[Window]:
     """Merges pairs as long as that saves something."""
+    height, width = ground.canvas.size
+    # In rows, all windows of a wide strip are beside each other: each would be tried with each.
+    by_columns = len(windows) > _MANY and width > height
+
+    def along(window: Window) -> tuple[int, int, int]:
+        box = window.frame
+        return (box.left, box.top, box.right) if by_columns else (box.top, box.left, box.bottom)
+
     while True:
         done: list[Window] = []
         active: list[Window] = []
-        for window in sorted(windows, key=lambda window: (window.frame.top, window.frame.left)):
-            # A window that ends above this one cannot be merged with it, nor with later ones.
-            done += [other for other in active if other.frame.bottom < window.frame.top]
-            active = [other for other in active if other.frame.bottom >= window.frame.top]
+        for window in sorted(windows, key=along):
+            # A window that ends before this one cannot be merged with it, nor with later ones.
+            start = along(window)[0]
+            done += [other for other in active if along(other)[2] < start]
+            active = [other for other in active if along(other)[2] >= start]
             for index, other in enumerate(active):
                 both = ground.window(window.core.around(other.core))
                 if both.fits and both.cost <= window.cost + other.cost:

@@ -108,7 +108,9 @@ def unit_and_affine(channels: int) -> tuple[FourierUnit, Affine]:
     return unit, fold(model.generator).blocks[0][0].spectrum
 
 
-@pytest.mark.parametrize("size", [(2, 2), (8, 8), (7, 8), (8, 7), (9, 11), (27, 12)])
+@pytest.mark.parametrize(
+    "size", [(2, 2), (8, 8), (7, 8), (8, 7), (9, 11), (27, 12), (2, 1024), (1024, 3)]
+)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_both_ways_through_the_spectrum_agree_with_the_reference(size, batch):
     unit, affine = unit_and_affine(24)
