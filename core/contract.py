@@ -24,6 +24,12 @@ from core.keys import Kind, sha1
 #: Size of the network's canvas per kind: (height, width) in pixels.
 CANVAS: Final = {Kind.LONG: (864, 1504), Kind.SHORT: (1024, 1024)}
 
+#: The network computes a shorter side as if it had this many pixels.
+LEAST_SIDE: Final = 16
+
+#: So many pixels may be computed whatever MAX_IMAGE_PIXELS is: a small picture has short sides.
+SMALL: Final = 1 << 20
+
 #: Sizes of memory pages to which some systems round a segment's size up.
 PAGE_BYTES: Final = (4 << 10, 16 << 10, 64 << 10)
 
@@ -215,6 +221,13 @@ def _segment(message: Mapping[str, Any], field: str, wire: WireFormat) -> Segmen
             _refuse(
                 "too_large",
                 f"shape {shown(shape)} is above MAX_IMAGE_PIXELS={wire.max_image_pixels}",
+            )
+        computed = max(shape[0], LEAST_SIDE) * max(shape[1], LEAST_SIDE)
+        if computed > max(wire.max_image_pixels, SMALL):
+            _refuse(
+                "too_large",
+                f"shape {shown(shape)} takes as much memory as {computed} pixels, since a side "
+                f"counts as at least {LEAST_SIDE}: MAX_IMAGE_PIXELS={wire.max_image_pixels}",
             )
         segment = Segment(name, tuple(shape), dtype)
         size = fields.field(info, "size")

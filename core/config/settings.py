@@ -186,7 +186,8 @@ class Settings(BaseSettings):
         16_777_216,
         ge=1,
         le=2**30,
-        description="maximum number of pixels (width × height) of a picture",
+        description="maximum number of pixels (width × height) of a picture; from 1 Mpx on, a side "
+        "counts as at least 16 pixels",
     )
 
     # Shared memory.

@@ -185,6 +185,9 @@ def test_a_number_that_is_no_json_is_refused_and_does_not_hide_whose_message_it_
         (f"{IMAGE}.shape", [0, 96, 3], "bad_field"),
         (f"{IMAGE}.shape", [-64, -96, 3], "bad_field"),
         (f"{IMAGE}.shape", [2**32, 2**32, 3], "too_large"),
+        (f"{IMAGE}.shape", [1, 2**20 + 1, 3], "too_large"),  # 16 × that is computed
+        (f"{MASK}.shape", [2**24, 1], "too_large"),
+        (f"{IMAGE}.shape", [1, 2**20, 3], "size_mismatch"),
         (f"{IMAGE}.shape", [64, 96, 3, 1], "bad_shape"),
         (f"{IMAGE}.size", 64 * 96, "size_mismatch"),
         (f"{IMAGE}.size", "18432", "size_mismatch"),
