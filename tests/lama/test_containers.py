@@ -122,11 +122,9 @@ def test_a_state_dict_may_be_under_a_key(tmp_path, container, prefix):
 
 @pytest.mark.parametrize(
     ("chosen", "other"),
-    [("params_ema", "params"), ("state_dict", "ema"), ("ema", "model"), ("params", "old")],
+    [("state_dict", "model"), ("gen_state_dict", "state_dict"), ("params", "old")],
 )
-def test_the_published_layout_comes_first_and_averaged_weights_before_others(
-    tmp_path, chosen, other
-):
+def test_the_published_layout_comes_first(tmp_path, chosen, other):
     state = tiny.tiny_state(n_blocks=1)
     rest = {key: tensor + 1 for key, tensor in state.items()}
     for content in ({chosen: state, other: rest}, {other: rest, chosen: state}):
@@ -134,11 +132,109 @@ def test_the_published_layout_comes_first_and_averaged_weights_before_others(
         assert_same(read_generator_state(tmp_path / "x.pth"), state)
 
 
+AVERAGED = [
+    ("params_ema", "params"), ("ema", "model"), ("ema", "state_dict"),
+    ("state_dict_ema", "state_dict"), ("ema_state_dict", "state_dict"),
+    ("generator_ema", "generator"), ("net_g_ema", "net_g"), ("netG_ema", "netG"), ("G_ema", "G"),
+    ("g_ema", "g"), ("ema_model", "model"), ("model_ema", "model"), ("modelEMA", "model"),
+    ("ema_0.9999", "model"), ("averaged", "model"), ("averaged_model", "model_no_ema"),
+    ("generator_average", "generator"), ("swa_model", "model"), ("model_swa", "state_dict"),
+    ("ema/shadow", "model"), ("callbacks/EMACallback/ema_state_dict", "state_dict"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "generator.", "module.generator."])
+@pytest.mark.parametrize(("averaged", "plain"), AVERAGED)
+def test_averaged_weights_come_before_others_under_every_name(tmp_path, averaged, plain, wrapper):
+    state = tiny.tiny_state(n_blocks=1)
+    content = {wrapper + key: tensor for key, tensor in state.items()}
+    for key in reversed(averaged.split("/")):
+        content = {key: content}
+    rest = {plain: {wrapper + key: torch.zeros_like(tensor) for key, tensor in state.items()}}
+    for whole in ({**content, **rest}, {**rest, **content}, {"epoch": 3, "saved": rest | content}):
+        torch.save(whole, tmp_path / "x.pth")
+        assert_same(read_generator_state(tmp_path / "x.pth"), state)
+
+
+PREFIXED = [
+    ("generator_ema.", "generator."), ("ema.", "generator."), ("ema.", ""), ("model_ema.", ""),
+    ("net_g_ema.", "net_g."), ("G_ema.", "G."), ("ema_model.", "model."), ("ema.module.", "model."),
+    ("generator_average.", "generator."), ("module.ema_model.module.", "module.model."),
+    ("averaged_model.generator.", "generator."), ("swa_model.", "module."),
+    ("generator.ema.", "generator.net."), ("ema_model.", "online_model."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("container", ["", "state_dict", "model"])
+@pytest.mark.parametrize(("averaged", "plain"), PREFIXED)
+def test_averaged_weights_come_before_others_of_the_same_dict(tmp_path, averaged, plain, container):
+    state = tiny.tiny_state(n_blocks=1)
+    both = {averaged + key: tensor for key, tensor in state.items()}
+    both |= {plain + key: torch.zeros_like(tensor) for key, tensor in state.items()}
+    torch.save({container: both} if container else both, tmp_path / "x.pth")
+    assert_same(read_generator_state(tmp_path / "x.pth"), state)
+    if not container:
+        safetensors.torch.save_file(both, tmp_path / "x.pth")
+        assert_same(read_generator_state(tmp_path / "x.pth"), state)
+
+
+def test_averages_of_the_parameters_alone_are_used_with_the_networks_own_statistics(tmp_path):
+    state = tiny.tiny_state(n_blocks=1)
+    parameters = {key for key, _ in tiny.tiny_generator(n_blocks=1).named_parameters()}
+    averaged = {key: tensor for key, tensor in state.items() if key in parameters}
+    plain = {key: tensor + (key in parameters) for key, tensor in state.items()}
+    torch.save({"model": plain, "shadow": averaged}, tmp_path / "x.pth")
+    assert_same(read_generator_state(tmp_path / "x.pth"), state)
+
+
+def test_two_averages_that_nothing_tells_apart_are_refused(tmp_path):
+    state = tiny.tiny_state(n_blocks=1)
+    averages = {"ema_0.99": state, "ema_0.999": dict(state), "model": dict(state)}
+    torch.save(averages, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"several generators: ema_0\.99, ema_0\.999; save"):
+        read_generator_state(tmp_path / "x.pth")
+    both = {f"{name}.{key}": v for name in ("gen", "net") for key, v in state.items()}
+    torch.save(both, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"several generators: (gen, net|net, gen); save"):
+        read_generator_state(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("key", ["", "swa", "model_ema"])
+@pytest.mark.parametrize("inside", ["", "generator."])
+def test_an_averaged_model_loads_with_its_count(tmp_path, key, inside):
+    generator = tiny.tiny_generator(n_blocks=1)
+    network = Wrapped(generator) if inside else generator
+    average = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
+    average.update_parameters(network)
+    state = average.state_dict()
+    assert "n_averaged" in state
+    assert f"module.{inside}model.1.ffc.convl2l.weight" in state
+    torch.save({"model": network.state_dict(), key: state} if key else state, tmp_path / "x.pth")
+    load_checkpoint(None, tmp_path / "x.pth")
+    assert_same(read_generator_state(tmp_path / "x.pth"), dict(generator.state_dict()))
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_batch_norms_need_no_counters(tmp_path, is_safe):
+    generator = tiny.tiny_generator(n_blocks=1)
+    state = {k: v for k, v in generator.state_dict().items() if not k.endswith("_tracked")}
+    save = safetensors.torch.save_file if is_safe else torch.save
+    save(state, tmp_path / "x")
+    model = load_checkpoint(None, tmp_path / "x")
+    assert_same(model.generator.state_dict(), generator.state_dict())
+    state["model.1.bn_l.num_batches_tracked"] = torch.tensor([7.0])
+    save(state, tmp_path / "x")
+    model = load_checkpoint(None, tmp_path / "x")
+    assert model.generator.state_dict()["model.1.bn_l.num_batches_tracked"] == 7
+
+
 def test_two_generators_that_nothing_tells_apart_are_refused(tmp_path):
     state = tiny.tiny_state(n_blocks=1)
-    torch.save({"first": state, "second": state}, tmp_path / "x.pth")
+    torch.save({"first": state, "second": dict(state)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="several generators: first, second; save one alone"):
         read_generator_state(tmp_path / "x.pth")
+    torch.save({"first": state, "again": state}, tmp_path / "x.pth")
+    assert_same(read_generator_state(tmp_path / "x.pth"), state)
 
 
 class Wrapped(nn.Module):

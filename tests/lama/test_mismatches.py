@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lama.saicinpainting.training.trainers import ConfigError, MismatchError, load_checkpoint
+from lama.saicinpainting.training.trainers import (
+    CheckpointError,
+    ConfigError,
+    MismatchError,
+    load_checkpoint,
+)
 from tests.lama import tiny
 
 
@@ -61,6 +66,16 @@ def test_surplus_keys_pass_only_where_the_caller_is_not_strict(tmp_path):
     assert "1 surplus: ema" in mismatch(tiny.tiny_config(), path)
     model = load_checkpoint(tiny.tiny_config(), path, strict=False)
     assert set(model.generator.state_dict()) == set(state)
+
+
+def test_keys_that_are_no_names_are_surplus_by_their_numbers(tmp_path):
+    state = tiny.tiny_state()
+    surplus = {3: torch.zeros(2), 4: torch.zeros(2), "module": torch.zeros(2)}
+    message = mismatch(tiny.tiny_config(), save(tmp_path / "best.ckpt", {**state, **surplus}))
+    assert "3 surplus: 3, 4, module" in message
+    torch.save(dict(enumerate(state.values())), tmp_path / "best.ckpt")
+    with pytest.raises(CheckpointError, match=r"its keys: 0, 1, 2, … \(\d+ in all\)"):
+        load_checkpoint(None, tmp_path / "best.ckpt")
 
 
 def test_missing_keys_never_pass(tmp_path):

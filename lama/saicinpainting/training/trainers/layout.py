@@ -128,10 +128,10 @@ def disagreement(generator: FFCResNetGenerator, state: Mapping[str, Tensor], str
     return f"keys {'; '.join(found)}" if found else ""
 
 
-def first_few(names: Iterable[str]) -> str:
-    """`a, b, c, … (7 in all)`: names for a message of one line."""
-    listed = list(names)
-    text = ", ".join(name[:80] for name in listed[:3]) or "none"
+def first_few(names: Iterable[object]) -> str:
+    """`a, b, c, … (7 in all)`: names or numbers for a message of one line."""
+    listed = [str(name)[:80] or "''" for name in names]
+    text = ", ".join(listed[:3]) or "none"
     return text if len(listed) <= 3 else f"{text}, … ({len(listed)} in all)"
 
 
