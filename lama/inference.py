@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lama.engine import Engine
 from lama.engine.precision import decide
 from lama.padding import pad, padded_side
+from lama.saicinpainting.paths import not_a_file
 from lama.saicinpainting.training.trainers import (
     InpaintingModel,
     as_train_config,
@@ -53,10 +54,12 @@ def load_lama_model(
 
 def _is_there(config_path: str | os.PathLike[str]) -> bool:
     # Docker makes a folder where the file to mount is missing.
-    if os.path.isfile(config_path):
+    if (what := not_a_file(config_path)) is None:
         return True
     logger.warning(
-        "there is no config file %s: the network's layout is read off its weights", config_path
+        "there is no config file %s (%s): the network's layout is read off its weights",
+        config_path,
+        what,
     )
     return False
 

@@ -65,9 +65,9 @@ _INTRODUCTION: Final = """\
 
 Settings are environment variables. The worker also reads them from a file `.env` in the current
 folder; a variable of the environment takes precedence. Booleans are `1` or `0` (`true` and `false`
-work too). White space at the ends of a value is dropped, and an empty value counts as unset. If a
-value is wrong, the worker does not start: it prints one line with the variable's name, its value
-and the allowed values.
+work too). `~/` at the start of a path is the home folder. White space at the ends of a value is
+dropped, and an empty value counts as unset. If a value is wrong, the worker does not start: it
+prints one line with the variable's name, its value and the allowed values.
 
 `python worker.py settings` prints the values that apply here, and where each comes from. This page
 is its output with `--markdown`; the descriptions are in `core/config/settings.py`.

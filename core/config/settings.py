@@ -26,6 +26,7 @@ from core.config.environment import DOTENV, trimmed_variables
 from core.config.values import (
     REQUEST_ID,
     FileMode,
+    FilePath,
     LogFormat,
     LogLevel,
     NamePrefix,
@@ -141,11 +142,11 @@ class Settings(BaseSettings):
     )
 
     # The network.
-    lama_config_path: Path | None = Field(
+    lama_config_path: FilePath | None = Field(
         None,
         description="training config that the checkpoint must agree with; none is needed",
     )
-    lama_checkpoint_path: Path = Field(
+    lama_checkpoint_path: FilePath = Field(
         PROJECT_ROOT / "lama-fourier/models/best.ckpt",
         description="checkpoint with the weights of the network",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -42,6 +43,13 @@ def _redis_url(value: str) -> str:
             "redis+sentinel://host:26379,host:26379/service"
         ) from None
     return value
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~x, and there is no user x
+        return path
 
 
 def _name_prefix(value: str) -> str:
@@ -123,6 +131,7 @@ def _result_queue(value: str) -> str:
 
 
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+FilePath = Annotated[Path, AfterValidator(_at_home)]
 NamePrefix = Annotated[str, AfterValidator(_name_prefix)]
 NamePrefixes = Annotated[tuple[NamePrefix, ...], NoDecode, BeforeValidator(_commas)]
 Uids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_commas)]

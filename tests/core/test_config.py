@@ -96,6 +96,15 @@ def test_white_space_at_the_ends_of_a_value_is_dropped(
     assert getattr(load_settings(), name.lower()) == expected
 
 
+def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LAMA_CHECKPOINT_PATH", "~/best.ckpt")
+    monkeypatch.setenv("LAMA_CONFIG_PATH", "~no-such-user/config.yaml")
+    settings = load_settings()
+    assert settings.lama_checkpoint_path == tmp_path / "best.ckpt"
+    assert settings.lama_config_path == Path("~no-such-user/config.yaml")
+
+
 def test_a_value_of_white_space_counts_as_unset(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -151,8 +151,12 @@ def test_missing_or_damaged_weights_are_a_problem(tmp_path: Path) -> None:
     missing = tmp_path / "best.ckpt"
     status, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
     assert status == 1
-    assert str(missing) in only(found, "problem")["message"]
+    assert f"{missing} (LAMA_CHECKPOINT_PATH): no such file" in only(found, "problem")["message"]
     assert "set LAMA_CHECKPOINT_PATH" in only(found, "problem")["remedy"]
+    missing.symlink_to(missing.name)
+    _, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
+    assert "a link that leads back to itself" in only(found, "problem")["message"]
+    missing.unlink()
     missing.write_bytes(b"no checkpoint")
     status, found = findings("model", **{**MODEL, "LAMA_CHECKPOINT_PATH": missing})
     assert status == 1
@@ -180,15 +184,20 @@ def test_no_config_is_needed(monkeypatch: pytest.MonkeyPatch, config: str) -> No
     assert "a picture of 128×128 was filled" in str(found)
 
 
-@pytest.mark.parametrize("missing", ["absent.yaml", "."])
-def test_a_configured_config_that_is_not_there_is_a_warning(tmp_path: Path, missing: str) -> None:
-    path = tmp_path / missing
+@pytest.mark.parametrize("kind", ["no such file", "a folder", "a named pipe"])
+def test_a_configured_config_that_is_no_file_is_a_warning(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.yaml"
+    if kind == "a folder":
+        path.mkdir()
+    if kind == "a named pipe":
+        os.mkfifo(path)
     status, found = findings("model", **{**MODEL, "LAMA_CONFIG_PATH": path})
     assert status == 0
     warned = [f for f in found if f["level"] == "warning" and "LAMA_CONFIG_PATH" in str(f)]
     assert len(warned) == 1
-    assert f"there is no file {path} (LAMA_CONFIG_PATH)" in warned[0]["message"]
+    assert f"{path} (LAMA_CONFIG_PATH): {kind}" in warned[0]["message"]
     assert "unset LAMA_CONFIG_PATH" in warned[0]["remedy"]
+    assert ("Docker makes a folder" in warned[0]["remedy"]) == (kind == "a folder")
     assert "LaMa with 2 blocks, ngf 16, " in str(found)
 
 

@@ -227,9 +227,58 @@ def test_a_truncated_file_is_refused(tmp_path, container, share):
     assert "damaged" in refusal(path)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
-    assert "no such file" in refusal(tmp_path / "absent.ckpt")
-    assert "not a file" in refusal(tmp_path)
+@pytest.mark.parametrize("of", ["a weight", "the pickle"])
+def test_a_flipped_bit_in_what_is_read_is_refused(tmp_path, of):
+    path = tmp_path / "best.ckpt"
+    torch.save({"gen_state_dict": tiny.tiny_state(), "other": torch.zeros(4096)}, path)
+    with zipfile.ZipFile(path) as archive:
+        name = {"a weight": "data/3", "the pickle": "data.pkl"}[of]
+        (entry,) = [e for e in archive.infolist() if e.filename.endswith(f"/{name}")]
+        content = archive.read(entry)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(content) + len(content) // 2] ^= 1
+    path.write_bytes(whole)
+    message = refusal(path)
+    assert "damaged" in message
+    assert "do not have their checksum" in message
+    assert "copy or download it again" in message
+
+
+def test_a_flipped_bit_in_what_is_not_read_does_no_harm(tmp_path):
+    path = tmp_path / "best.ckpt"
+    other = torch.arange(4096)
+    torch.save({"gen_state_dict": tiny.tiny_state(), "other": other}, path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(other.numpy().tobytes()) + 99] ^= 1
+    path.write_bytes(whole)
+    assert set(read_generator_state(path)) == set(tiny.tiny_state())
+
+
+def test_a_file_whose_checksums_were_not_computed_is_read(tmp_path):
+    computed = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(tiny.tiny_state(), tmp_path / "best.ckpt")
+    finally:
+        torch.serialization.set_crc32_options(computed)
+    assert set(read_generator_state(tmp_path / "best.ckpt")) == set(tiny.tiny_state())
+
+
+def test_what_is_no_file_is_told_by_what_it_is(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name, what in {
+        "absent": "no such file",
+        "folder": "a folder, not a file",
+        "folder/../absent": "no such file",
+        "pipe": "a named pipe, not a file",
+        "loop": "a link that leads back to itself",
+        "dangling": "a link to nowhere, where there is no such file",
+        "/dev/null": "a device, not a file",
+    }.items():
+        assert f": {what}; the weights (best.ckpt) are needed" in refusal(tmp_path / name)
 
 
 def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):

@@ -127,4 +127,4 @@ def test_a_config_that_is_no_text_or_not_there_says_so(tmp_path):
     assert "can't be read" in refusal(path) or "no valid YAML" in refusal(path)
     path.write_bytes(b"# filler\n" * 200_000)
     assert "1800000 bytes" in refusal(path)
-    assert "no such file" in refusal(tmp_path)
+    assert "a folder, not a file" in refusal(tmp_path)

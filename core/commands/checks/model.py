@@ -17,6 +17,7 @@ from core.config import REQUIRE, Settings
 from core.config.shown import shown
 from core.config.values import UseCuda
 from core.errors import ModelUnavailable, NoGpu
+from lama.saicinpainting.paths import not_a_file
 
 if TYPE_CHECKING:
     from core.network import Inpainter, Torch
@@ -33,12 +34,9 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Hash, load and run the configured network, as a worker does."""
     if settings.lama_config_path is not None:
         yield _config(settings.lama_config_path)
-    if not settings.lama_checkpoint_path.is_file():
-        yield problem(
-            "model",
-            f"there is no file {settings.lama_checkpoint_path} (LAMA_CHECKPOINT_PATH)",
-            FILES,
-        )
+    if what := not_a_file(settings.lama_checkpoint_path):
+        path = settings.lama_checkpoint_path
+        yield problem("model", f"{path} (LAMA_CHECKPOINT_PATH): {what}", _remedy(what, FILES))
         return
     yield _file(settings.lama_checkpoint_path, is_checkpoint=True)
     try:
@@ -66,13 +64,22 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 def _config(path: Path) -> Finding:
     """The config's file, which may be missing: the weights tell the layout too."""
-    if path.is_file():
+    what = not_a_file(path)
+    if what is None:
         return _file(path)
+    remedy = "unset LAMA_CONFIG_PATH, or set it to the config that was published with the weights"
     return warning(
         "model",
-        f"there is no file {path} (LAMA_CONFIG_PATH); the layout is read off the weights",
-        "unset LAMA_CONFIG_PATH, or set it to the config that was published with the weights",
+        f"{path} (LAMA_CONFIG_PATH): {what}; the layout is read off the weights",
+        _remedy(what, remedy),
     )
+
+
+def _remedy(what: str, remedy: str) -> str:
+    """What to do about a path; `what` is what it leads to."""
+    if "folder" in what:
+        return f"{remedy}. Docker makes a folder where the file to mount is missing"
+    return remedy
 
 
 def _file(path: Path, is_checkpoint: bool = False) -> Finding:

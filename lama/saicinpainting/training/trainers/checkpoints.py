@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ...paths import not_a_file
 from .errors import CheckpointError, UnsafeCheckpointError, one_line
 from .files import read_archive, read_legacy
 from .layout import STEM, first_few
@@ -130,10 +131,8 @@ def read_generator_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> _Content:
-    if not path.exists():
-        raise CheckpointError("no such file; the weights (best.ckpt) are needed")
-    if not path.is_file():
-        raise CheckpointError("not a file; name the checkpoint itself, not its folder")
+    if what := not_a_file(path):
+        raise CheckpointError(f"{what}; the weights (best.ckpt) are needed")
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -355,4 +354,6 @@ def _a(value: object) -> str:
 
 def _damaged(error: BaseException) -> CheckpointError:
     reason = one_line(error)[:200]
-    return CheckpointError(f"damaged, incomplete or not a checkpoint ({reason}); download it again")
+    return CheckpointError(
+        f"damaged, incomplete or not a checkpoint ({reason}); copy or download it again"
+    )

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ...paths import not_a_file
 from ..modules.ffc import GeneratorConfig
 from .errors import ConfigError, one_line
 
@@ -45,8 +46,8 @@ def load_train_config(path: str | os.PathLike[str]) -> DictConfig:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; name the training config (config.yaml)")
+        if what := not_a_file(path):
+            raise ConfigError(f"{path}: {what}; name the training config (config.yaml)")
         if path.stat().st_size > _LARGEST_CONFIG:
             raise ConfigError(f"{path}: {path.stat().st_size} bytes are no training config")
         loaded = OmegaConf.load(path)

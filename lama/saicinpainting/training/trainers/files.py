@@ -33,18 +33,22 @@ def read_archive(path: Path) -> tuple[Any, Numbers]:
             pattern = re.compile(re.escape(root) + "/(data.pkl|data/[0-9]+|version|byteorder)")
             entries = [entry for entry in entries if pattern.fullmatch(entry.filename)]
         _check_entries(entries, path.stat().st_size)
-        if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
-            raise CheckpointError(_BIG_ENDIAN)
-        content = PickleReader(io.BytesIO(archive.read(f"{root}/data.pkl"))).read()
         # Writable, so that torch takes it; changes would stay in memory.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    data = f"{root}/data/"
     places = {
-        entry.filename.removeprefix(data): _place(mapped, entry)
+        entry.filename.removeprefix(f"{root}/"): _place(mapped, entry)
         for entry in entries
-        if entry.filename.startswith(data)
+        if entry.filename.startswith(f"{root}/")
     }
-    return content, Numbers(mapped, places)
+    if "byteorder" in places and places["byteorder"].checked(mapped).tobytes() != b"little":
+        raise CheckpointError(_BIG_ENDIAN)
+    content = PickleReader(io.BytesIO(places["data.pkl"].checked(mapped))).read()
+    data = {
+        name.removeprefix("data/"): place
+        for name, place in places.items()
+        if name.startswith("data/")
+    }
+    return content, Numbers(mapped, data)
 
 
 def read_legacy(path: Path) -> tuple[Any, Numbers]:
@@ -108,4 +112,4 @@ def _place(mapped: mmap.mmap, entry: zipfile.ZipInfo) -> Place:
     if header[:4] != b"PK\x03\x04":
         raise ValueError(f"entry {entry.filename[:80]} has no header")
     name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    return Place(entry.header_offset + 30 + name + extra, entry.file_size)
+    return Place(entry.header_offset + 30 + name + extra, entry.file_size, entry.CRC)

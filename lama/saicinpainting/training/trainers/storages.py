@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -35,6 +36,15 @@ class Place(NamedTuple):
 
     start: int
     size: int
+    #: What zlib.crc32 gives of them; 0 where it was not computed, as set_crc32_options allows.
+    crc: int = 0
+
+    def checked(self, mapped: mmap.mmap) -> memoryview:
+        """The bytes; raises ValueError if they are not those that were saved."""
+        content = memoryview(mapped)[self.start : self.start + self.size]
+        if self.crc and zlib.crc32(content) != self.crc:
+            raise ValueError(f"{self.size} bytes at {self.start} do not have their checksum")
+        return content
 
 
 class Numbers:
@@ -43,6 +53,7 @@ class Numbers:
     def __init__(self, mapped: mmap.mmap, places: Mapping[str, Place]) -> None:
         self._mapped = mapped
         self._places = places
+        self._checked: set[str] = set()
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """The tensor, which may lie in the mapped file."""
@@ -61,6 +72,10 @@ class Numbers:
         available = min(place.size, len(self._mapped) - place.start)
         if stored.offset + reach > stored.storage.count or first + size > available:
             raise ValueError("a tensor reaches past its bytes")
+        if stored.storage.key not in self._checked:
+            # Only what is used. Torch itself never does: it would compute with a flipped bit.
+            place.checked(self._mapped)
+            self._checked.add(stored.storage.key)
         start = place.start + first
         raw = torch.frombuffer(self._mapped, dtype=torch.uint8, count=size, offset=start)
         if start % dtype.itemsize:
