@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 from core.commands.common import add_command
-from core.config import load_settings
+from core.config import doubts, load_settings
 from core.errors import WorkerError, import_problem
+
+log = logging.getLogger(__name__)
 
 
 class ImportsDisagree(WorkerError):
@@ -36,6 +39,8 @@ def command(options: argparse.Namespace) -> int:
     configure_logging("INFO", form or "text")  # first, so that no error waits for its reader
     settings = load_settings()
     configure_logging(settings.log_level, form or settings.log_format)
+    for doubt in doubts():
+        log.warning("%s", doubt)
 
     # After the settings, so that an invalid one is reported at once.
     try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 from core.commands.common import add_command, print_json, table
-from core.config import Settings, load_settings
+from core.config import Settings, doubts, load_settings
 from core.config.environment import DOTENV, set_variables
 from core.config.shown import shown
+from core.telemetry.logs import printable
 
 #: The groups of the page: its first setting, its heading, and what stands below the heading. A
 #: group has all settings up to the first one of the next group, in the order of `Settings`.
@@ -67,7 +69,10 @@ Settings are environment variables. The worker also reads them from a file `.env
 folder; a variable of the environment takes precedence. Booleans are `1` or `0` (`true` and `false`
 work too). `~/` at the start of a path is the home folder. White space at the ends of a value is
 dropped, and an empty value counts as unset. If a value is wrong, the worker does not start: it
-prints one line with the variable's name, its value and the allowed values.
+prints one line with the variable's name, its value and the allowed values. It does not
+start either if a line of `.env` loses the value of a setting, for example by a quote that is not
+closed. Other lines that cannot be read and names that look like misspelt settings are warnings of
+the worker, `settings` and `doctor`.
 
 `python worker.py settings` prints the values that apply here, and where each comes from. This page
 is its output with `--markdown`; the descriptions are in `core/config/settings.py`.
@@ -108,6 +113,8 @@ def command(options: argparse.Namespace) -> int:
         print(page(), end="")
         return 0
     rows = list(_rows(load_settings()))
+    for doubt in doubts():
+        print(f"worker.py: {printable(str(doubt))}", file=sys.stderr)
     if options.json:
         print_json([dict(zip(_COLUMNS, row, strict=True)) for row in rows])
     else:

@@ -40,7 +40,12 @@ def set_variables() -> set[str]:
 
 
 def check_dotenv() -> None:
-    """Raise SettingsError if `.env` is in an encoding in which its names can't be recognised."""
+    """Raise SettingsError if `.env` is a pipe, or in an encoding that hides its names."""
+    if DOTENV.is_fifo():
+        raise SettingsError(
+            f"{DOTENV.absolute()} is a named pipe, which could be waited for without end: put a "
+            "file there, or remove it"
+        )
     if DOTENV.is_file():
         content = DOTENV.read_bytes()
         if any(content.startswith(mark) for mark in _ENCODINGS) or b"\0" in content:

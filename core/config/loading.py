@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 from pydantic import ValidationError
 
+from core.config.dotenv import check_lines
 from core.config.environment import DOTENV, check_dotenv, not_utf8
 from core.config.redis_url import without_password
 from core.config.settings import Settings
 from core.errors import SettingsError
 
 #: What a value must be, where pydantic's own text says what it tried instead.
-_MUST_BE = {"bool_parsing": "1 or 0", "int_parsing": "a whole number", "float_parsing": "a number"}
+_MUST_BE = {
+    "bool_parsing": "1 or 0",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "float_parsing": "a number",
+    "too_short": "at least 1 of them, with commas between several",
+}
+
+
+# It names neither file nor variable; check_lines and doubts do.
+logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
 
 def load_settings() -> Settings:
@@ -24,6 +36,7 @@ def load_settings() -> Settings:
     """
     try:
         check_dotenv()
+        check_lines()
         return Settings()
     except UnicodeDecodeError as error:
         raise not_utf8(error) from None
@@ -40,8 +53,9 @@ def _sentence(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    if match := re.match(r"Input should be (.*)", message):
-        message = f"it must be {_MUST_BE.get(problem['type'], match[1])}"
+    match = re.match(r"Input should be (.*)", message)
+    if must_be := _MUST_BE.get(problem["type"], match and match[1]):
+        message = f"it must be {must_be}"
     field = str(problem["loc"][0])
     value = _shown_input(field, problem["input"])
     meaning = Settings.model_fields[field].description

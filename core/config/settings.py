@@ -176,7 +176,7 @@ class Settings(BaseSettings):
 
     # Holes, and the pixels outside them.
     mask_threshold: int = Field(
-        0, ge=0, le=254, description="mask value (0 to 255) above which a pixel is a hole"
+        0, ge=0, le=254, description="mask value above which a pixel is a hole, 0 to 254"
     )
     composite_original: bool = Field(
         True,

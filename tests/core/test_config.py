@@ -162,11 +162,6 @@ def test_a_dotenv_file_that_may_not_be_read_is_one_sentence(
     assert str(caught.value).startswith(f"{tmp_path}/.env cannot be read (Permission denied): ")
 
 
-def test_a_folder_named_dotenv_is_none(tmp_path: Path) -> None:
-    (tmp_path / ".env").mkdir()  # a virtual environment of that name
-    assert load_settings().redis_url == "redis://localhost:6379"
-
-
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
@@ -175,7 +170,9 @@ def test_a_folder_named_dotenv_is_none(tmp_path: Path) -> None:
         ("USE_CUDA", "maybe", "it must be 1 or 0, or require"),
         ("SHM_FILE_MODE", "rw", "octal"),
         ("SHM_NAME_PREFIX", "../", "letters, digits"),
-        ("SHM_INPUT_PREFIXES", ",", "at least 1"),
+        ("SHM_INPUT_PREFIXES", ",", "it must be at least 1 of them, with commas between"),
+        ("ADMIN_PORT", "9" * 5000, "it must be a whole number of fewer digits"),
+        ("MASK_THRESHOLD", "255", "less than or equal to 254"),
         ("REDIS_URL", "http://redis:6379", "redis://host:6379"),
         ("REDIS_URL", "redis://redis:6379o", "redis://host:6379"),
         ("REDIS_URL", "redis+sentinel://one,two:26379", "/service"),

@@ -88,6 +88,25 @@ def test_a_redis_that_refuses_the_user_is_told_apart(server: RedisServer) -> Non
     assert "redis://user:password@host" in only(found, "problem")["remedy"]
 
 
+def test_the_advice_on_a_login_has_the_form_of_the_url(tmp_path: Path) -> None:
+    socket = tmp_path / "redis.sock"
+    with RedisServer(options={"unixsocket": str(socket)}) as locked:
+        redis.Redis.from_url(locked.url, protocol=2).config_set("requirepass", "x")
+        _, found = findings("redis", REDIS_URL=f"unix://{socket}")
+    assert "(unix://user:password@/path)" in only(found, "problem")["remedy"]
+
+
+def test_a_database_that_the_server_does_not_have_is_told_by_its_number(
+    server: RedisServer,
+) -> None:
+    status, found = findings("redis", REDIS_URL=f"{server.url.rstrip('/')}/99")
+    assert status == 1
+    problem = only(found, "problem")
+    assert "has no database 99: " in problem["message"]
+    assert "name a smaller number in REDIS_URL" in problem["remedy"]
+    assert "rename-command" not in str(found)
+
+
 def said_of_receivers(server: RedisServer, **environment: object) -> list[tuple[str, str]]:
     """What is said of the ways in which receivers learn of results."""
     _, found = findings("redis", REDIS_URL=server.url, **environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ PINGS: Final = 25
 SLOW_MS: Final = 5.0
 
 
+#: What a server says of a SELECT: a number that is too large, or that a cluster does not have.
+_NO_DATABASE: Final = re.compile(r"\b(DB index|SELECT is not allowed)\b", re.IGNORECASE)
+
+
 def check(settings: Settings) -> Iterator[Finding]:
     """Check the server of REDIS_URL."""
     address = without_password(settings.redis_url)
@@ -45,10 +50,18 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield problem(
             "redis",
             f"{address} refuses this user: {error}",
-            "put user and password into REDIS_URL (redis://user:password@host); "
+            f"put user and password into REDIS_URL ({_with_login(settings.redis_url)}); "
             "docs/redis-and-security.md has the rights that are needed",
         )
     except REDIS_ERRORS as error:
+        if _NO_DATABASE.search(str(error)):
+            yield problem(
+                "redis",
+                f"{address} has no database {parse_redis_url(settings.redis_url).db}: {error}",
+                "name a smaller number in REDIS_URL, such as 0, or raise `databases` in the "
+                "server's configuration",
+            )
+            return
         if isinstance(error, ResponseError) and not passes(error):
             yield problem(
                 "redis",
@@ -62,6 +75,12 @@ def check(settings: Settings) -> Iterator[Finding]:
             f"{address} cannot be reached: {error}",
             "start Redis there, or set REDIS_URL to where it runs",
         )
+
+
+def _with_login(url: str) -> str:
+    """Where user and password stand in a URL of this kind."""
+    scheme = parse_redis_url(url).scheme
+    return f"{scheme}://user:password@{'/path' if scheme == 'unix' else 'host'}"
 
 
 def _reached(settings: Settings, client: redis.Redis, address: str) -> Iterator[Finding]:
