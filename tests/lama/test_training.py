@@ -147,7 +147,7 @@ def test_both_checkpoints_load_like_any_published_one(folder, tmp_path):
     trainer = run(folder, tmp_path / "out", 3)
     config = tiny.write_config(tmp_path / "config.yaml")
     last, _ = load_lama_model(config, tmp_path / "out" / "models" / "last.ckpt", "cpu")
-    for key, tensor in trainer.generator.state_dict().items():
+    for key, tensor in trainer.average.state_dict().items():
         assert torch.equal(tensor, last.generator.state_dict()[key])
     best, _ = load_lama_model(config, tmp_path / "out" / "models" / "best.ckpt", "cpu")
     assert len(best.generator.state_dict()) == len(last.generator.state_dict())
