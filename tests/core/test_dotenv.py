@@ -164,7 +164,8 @@ def test_a_virtual_environment_of_that_name_is_none(dotenv: Path) -> None:
     assert list(doubts()) == []
 
 
-def test_doctor_and_settings_say_it(dotenv: Path) -> None:
+def test_doctor_and_settings_say_it(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.telemetry.configure_logging", lambda level, form: None)
     dotenv.write_text("MASK_TRESHOLD=7\n")
     said = f"MASK_TRESHOLD in {dotenv}, line 1, is no setting and has no effect"
     done = command("settings", "--json")
