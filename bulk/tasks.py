@@ -25,8 +25,8 @@ class Task:
 
     `name` is its name, `target` the name of its result, without a suffix if that depends on the
     picture's format. `row` is its location in a Parquet file; None if it is a file. `mask` is the
-    name of its mask's file, `boxes` are its text quadrilaterals. If both are missing, the row has
-    one of them.
+    name of its mask's file, `boxes` are its text quadrilaterals. A row may have its own instead; if
+    it has none, `without` says why the command has none for it.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Task:
     row: Row | None = None
     mask: str = ""
     boxes: Any = None
+    without: str = ""
 
 
 @dataclass(slots=True)
@@ -123,16 +124,30 @@ def find(
                 continue
             if row is None and masks is None and boxes is None:
                 raise PictureError("no_mask", "a picture file needs --masks or --boxes")
-            mask = masks.of(name) if isinstance(masks, MaskNames) else masks or ""
-            quads = None
-            if boxes is not None:
-                quads = boxes.get(composed(name))
-                if quads is None:
-                    raise PictureError("no_mask", "there are no boxes for it")
-            plan.tasks.append(Task(name, target, row, mask, quads))
+            try:
+                mask, quads = _hole_of(name, masks, boxes)
+                plan.tasks.append(Task(name, target, row, mask, quads))
+            except PictureError as error:
+                if row is None:
+                    raise
+                without = f"its row has neither a mask nor boxes, and {error}"
+                plan.tasks.append(Task(name, target, row, without=without))
         except PictureError as error:
             plan.refused.append((name, error))
     return plan
+
+
+def _hole_of(
+    name: str, masks: MaskNames | str | None, boxes: dict[str, Any] | None
+) -> tuple[str, Any]:
+    """The name of a picture's mask, and its boxes; raises PictureError if one is missing."""
+    mask = masks.of(name) if isinstance(masks, MaskNames) else masks or ""
+    if boxes is None:
+        return mask, None
+    quads = boxes.get(composed(name))
+    if quads is None:
+        raise PictureError("no_mask", "there are no boxes for it")
+    return mask, quads
 
 
 def _pictures(
@@ -158,8 +173,13 @@ def _why_not(name: str) -> str:
 
 def _target(name: str, form: str) -> str:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.name.startswith(".") or "\0" in name:
-        raise PictureError("bad_name", "its name would lead outside OUTPUT, or be hidden there")
+    is_hidden = any(part.startswith(".") for part in path.parts)  # ".." too
+    if path.is_absolute() or not path.name or is_hidden or "\0" in name:
+        raise PictureError(
+            "bad_name",
+            f"its name {ascii(name)[:80]} names no file, or one outside OUTPUT or hidden there: "
+            "give it another",
+        )
     suffix = path.suffix.lower()
     if not form or suffix in SUFFIXES[form]:
         return path.as_posix()

@@ -49,8 +49,7 @@ def submit_file(
     wrong.
     """
     form = _writable_form(output)  # first, before a worker computes anything
-    picture, hole = _read(image_path, mask_path, form, settings.mask_threshold)
-    remarks = (*picture.remarks, *remarks_on(hole))
+    picture, hole, remarks = _read(image_path, mask_path, form, settings.mask_threshold)
     if any(remark.reason == NO_HOLE for remark in remarks):
         raise SubmitError(
             f"{mask_path} has no hole, so nothing would be erased: no pixel is above "
@@ -72,8 +71,8 @@ def submit_file(
 
 def _read(
     image_path: Path, mask_path: Path, form: str, mask_threshold: int
-) -> tuple[Picture, Hole]:
-    """The picture and its hole, as stored."""
+) -> tuple[Picture, Hole, tuple[Remark, ...]]:
+    """The picture and its hole, as stored, and what a user should know of them."""
     content, mask = _content(image_path), _content(mask_path)
     try:
         with named("undecodable"):
@@ -84,8 +83,9 @@ def _read(
         raise SubmitError(f"{image_path}: {why or error}") from error
     try:
         with named("mask_undecodable"):
-            hole = decode_mask(mask, MOST_PIXELS, mask_threshold)
-            return picture, as_stored(hole, picture.orientation, picture.size)
+            hole, remarks = decode_mask(mask, MOST_PIXELS, mask_threshold)
+            hole = as_stored(hole, picture.orientation, picture.size)
+            return picture, hole, (*picture.remarks, *remarks, *remarks_on(hole))
     except PictureError as error:
         raise SubmitError(f"{image_path}, {mask_path}: {error}") from error
 

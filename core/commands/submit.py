@@ -31,8 +31,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "mask",
         type=Path,
-        help="its mask, of the same size; pixels that are not black are the hole, or the visible "
-        "ones if they have one colour",
+        help="its mask, of the same size; pixels that are not black are the hole; of a layer on "
+        "transparent ground or of one colour, all that are visible",
     )
     parser.add_argument(
         "-o",

@@ -89,6 +89,14 @@ def has_deep_avif(content: bytes) -> bool:
     return place >= 0 and len(content) > place + 6 and bool(content[place + 6] & 0x40)
 
 
+def is_lossy(image: Image.Image, content: bytes) -> bool:
+    """Whether the pixels of a file may differ from those that were saved."""
+    if image.format == "TIFF":
+        return image.info.get("compression") == "jpeg"
+    is_webp = image.format == "WEBP"
+    return image.format in ("JPEG", "MPO", "AVIF") or (is_webp and not _is_lossless(content))
+
+
 def _tiff_options(compression: str) -> dict[str, Any]:
     if compression == "raw":
         return {}
