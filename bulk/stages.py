@@ -32,6 +32,9 @@ from lama.regions import MOST_AT_ONCE, Region
 if TYPE_CHECKING:
     from core.network import Inpainter
 
+#: A folder in OUTPUT, with an empty file for each result that has no hole.
+WITHOUT_HOLE: Final = ".bulk-without-hole"
+
 #: Pixels: sizes up to the same multiple go into one call.
 UNIT: Final = 8
 
@@ -181,8 +184,14 @@ class Encoder:
     def __call__(self, item: Item, filled: Filled) -> None:
         """Encode and write a result; raises PictureError, and nothing else."""
         name, content = self.encoded(item, filled)
+        output = self._work.output
+        marks = output.below(WITHOUT_HOLE)
         try:
-            self._work.output.write(name, content)
+            if not item.hole.any():
+                marks.write(name, b"")  # first, because the run may be killed in between
+            output.write(name, content)
+            if item.hole.any() and item.task.is_again:
+                marks.remove(name)
         except OSError as error:
             reason = "no_room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "unwritable"
             raise PictureError(reason, f"its result cannot be written: {error}") from error
