@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,11 @@ def submit_file(
     wrong.
     """
     form = _writable_form(output)  # first, before a worker computes anything
+    for path in (image_path, mask_path):
+        if _is_same(output, path):
+            raise SubmitError(
+                f"{output} cannot be written: it would replace {path}; name another file with -o"
+            )
     picture, hole, remarks = _read(image_path, mask_path, form, settings.mask_threshold)
     if any(remark.reason == NO_HOLE for remark in remarks):
         raise SubmitError(
@@ -106,15 +112,29 @@ def _writable_form(output: Path) -> str:
         raise SubmitError(
             f"{output} cannot be written: {output.parent} is not a folder or not writable"
         )
-    if output.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(output.stat().st_mode)
+    except FileNotFoundError:
+        return form
+    except OSError as error:  # its name is too long, or links form a loop
+        raise SubmitError(f"{output} cannot be written: {error.strerror}") from error
+    if is_folder:
         raise SubmitError(f"{output} cannot be written: it is a folder")
     return form
 
 
-def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise SubmitError(f"{path} is not a file")
+def _is_same(output: Path, path: Path) -> bool:
+    """Whether two names lead to the same file."""
     try:
+        return output.samefile(path)
+    except OSError:
+        return False
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
+            raise SubmitError(f"{path} is not a file")
         return path.read_bytes()
     except OSError as error:
         raise SubmitError(f"{path} cannot be read: {error.strerror}") from error

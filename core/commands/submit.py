@@ -50,11 +50,22 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=120,
         metavar="SECONDS",
         help="how long to wait for the result (%(default)s)",
     )
+
+
+def _seconds(text: str) -> float:
+    """A time for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:  # also of nan
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0")
+    return seconds
 
 
 def command(options: argparse.Namespace) -> int:

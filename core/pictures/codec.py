@@ -16,7 +16,14 @@ from PIL import Image
 
 from core.pictures import exif, png
 from core.pictures.errors import PictureError, Remark
-from core.pictures.formats import NAMES, SUFFIXES, has_deep_avif, new_options, own_options
+from core.pictures.formats import (
+    NAMES,
+    SUFFIXES,
+    has_deep_avif,
+    new_options,
+    own_options,
+    why_not_tiff,
+)
 from core.pictures.layers import Channels, joined, layers_of, of_8_bits
 from core.pictures.turning import turned_upright
 from core.pixels.arrays import Hole
@@ -101,7 +108,7 @@ def decode(
         content, profile = png.without_texts(content)
     image = open_checked(content, limit, (*SUFFIXES, "GIF"))
     form = "JPEG" if image.format == "MPO" else str(image.format)
-    _require_single(image, form)
+    _require_single(image, form, content)
     admit(image.width * image.height)
     image, remarks = _loaded(image, content, form)
     common = _common_options(image, form)
@@ -170,8 +177,8 @@ def open_checked(
     try:
         image = Image.open(io.BytesIO(content), formats=formats)
     except Exception as error:  # Pillow's readers raise many types
-        text = "it is not a picture, or its header is damaged"
-        raise PictureError("undecodable", f"{text}: must be {names}") from error
+        text = f"it is not a picture, or its header is damaged: must be {names}"
+        raise PictureError("undecodable", why_not_tiff(content) or text) from error
     if image.width * image.height > limit:
         raise PictureError(
             "too_large", f"{image.width}×{image.height} is above MAX_IMAGE_PIXELS={limit}"
@@ -195,7 +202,7 @@ def frames_of(image: Image.Image) -> int:
         raise PictureError("undecodable", f"it cannot be decoded: {error}") from error
 
 
-def _require_single(image: Image.Image, form: str) -> None:
+def _require_single(image: Image.Image, form: str, content: bytes) -> None:
     """Refuse what results cannot keep: animations, pages, and depths that Pillow would reduce."""
     if form == "GIF":
         raise PictureError("gif", "it is a GIF, which has only 256 colours: save it as PNG")
@@ -206,9 +213,7 @@ def _require_single(image: Image.Image, form: str) -> None:
     if form == "TIFF":
         depths = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
         if max(depths if isinstance(depths, tuple) else (depths,)) > 8:
-            raise PictureError(
-                "not_8_bits", f"it is a TIFF of {max(depths)} bits per channel: save it as PNG"
-            )
+            raise PictureError("not_8_bits", why_not_tiff(content))
 
 
 def _loaded(
@@ -288,6 +293,9 @@ def _plain(image: Image.Image) -> Image.Image:
         return image.convert(_WITH_ALPHA[image.mode])
     if image.mode in ("P", "PA"):
         return image.convert("RGBA" if image.mode == "PA" else "RGB")
+    if image.mode in ("LAB", "YCbCr", "HSV"):
+        text = f"its colours are {image.mode}, must be grey, RGB or CMYK: save it as PNG"
+        raise PictureError("colours", text)
     if image.mode not in _PLAIN:
         raise PictureError(
             "not_8_bits", f"it has pixels of mode {image.mode}, must have 8 bits per channel"
