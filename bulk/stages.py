@@ -111,7 +111,7 @@ class Decoder:
             raise PictureError("no_mask", task.without or "its row has neither a mask nor boxes")
         assert work.masks is not None
         mask = _read(work.masks, task.mask, "mask_unreadable")
-        return decode_mask(mask, work.most_pixels, work.threshold)
+        return decode_mask(mask, work.most_pixels, work.threshold, task.mask)
 
 
 class Filler:

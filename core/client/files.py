@@ -136,5 +136,7 @@ def _content(path: Path) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
             raise SubmitError(f"{path} is not a file")
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise SubmitError(f"{path} is not a file") from error
     except OSError as error:
         raise SubmitError(f"{path} cannot be read: {error.strerror}") from error

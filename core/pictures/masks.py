@@ -35,18 +35,21 @@ GROUND: Final = 0.5
 _Levels = npt.NDArray[np.uint8]
 
 
-def decode_mask(content: bytes, limit: int, threshold: int) -> tuple[Hole, tuple[Remark, ...]]:
+def decode_mask(
+    content: bytes, limit: int, threshold: int, name: str = ""
+) -> tuple[Hole, tuple[Remark, ...]]:
     """bool H×W, with the EXIF orientation applied; and what a user should know about the mask.
 
     True where a channel of the colours is above `threshold` (0 to 255; values of 16 bits are not
     scaled). Transparent pixels are no hole. If what is visible has one colour, or is black, or is
     on transparent ground, the alpha channel has the shape: editors export layers like that. Raises
-    PictureError.
+    PictureError, which says the `name` of the mask's file, if it has one.
     """
     try:
         return _decoded(content, limit, threshold)
     except PictureError as error:
-        raise PictureError(f"mask_{error.reason}", f"its mask: {error}") from error
+        named = f"its mask {name}" if name else "its mask"
+        raise PictureError(f"mask_{error.reason}", f"{named}: {error}") from error
 
 
 def remarks_on(hole: Hole) -> tuple[Remark, ...]:
@@ -80,7 +83,7 @@ def _decoded(content: bytes, limit: int, threshold: int) -> tuple[Hole, tuple[Re
     # A phone's JPEG may have a preview behind it, which is no frame.
     if image.format not in ("JPEG", "MPO") and frames_of(image) > 1:
         raise PictureError(
-            "several_frames", "it has several frames or pages: save the one that is meant alone"
+            "several_frames", "it has several frames or pages: save the right one as its own file"
         )
     may_have_noise = is_lossy(image, content) or image.mode == "LAB"
     deep = _deep_colours(image, content)

@@ -142,8 +142,9 @@ def test_an_empty_file_is_no_result(catalogue: Catalogue) -> None:
 
 
 def test_a_mask_that_cannot_be_one_is_named(catalogue: Catalogue) -> None:
-    for name in ("layers.png", "folder.png", "stem.jpg", "none.png"):
+    for name in ("layers.png", "folder.png", "stem.jpg", "none.png", "damaged.png"):
         catalogue.put(name, content(photograph(40, 56)))
+    (catalogue.masks / "damaged.gif").write_bytes(b"GIF")
     (catalogue.masks / "layers.psd").write_bytes(b"8BPS")
     for name in ("folder.png", "stem.png"):
         (catalogue.masks / name).mkdir()
@@ -156,6 +157,8 @@ def test_a_mask_that_cannot_be_one_is_named(catalogue: Catalogue) -> None:
         "folder.png": "its mask folder.png is a folder, must be a file",
         "stem.jpg": "its mask stem.png is a folder, must be a file",
         "none.png": "there is no mask with its name",
+        "damaged.png": "its mask damaged.gif: it is not a picture, or its header is damaged: must "
+        "be PNG, JPEG, WebP, AVIF, BMP, GIF, TIFF, PPM or TGA",
     }
 
 

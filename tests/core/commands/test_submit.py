@@ -176,7 +176,7 @@ def test_a_result_must_not_replace_the_picture_or_the_mask(
     [
         (0, "x" * 300 + ".png", "cannot be read: File name too long"),
         (1, "loop.png", "cannot be read: Too many levels of symbolic links"),
-        (1, "none.png", "none.png cannot be read: No such file or directory"),
+        (1, "none.png", "none.png is not a file"),
         (3, "x" * 300 + ".png", "cannot be written: File name too long"),
         (3, "loop.png", "cannot be written: Too many levels of symbolic links"),
     ],
