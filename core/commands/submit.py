@@ -27,17 +27,17 @@ def add(commands: Any) -> None:
         command,
     )
     parser.description = f"{parser.description} {SIZES}"
-    parser.add_argument("image", type=Path, help="the picture")
+    parser.add_argument("image", type=_path, help="the picture")
     parser.add_argument(
         "mask",
-        type=Path,
+        type=_path,
         help="its mask, of the same size; pixels that are not black are the hole; of a layer on "
         "transparent ground or of one colour, all that are visible",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=_path,
         default=Path("inpainted.png"),
         help="where the result goes, in the format of the suffix (%(default)s)",
     )
@@ -55,6 +55,13 @@ def add(commands: Any) -> None:
         metavar="SECONDS",
         help="how long to wait for the result (%(default)s)",
     )
+
+
+def _path(text: str) -> Path:
+    """A file's name for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a file")
+    return Path(text)
 
 
 def _seconds(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -44,7 +45,9 @@ def test_an_interrupted_process_has_status_130(catalogue: Catalogue) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert "interrupted, " in said
+    (left, finished) = re.findall(r"interrupted, (\d+) left.*\n.*?(\d+) done, 0 there", said)[0]
+    assert int(left) + int(finished) == 100
+    assert len(list(catalogue.clean.glob("*.png"))) == int(finished)
     assert "Traceback" not in said
 
 

@@ -157,6 +157,15 @@ def test_a_timeout_that_is_no_time_is_refused(run: Run, tmp_path: Path, seconds:
     assert f"'{seconds}' must be a number of seconds above 0" in done.stderr
 
 
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_an_empty_name_is_refused(run: Run, tmp_path: Path, place: int) -> None:
+    words = [*put(tmp_path, content(photograph(*SIZE)), mask_for(*SIZE)), "-o", "o.png"]
+    words[place] = ""
+    done = run("submit", *words)
+    assert done.returncode == 2
+    assert "it is empty: name a file" in done.stderr
+
+
 @pytest.mark.parametrize("same", ["page.png", "mask.png", "link.png", "sub/../page.png"])
 def test_a_result_must_not_replace_the_picture_or_the_mask(
     run: Run, tmp_path: Path, same: str
