@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from core.client import Prepared, prepare
 from core.keys import Kind
-from core.pictures.masks import mask_of_boxes
+from core.pictures.boxes import mask_of_boxes
 from harness.samples import SAMPLES
 from lama.training.data.pages import product_page, table
 from lama.training.data.pictures import Pictures, picture_files
@@ -93,5 +93,5 @@ def _letter(rng: Generator, clean: np.ndarray, slots: list[Slot]) -> tuple[np.nd
     lettered = np.rint(clean * (1 - ink) + tone * ink).astype(np.uint8)
     _, encoded = cv2.imencode(".jpg", lettered, [cv2.IMWRITE_JPEG_QUALITY, 92])
     decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
-    hole = mask_of_boxes([slot.corners() for slot in slots], size)
+    hole, _ = mask_of_boxes([slot.corners() for slot in slots], size)
     return cv2.bilateralFilter(decoded, 5, 50, 50), hole.astype(np.uint8) * np.uint8(255)

@@ -34,11 +34,10 @@ def add(commands: Any) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="folder or URL for the results")
     holes = parser.add_mutually_exclusive_group()
     holes.add_argument(
-        "--masks", default="", help="masks with the pictures' names, or one file for all pictures"
+        "--masks", help="masks with the pictures' names, or one file for all pictures"
     )
     holes.add_argument(
         "--boxes",
-        default="",
         metavar="FILE",
         help='lines of {"image": NAME, "boxes": [[[x, y], …], …]}',
     )
@@ -55,7 +54,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=0,
         metavar="N",
         help="number of networks on Ray; default: one per GPU or core",
     )
@@ -68,7 +66,7 @@ def add(commands: Any) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Run; returns 0 if every picture is done, 1 if some failed."""
+    """Run; returns 0 if every picture is done, 1 if some failed or none had a hole."""
     try:
         from bulk.errors import BulkRefused
         from bulk.run import Request, estimate, run
@@ -76,17 +74,20 @@ def command(options: argparse.Namespace) -> int:
         raise BulkMissing(
             f"bulk needs {error.name}: pip install -r base_requirements.txt"
         ) from error
-    if options.workers < 0 or (options.workers and options.ray is None):
-        raise BulkRefused("--workers must be a number ≥ 1, and needs --ray")
+    if options.workers is not None and (options.workers < 1 or options.ray is None):
+        raise BulkRefused(f"--workers is {options.workers}: must be a number ≥ 1, and needs --ray")
+    for name, given in (("--masks", options.masks), ("--boxes", options.boxes)):
+        if given == "":
+            raise BulkRefused(f"{name} is empty: name a file or folder, or leave it out")
     settle_memory()
     request = Request(
         source=options.input,
         output=options.output,
-        masks=options.masks,
-        boxes=options.boxes,
+        masks=options.masks or "",
+        boxes=options.boxes or "",
         form=FORMATS.get(options.format, ""),
         ray=options.ray,
-        workers=options.workers,
+        workers=options.workers or 0,
     )
     settings = load_settings()
     if options.refine:
@@ -116,4 +117,4 @@ def command(options: argparse.Namespace) -> int:
                 "remarks": counts.remarks,
             }
         )
-    return 1 if counts.failed else 0
+    return 1 if counts.failed or counts.nothing_erased else 0

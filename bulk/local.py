@@ -100,6 +100,9 @@ class Line:
             self._budget.close()
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
+            for future in writing:  # of a run that was interrupted
+                if not future.cancelled() and future.exception() is None:
+                    self._report(future.result())
 
     def _decode(self, task: Task) -> _Decoded:
         decoded = _Decoded(task)

@@ -45,8 +45,8 @@ class Counts:
 
     @property
     def nothing_erased(self) -> bool:
-        """Whether none of several holes that were asked for was found."""
-        return bool(self.without_hole) and not self.done
+        """Whether none of several holes that were asked for was found, in this run or earlier."""
+        return bool(self.without_hole) and not self.done and not self.there
 
 
 class Failures:
@@ -141,8 +141,11 @@ class Progress:
             f"{time_left}, {counts.failed} failed"
         )
 
-    def finish(self) -> None:
-        """Report the outcome, and complete failures.jsonl."""
+    def finish(self, stopped: str = "") -> None:
+        """Report the outcome, and complete failures.jsonl.
+
+        `stopped` says why the run ended before all pictures were done, '' if they are.
+        """
         if self._live:
             print("\r\x1b[K", end="", file=sys.stderr)
         counts = self.counts
@@ -150,12 +153,15 @@ class Progress:
             print(self._table(), file=sys.stderr, flush=True)
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
         copied = f"{counts.without_hole} without a hole, " if counts.without_hole else ""
+        if stopped:
+            left = counts.todo - counts.past
+            self._print(f"{stopped}, {left} left: start the same command again to continue")
         self._print(
             f"{counts.done} done, {copied}{counts.there} there already, {counts.failed} failed"
             f"{f' ({why}; see {FAILURES})' if why else ''}, "
             f"{self.seconds:.1f} s, {self.rate:.2f} pictures a second"
         )
-        if counts.nothing_erased:
+        if counts.nothing_erased and not stopped:
             self._print(
                 "nothing was erased: no picture had a hole. Are the masks black, or not above "
                 "MASK_THRESHOLD?"

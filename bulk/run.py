@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from bulk import local, on_ray
 from bulk.errors import BulkRefused
 from bulk.parquet import is_parquet
 from bulk.report import Counts, Failures, Progress
-from bulk.stages import Decoder, Encoder, Filler, Work
+from bulk.stages import WITHOUT_HOLE, Decoder, Encoder, Filler, Work
 from bulk.storage import Folder, Remote, Store, is_url, local_path, open_store
 from bulk.tasks import MaskNames, Plan, find, read_boxes
 from core.config import Settings
@@ -67,7 +67,7 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
     masks: MaskNames | str | None = None
     if request.masks:
         mask_store, single_mask = open_store(request.masks, "--masks")
-        masks = single_mask or MaskNames(mask_store.names())
+        masks = single_mask or MaskNames(mask_store.names(), _folders_of(mask_store))
     boxes = None
     if request.boxes:
         box_store, file = open_store(request.boxes, "--boxes")
@@ -88,8 +88,13 @@ def prepare(request: Request, settings: Settings) -> tuple[Work, Plan]:
         threshold=settings.mask_threshold,
         region=settings.inpaint_region if "inpaint_region" in configured else "mask",
     )
-    there = set(output.names()) if output.exists() else set()
-    return work, find(source, names, there, request.form, masks, boxes)
+    there = set(output.filled_names()) if output.exists() else set()
+    marks = output.below(WITHOUT_HOLE)
+    marked = set(marks.names()) if marks.exists() else set()
+    plan = find(source, names, there, marked, request.form, masks, boxes)
+    if not (plan.tasks or plan.refused or plan.there):
+        raise BulkRefused(f"INPUT: there are no pictures in {request.source}")
+    return work, plan
 
 
 def run(request: Request, settings: Settings) -> Counts:
@@ -98,6 +103,7 @@ def run(request: Request, settings: Settings) -> Counts:
     with _alone(work.output):  # before Failures, which truncates the file
         counts = Counts(len(plan.tasks) + len(plan.refused), plan.there)
         progress = Progress(counts, Failures(work.output))
+        stopped = "stopped by an error"
         try:
             for name, error in plan.refused:
                 progress(name, error)
@@ -106,8 +112,12 @@ def run(request: Request, settings: Settings) -> Counts:
             elif plan.tasks:
                 filler = Filler(load_inpainter(settings, work.region))
                 local.Line(Decoder(work), filler, Encoder(work), progress).run(plan.tasks)
+            stopped = ""
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            raise
         finally:
-            progress.finish()
+            progress.finish(stopped)
             if isinstance(work.output, Folder):
                 work.output.remove_parts()
     return counts
@@ -152,7 +162,8 @@ def estimate(request: Request, settings: Settings) -> dict[str, Any]:
 def _check_apart(request: Request) -> None:
     """Refuse nested places: results or masks would be taken for pictures."""
     places = {"INPUT": request.source, "OUTPUT": request.output, "--masks": request.masks}
-    paths = [(name, local_path(at)) for name, at in places.items() if at and not is_url(at)]
+    given = [(name, at) for name, at in places.items() if at or name != "--masks"]
+    paths = [(name, local_path(at, name)) for name, at in given if not is_url(at)]
     for name, path in paths:
         for other, around in paths:
             if name != other and path.is_relative_to(around):
@@ -172,7 +183,7 @@ def _check_links(request: Request, source: Store) -> None:
         for name, where in places.items():
             if not where or is_url(where):
                 continue
-            place = local_path(where)
+            place = local_path(where, name)
             if place.is_relative_to(target) or target.is_relative_to(place):
                 raise BulkRefused(
                     f"the link {link} in INPUT leads to {target}, where {name} is: results or "
@@ -181,13 +192,23 @@ def _check_links(request: Request, source: Store) -> None:
 
 
 def _is_same(source: Store, name: str, where: str) -> bool:
-    return isinstance(source, Folder) and (source.root / name).resolve() == local_path(where)
+    return isinstance(source, Folder) and (source.root / name).resolve() == local_path(
+        where, "--boxes"
+    )
+
+
+def _folders_of(store: Store) -> Callable[[str], bool]:
+    """Whether a name is a folder of a store; object stores have none."""
+    if isinstance(store, Folder):
+        root = store.root
+        return lambda name: (root / name).is_dir()
+    return lambda name: False
 
 
 def _output(where: str) -> Store:
     if is_url(where):
         return Remote(where)
-    path = local_path(where)
+    path = local_path(where, "OUTPUT")
     if path.exists() and not path.is_dir():
         raise BulkRefused(f"OUTPUT: {where} is a file, must be a folder")
     return Folder(path)

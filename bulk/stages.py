@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from bulk.parquet import Reader
 from bulk.storage import Store
 from bulk.tasks import Task
 from core.network import check_device
+from core.pictures.boxes import mask_of_boxes
 from core.pictures.codec import Picture, decode, encode
 from core.pictures.errors import PictureError, Remark, named
 from core.pictures.formats import PICTURE_SUFFIXES, suffix_of
-from core.pictures.masks import as_stored, decode_mask, mask_of_boxes, remarks_on
+from core.pictures.masks import as_stored, decode_mask, remarks_on
 from core.pixels.arrays import Hole
 from core.pixels.arrays import Picture as Array
 from lama.halving import explained, halved
@@ -30,6 +31,9 @@ from lama.regions import MOST_AT_ONCE, Region
 
 if TYPE_CHECKING:
     from core.network import Inpainter
+
+#: A folder in OUTPUT, with an empty file for each result that has no hole.
+WITHOUT_HOLE: Final = ".bulk-without-hole"
 
 #: Pixels: sizes up to the same multiple go into one call.
 UNIT: Final = 8
@@ -51,18 +55,19 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Item:
     """A picture on its way. `hole` is bool H×W, as stored; `layers` are what the network fills,
-    uint8 H×W×3; `content` is its file where nothing is to be done."""
+    uint8 H×W×3; `content` is its file where nothing is to be done. `about_mask` are remarks."""
 
     task: Task
     picture: Picture
     hole: Hole
     layers: Sequence[Array] = ()
     content: bytes = b""
+    about_mask: tuple[Remark, ...] = ()
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What a user should know of it although it is done."""
-        return (*self.picture.remarks, *remarks_on(self.hole))
+        return (*self.picture.remarks, *self.about_mask, *remarks_on(self.hole))
 
 
 #: The filled layers of a picture.
@@ -85,20 +90,28 @@ class Decoder:
         if not isinstance(content, bytes):
             raise PictureError("undecodable", "its row has no bytes in column image")
         picture = decode(content, work.most_pixels, admit)
-        boxes = task.boxes if task.boxes is not None else row.get("boxes")
-        if task.mask:
-            assert work.masks is not None
-            mask = _read(work.masks, task.mask, "mask_unreadable")
-            hole = decode_mask(mask, work.most_pixels, work.threshold)
-        elif boxes is not None:
-            hole = mask_of_boxes(boxes, picture.shown_size)
-        elif isinstance(row.get("mask"), bytes):
-            hole = decode_mask(row["mask"], work.most_pixels, work.threshold)
-        else:
-            raise PictureError("no_mask", "its row has neither a mask nor boxes")
+        hole, remarks = self._hole(task, row, picture.shown_size)
         hole = as_stored(hole, picture.orientation, picture.size)
         unchanged = not hole.any() and work.form in ("", picture.format)
-        return Item(task, picture, hole, picture.layers(hole), content if unchanged else b"")
+        layers = picture.layers(hole)
+        return Item(task, picture, hole, layers, content if unchanged else b"", remarks)
+
+    def _hole(
+        self, task: Task, row: dict[str, Any], shown: tuple[int, int]
+    ) -> tuple[Hole, tuple[Remark, ...]]:
+        """Of the row's own boxes or mask, else of those that the command names."""
+        work = self._work
+        if row.get("boxes") is not None:
+            return mask_of_boxes(row["boxes"], shown)
+        if isinstance(row.get("mask"), bytes):
+            return decode_mask(row["mask"], work.most_pixels, work.threshold)
+        if task.boxes is not None:
+            return mask_of_boxes(task.boxes, shown)
+        if not task.mask:
+            raise PictureError("no_mask", task.without or "its row has neither a mask nor boxes")
+        assert work.masks is not None
+        mask = _read(work.masks, task.mask, "mask_unreadable")
+        return decode_mask(mask, work.most_pixels, work.threshold, task.mask)
 
 
 class Filler:
@@ -171,8 +184,14 @@ class Encoder:
     def __call__(self, item: Item, filled: Filled) -> None:
         """Encode and write a result; raises PictureError, and nothing else."""
         name, content = self.encoded(item, filled)
+        output = self._work.output
+        marks = output.below(WITHOUT_HOLE)
         try:
-            self._work.output.write(name, content)
+            if not item.hole.any():
+                marks.write(name, b"")  # first, because the run may be killed in between
+            output.write(name, content)
+            if item.hole.any() and item.task.is_again:
+                marks.remove(name)
         except OSError as error:
             reason = "no_room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "unwritable"
             raise PictureError(reason, f"its result cannot be written: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import stat
 import uuid
@@ -28,11 +29,20 @@ class Store(Protocol):
     def names(self) -> Iterator[str]:
         """The names of all files except hidden ones."""
 
+    def filled_names(self) -> Iterator[str]:
+        """Those of `names` that are not empty."""
+
+    def below(self, folder: str) -> Store:
+        """The store of a folder in this one, which need not exist; it may be hidden."""
+
     def read(self, name: str) -> bytes:
         """A file's content; raises OSError."""
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file atomically; raises OSError."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there; raises OSError."""
 
 
 class Folder:
@@ -60,6 +70,15 @@ class Folder:
             if identity not in entered:
                 entered.add(identity)
                 yield from self._names_below(link, entered)
+
+    def filled_names(self) -> Iterator[str]:
+        for name in self.names():
+            with contextlib.suppress(OSError):  # a link to nowhere
+                if (self.root / name).stat().st_size:
+                    yield name
+
+    def below(self, folder: str) -> Folder:
+        return Folder(self.root / folder)
 
     def _names_below(self, top: Path, entered: set[tuple[int, int]]) -> Iterator[str]:
         """The names of files below `top`, links to folders not followed."""
@@ -100,6 +119,9 @@ class Folder:
                 part.unlink(missing_ok=True)
             raise
 
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
     def remove_parts(self) -> None:
         """Remove the partial files of a killed run."""
         for folder, _, files in os.walk(self.root):
@@ -125,16 +147,27 @@ class Remote:
         self.root: str = root.rstrip("/")
 
     def names(self) -> Iterator[str]:
+        return (name for name, _ in self._sizes())
+
+    def filled_names(self) -> Iterator[str]:
+        return (name for name, size in self._sizes() if size != 0)  # some stores tell no size
+
+    def below(self, folder: str) -> Remote:
+        inner = copy.copy(self)
+        inner.root = f"{self.root}/{folder}"
+        return inner
+
+    def _sizes(self) -> Iterator[tuple[str, int | None]]:
         try:
-            paths = sorted(self._fs.find(self.root))
+            found = self._fs.find(self.root, detail=True)
         except OSError as error:
             raise BulkRefused(f"{self.root} cannot be listed: {error}") from None
-        for path in paths:
+        for path in sorted(found):
             name = path.removeprefix(self.root).lstrip("/")
             parts = name.split("/")
             is_hidden = any(part.startswith(".") for part in parts)
             if name and not is_hidden and parts[-1].lower() not in LITTER:
-                yield name
+                yield name, found[path].get("size")
 
     def read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(f"{self.root}/{name}"))
@@ -148,6 +181,10 @@ class Remote:
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(path, content)
 
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self.root}/{name}")
+
     def is_file(self) -> bool:
         return bool(self._fs.isfile(self.root))
 
@@ -160,9 +197,22 @@ def is_url(where: str) -> bool:
     return "://" in where and not where.startswith("file://")
 
 
-def local_path(where: str) -> Path:
-    """The resolved path of a local place, so that places can be compared."""
-    return Path(where.removeprefix("file://")).expanduser().resolve()
+def local_path(where: str, what: str) -> Path:
+    """The resolved path of a local place, so that places can be compared.
+
+    Raises BulkRefused if there can be no such path; `what` is the option's name.
+    """
+    name = where.removeprefix("file://")
+    if not name:
+        raise BulkRefused(f"{what} is empty: name a folder, or . for the current one")
+    try:
+        path = Path(name).expanduser().resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a loop, no such user
+        text = error.strerror if isinstance(error, OSError) else error
+        raise BulkRefused(f"{what}: {_short(where)} cannot be used: {text}") from error
+    return path
 
 
 def open_store(where: str, what: str) -> tuple[Store, str | None]:
@@ -178,12 +228,16 @@ def open_store(where: str, what: str) -> tuple[Store, str | None]:
         if not remote.exists():
             raise BulkRefused(f"{what}: there is no {where}")
         return remote, None
-    path = local_path(where)
+    path = local_path(where, what)
     if path.is_dir():
         return Folder(path), None
     if path.exists():
         return Folder(path.parent), path.name
     raise BulkRefused(f"{what}: there is no file or folder {where}")
+
+
+def _short(where: str) -> str:
+    return where if len(where) <= 80 else f"{where[:77]}…"
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -47,7 +47,8 @@ class Trials:
         fields = _fields(request.body)
         limit = self._max_image_pixels
         image = _decoded(fields, "image", cv2.IMREAD_COLOR, limit)
-        mask = _decoded(fields, "mask", cv2.IMREAD_GRAYSCALE, limit)
+        # Grey would round dark colours to black.
+        mask = _decoded(fields, "mask", cv2.IMREAD_COLOR, limit).max(axis=2)
         if image.shape[:2] != mask.shape[:2]:
             _refuse("picture and mask must have the same size")
         kind = _kind(fields)

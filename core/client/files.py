@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +50,12 @@ def submit_file(
     wrong.
     """
     form = _writable_form(output)  # first, before a worker computes anything
-    picture, hole = _read(image_path, mask_path, form, settings.mask_threshold)
-    remarks = (*picture.remarks, *remarks_on(hole))
+    for path in (image_path, mask_path):
+        if _is_same(output, path):
+            raise SubmitError(
+                f"{output} cannot be written: it would replace {path}; name another file with -o"
+            )
+    picture, hole, remarks = _read(image_path, mask_path, form, settings.mask_threshold)
     if any(remark.reason == NO_HOLE for remark in remarks):
         raise SubmitError(
             f"{mask_path} has no hole, so nothing would be erased: no pixel is above "
@@ -72,8 +77,8 @@ def submit_file(
 
 def _read(
     image_path: Path, mask_path: Path, form: str, mask_threshold: int
-) -> tuple[Picture, Hole]:
-    """The picture and its hole, as stored."""
+) -> tuple[Picture, Hole, tuple[Remark, ...]]:
+    """The picture and its hole, as stored, and what a user should know of them."""
     content, mask = _content(image_path), _content(mask_path)
     try:
         with named("undecodable"):
@@ -84,8 +89,9 @@ def _read(
         raise SubmitError(f"{image_path}: {why or error}") from error
     try:
         with named("mask_undecodable"):
-            hole = decode_mask(mask, MOST_PIXELS, mask_threshold)
-            return picture, as_stored(hole, picture.orientation, picture.size)
+            hole, remarks = decode_mask(mask, MOST_PIXELS, mask_threshold)
+            hole = as_stored(hole, picture.orientation, picture.size)
+            return picture, hole, (*picture.remarks, *remarks, *remarks_on(hole))
     except PictureError as error:
         raise SubmitError(f"{image_path}, {mask_path}: {error}") from error
 
@@ -106,15 +112,31 @@ def _writable_form(output: Path) -> str:
         raise SubmitError(
             f"{output} cannot be written: {output.parent} is not a folder or not writable"
         )
-    if output.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(output.stat().st_mode)
+    except FileNotFoundError:
+        return form
+    except OSError as error:  # its name is too long, or links form a loop
+        raise SubmitError(f"{output} cannot be written: {error.strerror}") from error
+    if is_folder:
         raise SubmitError(f"{output} cannot be written: it is a folder")
     return form
 
 
-def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise SubmitError(f"{path} is not a file")
+def _is_same(output: Path, path: Path) -> bool:
+    """Whether two names lead to the same file."""
     try:
+        return output.samefile(path)
+    except OSError:
+        return False
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
+            raise SubmitError(f"{path} is not a file")
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise SubmitError(f"{path} is not a file") from error
     except OSError as error:
         raise SubmitError(f"{path} cannot be read: {error.strerror}") from error

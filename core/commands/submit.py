@@ -27,17 +27,17 @@ def add(commands: Any) -> None:
         command,
     )
     parser.description = f"{parser.description} {SIZES}"
-    parser.add_argument("image", type=Path, help="the picture")
+    parser.add_argument("image", type=_path, help="the picture")
     parser.add_argument(
         "mask",
-        type=Path,
-        help="its mask, of the same size; pixels that are not black are the hole, or the visible "
-        "ones if they have one colour",
+        type=_path,
+        help="its mask, of the same size; pixels that are not black are the hole; of a layer on "
+        "transparent ground or of one colour, all that are visible",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=_path,
         default=Path("inpainted.png"),
         help="where the result goes, in the format of the suffix (%(default)s)",
     )
@@ -50,11 +50,29 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=120,
         metavar="SECONDS",
         help="how long to wait for the result (%(default)s)",
     )
+
+
+def _path(text: str) -> Path:
+    """A file's name for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a file")
+    return Path(text)
+
+
+def _seconds(text: str) -> float:
+    """A time for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:  # also of nan
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0")
+    return seconds
 
 
 def command(options: argparse.Namespace) -> int:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from core.pictures import exif, png
 from core.pictures.errors import PictureError, Remark
-from core.pictures.formats import NAMES, SUFFIXES, has_deep_avif, new_options, own_options
+from core.pictures.formats import (
+    NAMES,
+    SUFFIXES,
+    has_deep_avif,
+    new_options,
+    own_options,
+    why_not_tiff,
+)
 from core.pictures.layers import Channels, joined, layers_of, of_8_bits
 from core.pictures.turning import turned_upright
 from core.pixels.arrays import Hole
@@ -46,6 +55,9 @@ MOST_PIXELS: Final = 2**30
 
 # MAX_IMAGE_PIXELS is checked here instead, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
+
+# Pillow's warnings name no file. What is wrong with a picture is an error or a remark here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +108,19 @@ def decode(
         content, profile = png.without_texts(content)
     image = open_checked(content, limit, (*SUFFIXES, "GIF"))
     form = "JPEG" if image.format == "MPO" else str(image.format)
-    _require_single(image, form)
+    _require_single(image, form, content)
     admit(image.width * image.height)
     image, remarks = _loaded(image, content, form)
     common = _common_options(image, form)
     if profile:
         common["icc_profile"] = profile
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     if form == "AVIF" and has_deep_avif(content):
         text = "it has more than 8 bits per channel, its result has 8"
         remarks = (*remarks, Remark("reduced", text))
     if form == "PNG" and png.has_16_bits(content):
-        channels, mode = _decode_16(content)
+        channels = decode_16(content)
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
         showing = png.showing_chunks(content)
         if profile:
             showing = png.profile_chunk(profile) + showing
@@ -164,8 +177,8 @@ def open_checked(
     try:
         image = Image.open(io.BytesIO(content), formats=formats)
     except Exception as error:  # Pillow's readers raise many types
-        text = "it is not a picture, or its header is damaged"
-        raise PictureError("undecodable", f"{text}: must be {names}") from error
+        text = f"it is not a picture, or its header is damaged: must be {names}"
+        raise PictureError("undecodable", why_not_tiff(content) or text) from error
     if image.width * image.height > limit:
         raise PictureError(
             "too_large", f"{image.width}×{image.height} is above MAX_IMAGE_PIXELS={limit}"
@@ -181,20 +194,26 @@ def load(image: Image.Image) -> None:
         raise PictureError("undecodable", f"it cannot be decoded: {error}") from error
 
 
-def _require_single(image: Image.Image, form: str) -> None:
+def frames_of(image: Image.Image) -> int:
+    """The number of frames or pages of an opened file; raises PictureError."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception as error:  # a damaged file
+        raise PictureError("undecodable", f"it cannot be decoded: {error}") from error
+
+
+def _require_single(image: Image.Image, form: str, content: bytes) -> None:
     """Refuse what results cannot keep: animations, pages, and depths that Pillow would reduce."""
     if form == "GIF":
         raise PictureError("gif", "it is a GIF, which has only 256 colours: save it as PNG")
-    if form != "JPEG" and getattr(image, "n_frames", 1) > 1:
+    if form != "JPEG" and frames_of(image) > 1:
         if form == "TIFF":
             raise PictureError("several_pages", "it has several pages: save each as its own file")
         raise PictureError("animated", "it is animated; only single pictures are supported")
     if form == "TIFF":
         depths = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
         if max(depths if isinstance(depths, tuple) else (depths,)) > 8:
-            raise PictureError(
-                "not_8_bits", f"it is a TIFF of {max(depths)} bits per channel: save it as PNG"
-            )
+            raise PictureError("not_8_bits", why_not_tiff(content))
 
 
 def _loaded(
@@ -251,7 +270,8 @@ def _common_options(image: Image.Image, form: str) -> dict[str, Any]:
     return common
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 if there is none."""
     with contextlib.suppress(Exception):  # damaged EXIF data is ignored
         value = image.getexif().get(_ORIENTATION, 1)
         if value in range(1, 9):
@@ -259,12 +279,12 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _decode_16(content: bytes) -> tuple[Channels, str]:
+def decode_16(content: bytes) -> npt.NDArray[np.uint16]:
+    """The pixels of a 16-bit PNG, H×W×C: L, LA, RGB or RGBA; raises PictureError."""
     try:
-        channels = png.decode_16(content)
+        return png.decode_16(content)
     except (ValueError, cv2.error) as error:
         raise PictureError("undecodable", f"it cannot be decoded: {error}") from error
-    return channels, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -273,6 +293,9 @@ def _plain(image: Image.Image) -> Image.Image:
         return image.convert(_WITH_ALPHA[image.mode])
     if image.mode in ("P", "PA"):
         return image.convert("RGBA" if image.mode == "PA" else "RGB")
+    if image.mode in ("LAB", "YCbCr", "HSV"):
+        text = f"its colours are {image.mode}, must be grey, RGB or CMYK: save it as PNG"
+        raise PictureError("colours", text)
     if image.mode not in _PLAIN:
         raise PictureError(
             "not_8_bits", f"it has pixels of mode {image.mode}, must have 8 bits per channel"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, Final
 
-from PIL import Image, JpegImagePlugin
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 #: Supported formats, by Pillow's names, with the suffixes of their files.
 SUFFIXES: Final = {
@@ -36,6 +37,9 @@ REFUSED: Final = {
 #: Quality of a new JPEG or AVIF or a lossy WebP. A JPEG that stays a JPEG keeps its own tables; the
 #: others do not contain the quality that they were made with.
 QUALITY: Final = 95
+
+#: Tags of a TIFF, and the sample format of floating-point numbers.
+_BITS, _SAMPLE_FORMAT, _FLOAT = 258, 339, 3
 
 #: Compressions of TIFF that keep every pixel of 8 bits.
 _LOSSLESS_TIFF: Final = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd")
@@ -87,6 +91,37 @@ def has_deep_avif(content: bytes) -> bool:
     """Whether an AVIF has 10 or 12 bits per channel, of which Pillow reads 8."""
     place = content.find(b"av1C")
     return place >= 0 and len(content) > place + 6 and bool(content[place + 6] & 0x40)
+
+
+def why_not_tiff(content: bytes) -> str:
+    """Why a TIFF cannot be a picture here; '' if it is no TIFF, or its tags cannot be read."""
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        return ""
+    file = io.BytesIO(content)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        depths, kinds = (_numbers(tags.get(tag, 1)) for tag in (_BITS, _SAMPLE_FORMAT))
+        if _FLOAT in kinds:
+            return "it is a TIFF of floating-point numbers: save it as PNG"
+        if max(depths) > 8:
+            return f"it is a TIFF of {max(depths)} bits per channel: save it as PNG"
+    except Exception:  # Pillow's readers raise many types
+        return ""
+    return f"it is a TIFF of {len(depths)} channels of a kind that is not supported: save it as PNG"
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def is_lossy(image: Image.Image, content: bytes) -> bool:
+    """Whether the pixels of a file may differ from those that were saved."""
+    if image.format == "TIFF":
+        return image.info.get("compression") == "jpeg"
+    is_webp = image.format == "WEBP"
+    return image.format in ("JPEG", "MPO", "AVIF") or (is_webp and not _is_lossless(content))
 
 
 def _tiff_options(compression: str) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +16,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from core.pictures.codec import Picture, decode, encode
 from core.pictures.errors import PictureError
+from harness import ROOT
 from tests.bulk.catalogue import content, mask_for, opened, photograph, saved
 
 SIZE = (40, 56)
@@ -60,6 +64,24 @@ def test_a_thumbnail_with_the_old_text_is_removed_and_the_other_tags_are_kept(
     tags = opened(after).getexif()
     assert tags[0x010F] == "shop"
     assert not tags.get_ifd(1)
+
+
+def test_pillows_warnings_are_not_printed(tmp_path: Path) -> None:
+    damaged = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 900) + b"x"
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content(photograph(*SIZE), "JPEG", exif=damaged))
+    program = (
+        "import sys; from core.pictures.codec import decode; "
+        "decode(open(sys.argv[1], 'rb').read(), 1 << 20)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -253,6 +275,10 @@ def test_an_avif_that_loses_bits_is_worth_a_remark(depth: int) -> None:
     assert reasons == (["reduced"] if depth > 8 else [])
 
 
+def tiff(dtype: Any) -> bytes:
+    return cv2.imencode(".tiff", photograph(*SIZE).astype(dtype))[1].tobytes()
+
+
 def animation(form: str) -> bytes:
     frames = [Image.fromarray(photograph(*SIZE, seed)) for seed in range(2)]
     return saved(frames[0], form, save_all=True, append_images=frames[1:])
@@ -267,7 +293,12 @@ def animation(form: str) -> bytes:
         (animation("WEBP"), "animated", "only single pictures"),
         (animation("AVIF"), "animated", "only single pictures"),
         (animation("TIFF"), "several_pages", "save each"),
-        (saved(Image.new("F", (9, 9)), "TIFF"), "not_8_bits", "32 bits.*save it as PNG"),
+        (saved(Image.new("F", (9, 9)), "TIFF"), "not_8_bits", "floating-point.*save it as PNG"),
+        (tiff(np.float32), "undecodable", "floating-point numbers: save it as PNG"),
+        (tiff(np.float64), "undecodable", "floating-point numbers: save it as PNG"),
+        (tiff(np.uint16), "not_8_bits", "16 bits per channel: save it as PNG"),
+        (saved(Image.new("LAB", (9, 9)), "TIFF"), "colours", "colours are LAB.*save it as PNG"),
+        (saved(Image.new("YCbCr", (9, 9)), "TIFF"), "colours", "are YCbCr.*save it as PNG"),
         (b"\0\0\0\x18ftypheic", "undecodable", "must be JPEG, PNG, WebP, AVIF, TIFF or BMP"),
     ],
 )

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from bulk.errors import BulkRefused
+from bulk.local import Line
 from bulk.report import FAILURES
 from bulk.run import _alone
 from bulk.storage import Folder
 from tests.bulk.catalogue import Catalogue, content, mask_for, opened, photograph
+from worker import main as run_command
 
 
 def test_a_second_run_is_refused_on_nfs_too(
@@ -105,9 +107,118 @@ def test_a_run_in_which_no_picture_had_a_hole_says_so(catalogue: Catalogue, capf
         catalogue.put(f"{number}.png", content(photograph(40, 56)), np.zeros((40, 56), np.uint8))
     counts = catalogue.run()
     assert (counts.done, counts.without_hole) == (0, 2)
+    assert counts.nothing_erased
     said = capfd.readouterr().err
     assert "0 done, 2 without a hole, " in said
     assert "nothing was erased: no picture had a hole" in said
+
+
+@pytest.mark.parametrize("form", ["", "WEBP"])
+def test_a_picture_without_a_hole_is_done_again_when_its_mask_is_corrected(
+    catalogue: Catalogue, form: str
+) -> None:
+    catalogue.add("other.png")
+    catalogue.put("a/1.png", content(photograph(40, 56)), np.zeros((40, 56), np.uint8))
+    first = catalogue.run(form=form)
+    assert (first.done, first.without_hole) == (1, 1)
+    again = catalogue.run(form=form)
+    assert (again.done, again.without_hole, again.there) == (0, 1, 1)
+    assert not again.nothing_erased
+    (catalogue.masks / "a/1.png").write_bytes(content(mask_for(40, 56)))
+    corrected = catalogue.run(form=form)
+    assert (corrected.done, corrected.without_hole, corrected.there) == (1, 0, 1)
+    name = "a/1.webp" if form else "a/1.png"
+    assert (np.array(opened(catalogue.clean / name)) != photograph(40, 56)).any()
+    assert catalogue.run(form=form).there == 2
+
+
+def test_an_empty_file_is_no_result(catalogue: Catalogue) -> None:
+    catalogue.add("1.png")
+    catalogue.clean.mkdir()
+    (catalogue.clean / "1.png").touch()
+    counts = catalogue.run()
+    assert (counts.done, counts.there) == (1, 0)
+    catalogue.check("1.png")
+
+
+def test_a_mask_that_cannot_be_one_is_named(catalogue: Catalogue) -> None:
+    for name in ("layers.png", "folder.png", "stem.jpg", "none.png", "damaged.png"):
+        catalogue.put(name, content(photograph(40, 56)))
+    (catalogue.masks / "damaged.gif").write_bytes(b"GIF")
+    (catalogue.masks / "layers.psd").write_bytes(b"8BPS")
+    for name in ("folder.png", "stem.png"):
+        (catalogue.masks / name).mkdir()
+    catalogue.run()
+    lines = (catalogue.clean / FAILURES).read_text().splitlines()
+    said = {entry["image"]: entry["error"] for entry in map(json.loads, lines)}
+    assert said == {
+        "layers.png": "its mask layers.psd is not a PNG, JPEG, WebP, AVIF, BMP, GIF, TIFF, PPM or "
+        "TGA file: save it as PNG",
+        "folder.png": "its mask folder.png is a folder, must be a file",
+        "stem.jpg": "its mask stem.png is a folder, must be a file",
+        "none.png": "there is no mask with its name",
+        "damaged.png": "its mask damaged.gif: it is not a picture, or its header is damaged: must "
+        "be PNG, JPEG, WebP, AVIF, BMP, GIF, TIFF, PPM or TGA",
+    }
+
+
+@pytest.mark.parametrize("place", ["source", "output", "masks", "boxes"])
+@pytest.mark.parametrize("name", ["loop", "x" * 300, "x\0y", "~nobody-of-this-name/pages"])
+def test_a_place_that_cannot_be_is_refused_by_its_name(
+    catalogue: Catalogue, place: str, name: str
+) -> None:
+    catalogue.add("a.png")
+    (catalogue.root / "loop").symlink_to(catalogue.root / "loop")
+    where = name if name.startswith("~") else str(catalogue.root / name)
+    places: dict[str, Any] = {place: where}
+    if place == "boxes":
+        places["masks"] = ""
+    option = {"source": "INPUT", "output": "OUTPUT"}.get(place, f"--{place}")
+    with pytest.raises(BulkRefused, match=f"{option}"):
+        catalogue.run(**places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["", "clean"], "INPUT is empty"),
+        (["pages", ""], "OUTPUT is empty"),
+        (["file://", "clean"], "INPUT is empty"),
+        (["pages", "clean", "--masks", ""], "--masks is empty"),
+        (["pages", "clean", "--boxes", ""], "--boxes is empty"),
+        (["pages", "clean", "--masks", "masks", "--workers", "0"], "--workers is 0"),
+        (["pages", "clean", "--masks", "masks", "--workers", "2"], "--workers is 2"),
+        (["empty", "clean", "--masks", "masks"], "there are no pictures in empty"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(
+    catalogue: Catalogue,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Any,
+    arguments: list[str],
+    said: str,
+) -> None:
+    catalogue.add("a.png")
+    (catalogue.root / "empty").mkdir()
+    monkeypatch.chdir(catalogue.root)
+    assert run_command(["bulk", *arguments]) == 1
+    assert said in capfd.readouterr().err
+    assert not catalogue.clean.exists()
+
+
+def test_a_run_that_is_interrupted_says_what_is_left(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    for number in range(3):
+        catalogue.add(f"{number}.png")
+
+    def interrupted(self: Line, tasks: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Line, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        catalogue.run()
+    assert "interrupted, 3 left: start the same command again" in capfd.readouterr().err
 
 
 def test_a_folder_of_everything_ends_with_a_table(catalogue: Catalogue, capfd: Any) -> None:

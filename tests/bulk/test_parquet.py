@@ -7,12 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from bulk import parquet
 from bulk.on_ray import blocks
 from bulk.parquet import Reader, Row
+from bulk.report import FAILURES
+from bulk.stages import WITHOUT_HOLE
 from bulk.storage import Folder
 from bulk.tasks import Task
 from tests.bulk.catalogue import (
@@ -58,9 +61,11 @@ def test_rows_without_names_are_numbered_and_found_again(catalogue: Catalogue) -
     write(catalogue.pages / "shop.parquet", columns)
     counts = catalogue.run(masks="")
     assert (counts.done, counts.without_hole) == (2, 1)
-    assert catalogue.results == {f"shop-00000{number}.jpg" for number in range(3)}
+    names = {f"shop-00000{number}.jpg" for number in range(3)}
+    assert catalogue.results == {*names, f"{WITHOUT_HOLE}/shop-000001.jpg"}
     assert (catalogue.clean / "shop-000001.jpg").read_bytes() == image["bytes"]
-    assert catalogue.run(masks="").there == 3
+    again = catalogue.run(masks="")
+    assert (again.there, again.without_hole) == (2, 1)
 
 
 def test_bad_rows_and_files_are_named(catalogue: Catalogue) -> None:
@@ -196,6 +201,47 @@ def test_a_large_row_group_is_read_once_and_never_all_in_memory(
                 peak = max(peak, pa.total_allocated_bytes() - before)
     assert _Counting.total < 1.2 * count * length
     assert peak < 0.3 * count * length
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "./.", "/a.png", ".a.png", ".b/a.png", "a/../b"])
+@pytest.mark.parametrize("form", ["", "WEBP"])
+def test_a_name_that_is_no_file_in_output_fails_its_row_only(
+    catalogue: Catalogue, name: str, form: str
+) -> None:
+    good = content(photograph(*SIZE))
+    columns: dict[str, list[Any]] = {
+        "name": [name, "good.png"],
+        "image": [good] * 2,
+        "boxes": [[BOX]] * 2,
+    }
+    write(catalogue.pages / "shop.parquet", columns)
+    assert catalogue.run(masks="", form=form).done == 1
+    assert list(catalogue.failures.values()) == ["bad_name"]
+
+
+def test_a_rows_own_mask_or_boxes_come_before_those_of_the_command(catalogue: Catalogue) -> None:
+    image = photograph(*SIZE)
+    names = ["own.png", "boxed.png", "folder.png", "none.png"]
+    own = np.zeros(SIZE, np.uint8)
+    own[40:50, 50:70] = 255
+    write(
+        catalogue.pages / "shop.parquet",
+        {
+            "name": names,
+            "image": [content(image)] * 4,
+            "mask": [content(own), None, None, None],
+            "boxes": [None, [[[50, 40], [69, 40], [69, 49], [50, 49]]], None, None],
+        },
+    )
+    for name in names[:3]:
+        (catalogue.masks / name).write_bytes(content(mask_for(*SIZE)))
+    assert catalogue.run().done == 3
+    for name, hole in (("own.png", own), ("boxed.png", own), ("folder.png", mask_for(*SIZE))):
+        changed = (np.array(opened(catalogue.clean / name)) != image).any(axis=2)
+        assert changed[hole > 0].mean() > 0.5
+        assert not changed[(cv2.dilate(hole, np.ones((3, 3), np.uint8))) == 0].any()
+    assert catalogue.failures == {"none.png": "no_mask"}
+    assert "there is no mask with its name" in (catalogue.clean / FAILURES).read_text()
 
 
 def test_rows_that_change_places_are_found(catalogue: Catalogue) -> None:

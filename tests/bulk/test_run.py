@@ -283,8 +283,27 @@ def test_files_may_be_anywhere_that_fsspec_reaches(catalogue: Catalogue) -> None
         catalogue.check("a/b.png")
         again = catalogue.run(source="memory://shop/pages", output="memory://shop/clean")
         assert (again.done, again.there) == (0, 1)
+        memory.pipe_file("/shop/clean/a/b.png", b"")
+        assert catalogue.run(source="memory://shop/pages", output="memory://shop/clean").done == 1
     finally:
         memory.rm("/shop", recursive=True)
+
+
+def test_a_picture_without_a_hole_is_done_again_in_an_object_store_too(
+    catalogue: Catalogue,
+) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    catalogue.put("a/b.png", content(photograph(40, 56)), np.zeros((40, 56), np.uint8))
+    try:
+        first = catalogue.run(output="memory://shop/clean")
+        assert (first.without_hole, first.there) == (1, 0)
+        (catalogue.masks / "a/b.png").write_bytes(content(mask_for(40, 56)))
+        second = catalogue.run(output="memory://shop/clean")
+        assert (second.done, second.there) == (1, 0)
+        third = catalogue.run(output="memory://shop/clean")
+        assert (third.done, third.there) == (0, 1)
+    finally:
+        fsspec.filesystem("memory").rm("/shop", recursive=True)
 
 
 def test_a_budget_lets_the_largest_picture_through_alone() -> None:

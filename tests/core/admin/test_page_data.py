@@ -119,6 +119,17 @@ def inputs_of(payload: bytes) -> list[str]:
     return [value["shm_name"] for name, value in message.items() if name.endswith("_shm_info")]
 
 
+def test_a_dark_colour_of_a_tried_mask_is_a_hole(start_worker: StartWorker) -> None:
+    admin = Admin(start_worker(ADMIN_PORT=PORT))
+    image, mask = page(200, 300, 3)
+    dark = np.zeros((*mask.shape, 3), np.uint8)
+    dark[mask > 0] = (3, 0, 0)
+    answer = try_picture(admin, image, dark).json
+    result = cv2.imdecode(np.frombuffer(base64.b64decode(answer["image"]), np.uint8), 1)
+    assert result is not None
+    assert (result[cv2.erode(mask, np.ones((9, 9))) > 0] == 128).all()
+
+
 def test_a_tried_picture_comes_back_filled_and_leaves_nothing(
     start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, make_hold: Any
 ) -> None:

@@ -133,6 +133,76 @@ def test_a_turned_page_is_masked_as_it_is_shown(
     assert np.abs(after.astype(int) - wanted)[shown > 0].mean() > 20
 
 
+@pytest.mark.parametrize("dark", [(0, 0, 3), (1, 0, 0)])
+def test_a_dark_colour_of_a_mask_is_erased(
+    run: Run, start_worker: StartWorker, tmp_path: Path, dark: Any
+) -> None:
+    start_worker()
+    hole = mask_for(*SIZE) > 0
+    mask = np.zeros((*SIZE, 3), np.uint8)
+    mask[hole] = dark
+    mask[hole & (np.indices(SIZE)[1] > 50)] = 255
+    image = photograph(*SIZE)
+    submit(run, *put(tmp_path, content(image), content(mask)), "-o", tmp_path / "o.png")
+    after = np.array(opened(tmp_path / "o.png"))
+    assert np.array_equal(after[~hole], image[~hole])
+    assert (after[hole] != image[hole]).any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-1", "soon", "-inf"])
+def test_a_timeout_that_is_no_time_is_refused(run: Run, tmp_path: Path, seconds: str) -> None:
+    files = put(tmp_path, content(photograph(*SIZE)), mask_for(*SIZE))
+    done = run("submit", *files, f"--timeout={seconds}", "-o", tmp_path / "o.png")
+    assert done.returncode == 2
+    assert f"'{seconds}' must be a number of seconds above 0" in done.stderr
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_an_empty_name_is_refused(run: Run, tmp_path: Path, place: int) -> None:
+    words = [*put(tmp_path, content(photograph(*SIZE)), mask_for(*SIZE)), "-o", "o.png"]
+    words[place] = ""
+    done = run("submit", *words)
+    assert done.returncode == 2
+    assert "it is empty: name a file" in done.stderr
+
+
+@pytest.mark.parametrize("same", ["page.png", "mask.png", "link.png", "sub/../page.png"])
+def test_a_result_must_not_replace_the_picture_or_the_mask(
+    run: Run, tmp_path: Path, same: str
+) -> None:
+    files = put(tmp_path, content(photograph(*SIZE)), mask_for(*SIZE))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.png").symlink_to(files[1])
+    before = [file.read_bytes() for file in files]
+    done = run("submit", *files, "-o", tmp_path / same)
+    assert done.returncode == 1
+    assert f"{same} cannot be written: it would replace" in done.stderr
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "said"),
+    [
+        (0, "x" * 300 + ".png", "cannot be read: File name too long"),
+        (1, "loop.png", "cannot be read: Too many levels of symbolic links"),
+        (1, "none.png", "none.png is not a file"),
+        (3, "x" * 300 + ".png", "cannot be written: File name too long"),
+        (3, "loop.png", "cannot be written: Too many levels of symbolic links"),
+    ],
+)
+def test_a_name_that_can_be_no_file_is_refused_with_a_line(
+    run: Run, tmp_path: Path, place: int, name: str, said: str
+) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    files = put(tmp_path, content(photograph(*SIZE)), mask_for(*SIZE))
+    words = [*files, "-o", tmp_path / "o.png"]
+    words[place] = tmp_path / name
+    done = run("submit", *words)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("ink", [0, 255])
 def test_a_mask_whose_shape_is_in_its_alpha_is_what_bulk_takes(
     run: Run, start_worker: StartWorker, tmp_path: Path, ink: int
