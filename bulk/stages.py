@@ -55,19 +55,19 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Item:
     """A picture on its way. `hole` is bool H×W, as stored; `layers` are what the network fills,
-    uint8 H×W×3; `content` is its file where nothing is to be done. `about_mask` are remarks."""
+    uint8 H×W×3; `content` is its file where nothing is to be done. `about` are remarks."""
 
     task: Task
     picture: Picture
     hole: Hole
     layers: Sequence[Array] = ()
     content: bytes = b""
-    about_mask: tuple[Remark, ...] = ()
+    about: tuple[Remark, ...] = ()
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What a user should know of it although it is done."""
-        return (*self.picture.remarks, *self.about_mask, *remarks_on(self.hole))
+        return (*self.picture.remarks, *self.about, *remarks_on(self.hole))
 
 
 #: The filled layers of a picture.
@@ -94,6 +94,7 @@ class Decoder:
         hole = as_stored(hole, picture.orientation, picture.size)
         unchanged = not hole.any() and work.form in ("", picture.format)
         layers = picture.layers(hole)
+        remarks = (*picture.lost_in(work.form), *remarks)
         return Item(task, picture, hole, layers, content if unchanged else b"", remarks)
 
     def _hole(

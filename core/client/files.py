@@ -91,7 +91,11 @@ def _read(
         with named("mask_undecodable"):
             hole, remarks = decode_mask(mask, MOST_PIXELS, mask_threshold)
             hole = as_stored(hole, picture.orientation, picture.size)
-            return picture, hole, (*picture.remarks, *remarks, *remarks_on(hole))
+            return (
+                picture,
+                hole,
+                (*picture.remarks, *picture.lost_in(form), *remarks, *remarks_on(hole)),
+            )
     except PictureError as error:
         raise SubmitError(f"{image_path}, {mask_path}: {error}") from error
 

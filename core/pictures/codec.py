@@ -90,6 +90,12 @@ class Picture:
         height, width = self.size
         return (width, height) if self.orientation >= 5 else (height, width)
 
+    def lost_in(self, form: str) -> tuple[Remark, ...]:
+        """What is lost if the picture is saved in another format; '' stands for its own."""
+        if self.channels.dtype == np.uint16 and form not in ("", "PNG"):
+            return (Remark("reduced", f"it has 16 bits per channel, its result as {form} has 8"),)
+        return ()
+
     def layers(self, hole: Hole) -> list[Array]:
         """What the network has to fill, pictures of H×W×3; see core.pictures.layers."""
         return layers_of(self.channels, self.mode, hole)
