@@ -154,6 +154,8 @@ def _check_given_back(arena: Arena, worker: Program, before: dict[bytes, int]) -
     """A worker that could not finish has given its jobs back, with the attempts that they had."""
     if not worker.was_stopped_uncleanly() or time.monotonic() < arena.trouble_until:
         return
+    if "redis does not answer: what is left" in worker.tail():
+        return  # its connections were frozen for longer than a stop may take
     try:
         left = arena.in_hand(worker.pid)
         after = _attempts(arena, list(before))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -170,9 +171,13 @@ class Deliverer:
         results.delivered += sum(ending is Ending.COMMITTED for ending, _ in endings)
 
     async def wait_for_cleanup(self) -> None:
-        """Wait until the inputs of everything delivered are unlinked."""
+        """Wait until the inputs of everything delivered are unlinked.
+
+        A read-only shared memory leaves them to a reaper, after this worker's end.
+        """
         if self._cleaning is not None:
-            await self._cleaning
+            with contextlib.suppress(SharedMemoryRefusal):
+                await self._cleaning
             self._cleaning = None
 
     async def _clean(self, stored: Sequence[Stored], endings: Sequence[tuple[Ending, str]]) -> None:

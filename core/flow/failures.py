@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from core.broker.queues import Queues
 from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import input_names
-from core.errors import Expired, JobError, OutOfSharedMemory, TransientFailure
+from core.errors import (
+    Expired,
+    JobError,
+    OutOfSharedMemory,
+    SharedMemoryRefusal,
+    TransientFailure,
+)
 from core.faults import Fault, fault_point
 from core.flow.device_hold import DeviceHold, may_be_the_devices
 from core.pixels import shm
@@ -81,8 +88,10 @@ class Failures:
 
     async def _remove_inputs(self, claim: Claim) -> None:
         names = input_names(claim.payload, self._settings.wire_format)
-        await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
-        await self._queues.drop_cleanup_entry(claim)
+        # A read-only shared memory leaves them to a reaper, after this worker's end.
+        with contextlib.suppress(SharedMemoryRefusal):
+            await asyncio.to_thread(shm.unlink_all, names, self._settings.uids)
+            await self._queues.drop_cleanup_entry(claim)
 
     async def _retry(
         self, claim: Claim, error: TransientFailure, attempts: int, attempt: int

@@ -19,7 +19,7 @@ from core.broker.open import open_queues
 from core.broker.queues import Queues
 from core.broker.redis_errors import REDIS_ERRORS
 from core.config import Delivery, Settings
-from core.errors import RedisRefusal, RedisUnsuitable, WorkerError
+from core.errors import RedisRefusal, RedisUnsuitable, SharedMemoryRefusal, WorkerError
 from core.faults import Fault, fault_point
 from core.flow.pipeline import BatchPipeline
 from core.flow.waiting import promote_due_jobs
@@ -114,7 +114,7 @@ class Service:
         """Give back unfinished jobs, then deregister."""
         # First, so that other workers recover the rest if this process dies half-way.
         await asyncio.to_thread(heartbeat.stop)
-        with contextlib.suppress(*REDIS_ERRORS, RedisRefusal):
+        with contextlib.suppress(*REDIS_ERRORS, RedisRefusal, SharedMemoryRefusal):
             if is_clean:
                 await self._recovery.tidy()
             else:

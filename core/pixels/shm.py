@@ -140,11 +140,16 @@ def unlink(name: str, allowed_uids: Collection[int]) -> bool:
 
 
 def unlink_all(names: Iterable[str], allowed_uids: Collection[int]) -> None:
-    """Remove segments as `unlink` does; logs those that cannot be removed."""
+    """Remove segments as `unlink` does; logs those that cannot be removed.
+
+    Raises SharedMemoryRefusal if the folder is read-only: another process can remove them.
+    """
     for name in names:
         try:
             unlink(name, allowed_uids)
         except OSError as error:
+            if error.errno == errno.EROFS and (refusal := _refusal(error)):
+                raise refusal from None
             log.warning("segment %s cannot be unlinked: %s", name, error.strerror)
 
 

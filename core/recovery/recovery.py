@@ -25,6 +25,7 @@ from core.broker.redis_errors import REDIS_ERRORS, is_out_of_memory
 from core.broker.scripts import load_scripts
 from core.config import Settings
 from core.contract import is_result_name
+from core.errors import SharedMemoryRefusal
 from core.identity import Identity, crew_of
 from core.pixels import shm
 from core.recovery.dead_expiry import DeadExpiry
@@ -82,6 +83,7 @@ class Recovery:
         redis_was_away = False
         while True:
             try:
+                shm.check_writable()  # else nothing could be unlinked
                 if await self._take_lease():
                     if redis_was_away:  # heartbeats may have expired: let living workers renew them
                         await asyncio.sleep(2 * self._settings.heartbeat_interval_s)
@@ -93,6 +95,8 @@ class Recovery:
                 await self._link.repeat_until_answered(lambda _: self._redis.ping())
                 self._link.up("recovery")
                 redis_was_away = True
+            except SharedMemoryRefusal as refusal:
+                log.debug("recovery is left to others: %s", refusal)
             except Exception:
                 log.exception("recovery failed")
             # Less than the interval, which is the upper bound of the time until a recovery.

@@ -121,6 +121,42 @@ def test_root_without_the_right_to_give_results_away_is_told_so() -> None:
     assert "uid 12345" in said
 
 
+@needs_mounts
+def test_what_a_worker_cannot_unlink_is_left_to_others(
+    start_worker: StartWorker,
+    pipeline: Pipeline,
+    client: RedisClient,
+    make_hold: Callable[[], Path],
+) -> None:
+    dying = start_worker(FAULT_POINT="committed", **SOON)
+    first = send(pipeline, seed=1)
+    assert dying.wait() != 0
+    worker = start_worker(behind=same_shm("ro"), **SOON)  # with jobs of a dead worker to clean up
+    worker.wait_for_line("recovery is left to others")
+    assert len(segments()) == 3  # the inputs, and the result
+    assert pipeline.fetch(first).shape == (60, 90, 3)
+    start_worker(**SOON)
+    wait_until(lambda: not segments(), "another worker unlinks the inputs")
+    assert worker.stop() == 0
+
+
+@needs_mounts
+def test_inputs_that_cannot_be_unlinked_after_a_commit_are_left_to_others(
+    start_worker: StartWorker, pipeline: Pipeline, client: RedisClient
+) -> None:
+    worker = start_worker(behind=same_shm("rw"), **SOON)
+    assert pipeline.fetch(send(pipeline, seed=1)).shape == (60, 90, 3)
+    wait_until(lambda: not segments(), "the inputs are unlinked")
+    remount(worker, "ro")
+    late = send(pipeline, seed=2, expires_at=1)
+    wait_until(lambda: client.hget(keys.result(late), "reason") == b"expired", "it is told")
+    assert worker.stop() == 0
+    assert len(segments()) == 2
+    start_worker(**SOON)
+    wait_until(lambda: not segments(), "another worker unlinks the inputs")
+    wait_until(lambda: not client.keys("inpainting:cleanup:*"), "nothing is to be cleaned")
+
+
 def test_nothing_is_left_of_a_check(shm_baseline: None) -> None:
     before = sorted(shm.names())
     shm.check_writable(os.geteuid())
