@@ -80,7 +80,7 @@ def test_a_device_that_kills_every_worker_costs_one_job_at_most_and_the_rest_wai
     while not _is_held(client):
         assert start_worker(ready=False, **settings).wait() == -signal.SIGKILL
         lives += 1
-        assert lives < 20
+        assert lives < 200  # on a busy machine a worker may die before it recovers anything
     for _ in range(3):  # it is tried again and again
         assert start_worker(ready=False, **settings).wait() == -signal.SIGKILL
     assert len(dead_entries(client)) <= 1
