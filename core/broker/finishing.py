@@ -15,13 +15,14 @@ from typing import Any, Final
 from redis.exceptions import NoScriptError
 
 from core import keys
-from core.broker.connection import Link, async_client
+from core.broker.connection import COMMAND_TIMEOUT_S, Link, async_client
 from core.broker.dead_job import write_entry, write_truncated_entry
 from core.broker.pipelining import Pipelined
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.result_queue import ResultQueue
 from core.broker.scripts import load_scripts
+from core.broker.server_clock import ServerClock
 from core.claims import Claim, Ending, Standing, barred_until
 from core.config import Settings
 from core.contract import result_name_start
@@ -43,6 +44,7 @@ class Finishing:
         self.settings = settings
         self.identity = identity
         self.link = Link(settings.redis_url)
+        self.clock = ServerClock()
         #: Set when a job has been put into a delayed set.
         self.waits_added = asyncio.Event()
         self._redis = async_client(settings.redis_url)
@@ -261,7 +263,10 @@ class Finishing:
         async def run(again: bool) -> Any:
             if again:  # it only waits for Redis: a crash now is not the job's fault
                 self.mark_work([claim], working=False)
-            return await self._evaluate(name, is_repeated=int(again), **named)
+            given_up_at = self.clock.earliest() + COMMAND_TIMEOUT_S
+            return await self._evaluate(
+                name, is_repeated=int(again), given_up_at=f"{given_up_at:.6f}", **named
+            )
 
         reply = await self.link.repeat_until_answered(run)
         if reply not in keep:

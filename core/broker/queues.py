@@ -24,7 +24,6 @@ from core.broker.no_list import NO_LIST_PAUSE_S, UnlessNoList
 from core.broker.redis_connections import Oversized
 from core.broker.redis_errors import REDIS_ERRORS
 from core.broker.requirements import can_unblock, require_server, warn_of_ignored
-from core.broker.server_clock import ServerClock
 from core.broker.waiter import SHORT_BLOCK_S, Waiter
 from core.claims import Claim, Standing
 from core.config import Settings
@@ -49,7 +48,6 @@ class Queues(Finishing):
         self._waiters = {
             kind: Waiter(settings.redis_url, settings.max_message_bytes) for kind in Kind
         }
-        self.clock = ServerClock()
         #: The waits for jobs that have not ended.
         self._waits: dict[Kind, asyncio.Task[bool | None]] = {}
         self._numbers = itertools.count(1)
@@ -302,14 +300,13 @@ class Queues(Finishing):
         # A repetition finds the same entry.
         entry = self._dead_entry(claim, error, 1, large)
 
-        async def refuse(again: bool) -> int | None:
+        async def refuse(_: bool) -> int | None:
             reply: int | None = await self._scripts["refuse"](
                 place=place or queue,
                 length=large.length,
                 sha1=large.sha1,
                 dead_entry=entry,
                 where=int(place != queue) if place else "",
-                is_repeated=int(again),
                 **self._published(claim.request, kind, error),
             )
             return reply

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from core import keys
+from core.broker import finishing
 from core.broker.queues import Queues
 from core.claims import Claim, Ending, Standing
 from core.identity import Identity
@@ -143,6 +145,33 @@ def test_a_result_key_of_another_type_does_not_stop_a_commit(raw: RedisClient) -
         claim = await claim_one(queues)
         assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Ending.COMMITTED, "")
         assert raw.hgetall("inpainting_result:r") == {b"a": b"1"}
+
+    run(raw, scenario)
+
+
+def test_a_call_that_the_network_held_back_until_all_is_forgotten_publishes_nothing_again(
+    raw: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finishing, "COMMAND_TIMEOUT_S", 0.0)
+    sent: list[tuple[Any, ...]] = []
+
+    async def scenario(queues: Queues) -> None:
+        send = queues._pipelined
+
+        async def noted(*command: Any) -> Any:
+            sent.append(command)
+            return await send(*command)
+
+        monkeypatch.setattr(queues, "_pipelined", noted)
+        raw.rpush(LONG, message("r", 0))
+        claim = await claim_one(queues)
+        assert await queues.commit(claim, "r", "s", {"a": "1"}) == (Ending.COMMITTED, "")
+        raw.delete("inpainting_result:r", keys.cleanup(ME.worker))  # fetched, and cleaned up
+        raw.zrem(keys.segments("boot-1"), "s r")
+        (late,) = [command for command in sent if command[0] == "EVALSHA"][-1:]
+        reply = raw.execute_command(*late)
+        assert reply == [b"lost", b""]
+        assert not raw.exists("inpainting_result:r", keys.cleanup(ME.worker))
 
     run(raw, scenario)
 

@@ -6,13 +6,12 @@
 -- ARGV dead_entry: entry of the dead-letter list
 -- ARGV where: '1' if the payload can be anywhere in the list, '0' if only at its head, '' if it is in
 --   no list any more (at-most-once delivery)
--- ARGV is_repeated: '1' if this repeats a call whose reply was lost
 -- Returns what push_outcome returns, or nil if the payload was no longer there.
 redis.call('LLEN', dead)  -- fails before any write if the dead-letter list is of another type
 
 local function take_out()
   if where == '' then
-    return is_repeated ~= '1' or not redis.call('LPOS', dead, dead_entry)
+    return not redis.call('LPOS', dead, dead_entry)  -- else this repeats a call
   end
   local last = where == '1' and redis.call('LLEN', place) - 1 or 0
   for i = 0, last do

@@ -2,6 +2,7 @@
 -- KEYS processing, claims, queue, delayed, submissions, crews, segments, workers
 -- ARGV keeps_payload: '1' if the payload must be in the processing list (at-least-once delivery)
 -- ARGV is_repeated: '1' if this repeats a call whose reply was lost
+-- ARGV given_up_at: when the worker stops waiting for the reply, in unix seconds
 -- ARGV payload, sha1
 -- ARGV number: number of the claim, or '' if it was never recorded (see enter.lua)
 -- ARGV epoch: epoch of the server when the claim was recorded, or ''
@@ -32,13 +33,16 @@ end
 -- it was taken from this worker.
 -- `may_be_forgotten`: the caller knows that no earlier call has ended the claim. If its record is
 -- missing all the same, the server may have restarted from an older snapshot, which keeps the epoch.
--- Then the payload is searched for, as after a loss of all data.
+-- Then the payload is searched for, as after a loss of all data. But a call that the network has held
+-- back may come after its own repetition, whose traces are gone.
 local function ownership(may_be_forgotten)
   local there = keeps_payload == '0' or redis.call('LPOS', processing, payload)
   if number == '' or redis.call('HEXISTS', claims, number) == 1 then
     return there and 'mine' or 'lost'
   end
-  if redis.call('HGET', crews, 'epoch') == epoch and not may_be_forgotten then
+  local time = redis.call('TIME')
+  local is_late = time[1] + time[2] / 1000000 > tonumber(given_up_at)
+  if redis.call('HGET', crews, 'epoch') == epoch and (is_late or not may_be_forgotten) then
     return is_repeated == '1' and 'landed' or 'lost'
   end
   return recovered_from_loss()
