@@ -105,8 +105,10 @@ class ShmVisibility:
         """Whether a job that is only to be cleaned up is left to workers of another namespace.
 
         A worker that has seen no segment yet could not unlink its inputs, if they are elsewhere.
+        Those workers may all be dead at present.
         """
-        if self.is_proven or not self.has_rivals or claim.sha1 in self.known_gone:
+        may_be_elsewhere = self.has_rivals or self.is_blind
+        if self.is_proven or not may_be_elsewhere or claim.sha1 in self.known_gone:
             return False
         if self._sees(claim.payload):
             self._prove()

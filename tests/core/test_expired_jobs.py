@@ -14,9 +14,9 @@ from core.broker.queues import Queues
 from core.claims import Claim, Ending
 from core.config import Settings
 from core.contract import expiry, parse_job
-from core.errors import BadMessage, Expired
+from core.errors import BadMessage, Expired, TransientFailure
 from core.keys import Kind
-from core.recovery.visibility import ShmVisibility
+from core.recovery.visibility import MOST_MISSES, ShmVisibility
 from harness.jobs import hide, make_message, send
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
@@ -29,6 +29,13 @@ from tests.core.support import leave_behind, wait_until_idle
 def server_time(client: RedisClient) -> float:
     seconds, microseconds = client.time()
     return float(seconds) + microseconds / 1e6
+
+
+def visibility_of(server: RedisServer) -> ShmVisibility:
+    """What a worker knows at its start; it cannot wait."""
+    settings = Settings(_env_file=None, redis_url=server.url)
+    unused: Any = None
+    return ShmVisibility(unused, unused, settings.wire_format, settings.uids)
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
@@ -116,13 +123,7 @@ def test_a_worker_that_sees_no_segments_leaves_jobs_to_clean_up_to_those_that_do
     start_worker: StartWorker, pipeline: Pipeline, client: RedisClient, server: RedisServer
 ) -> None:
     """It could not unlink their inputs."""
-    settings = Settings(_env_file=None, redis_url=server.url)
-    visibility = ShmVisibility(
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-        settings.wire_format,
-        settings.uids,
-    )
+    visibility = visibility_of(server)
     message = make_message(pipeline, expires_at=1)
     claim = Claim(Kind.LONG, encode(message))
     put_back = [hide(message, f"preprocessed_{part}_shm_info") for part in ("img", "mask")]
@@ -134,6 +135,18 @@ def test_a_worker_that_sees_no_segments_leaves_jobs_to_clean_up_to_those_that_do
         one()
     assert not visibility.leaves(claim), "it sees the segments"
     assert not visibility.is_blind
+
+
+def test_a_blind_worker_leaves_jobs_to_clean_up_although_nobody_else_is_alive(
+    server: RedisServer,
+) -> None:
+    visibility = visibility_of(server)
+    missing = TransientFailure("segment_missing", "gone")
+    claims = [Claim(Kind.LONG, b'{"n": %d}' % number) for number in range(MOST_MISSES + 1)]
+    visibility.note(claims[:-2], [missing] * (MOST_MISSES - 1))
+    assert not visibility.leaves(claims[-1]), "its inputs may be gone for everybody"
+    visibility.note(claims[:-1], [missing] * MOST_MISSES)
+    assert visibility.leaves(claims[-1])
 
 
 def test_an_older_submission_that_has_expired_leaves_the_newer_ones_result(
