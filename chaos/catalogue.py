@@ -107,7 +107,10 @@ class Catalogue:
 
     def finish(self) -> None:
         """Run again, to the end."""
-        before = self.results.files()
+        copied = self.results.copied()
+        files = self.results.files()
+        before = {name: files[name] for name in files if name not in copied}
+        self.results.account.copied_again = len(files) - len(before)
         began = time.monotonic()
         try:
             with self._log.open("ab") as log:

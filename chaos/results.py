@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from bulk.report import FAILURES
+from bulk.stages import WITHOUT_HOLE
 from bulk.storage import PART
 from chaos.pages import Page, Picture
 from lama.regions import inpaint
@@ -31,6 +32,7 @@ class Account:
     killed: int = 0
     parts_left_by_the_kill: int = 0
     done_by_the_second_run: int = 0
+    copied_again: int = 0
     done_twice: int = 0
     half_written: int = 0
     missing: int = 0
@@ -52,12 +54,19 @@ class Results:
 
     def files(self) -> dict[str, File]:
         """All results by their names, without bulk's own notes and unfinished files."""
+        marks = self.folder / WITHOUT_HOLE
         return {
             path.relative_to(self.folder).as_posix(): (about.st_ino, about.st_mtime_ns)
             for path in self.folder.rglob("*")
             if path.is_file() and path.name != FAILURES and not path.name.startswith(PART)
+            if not path.is_relative_to(marks)
             for about in [path.stat()]
         }
+
+    def copied(self) -> set[str]:
+        """The names of results that have no hole, which each run copies again."""
+        marks = self.folder / WITHOUT_HOLE
+        return {path.relative_to(marks).as_posix() for path in marks.rglob("*") if path.is_file()}
 
     def parts(self) -> list[str]:
         """Names of unfinished files."""
@@ -78,7 +87,7 @@ class Results:
     def check_second(self, before: dict[str, File], counts: dict[str, Any]) -> None:
         """Of the results, those that were there `before` the second run must be the same files.
 
-        `counts` is what it says itself.
+        `before` has those with a hole; `counts` is what the run says itself.
         """
         done = counts["done"] + counts["without_hole"]
         self.account.done_by_the_second_run = done
