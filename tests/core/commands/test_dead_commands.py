@@ -185,7 +185,7 @@ def test_nothing_is_changed_unless_it_is_named(run: Run, client: RedisClient, wo
     assert client.llen("inpainting:dead") == 1
 
 
-@pytest.mark.parametrize("words", ["dead list", "dead list --json", "dead show x", "status"])
+@pytest.mark.parametrize("words", ["dead list --json", "status"])
 def test_an_output_that_is_closed_is_no_error_of_redis(
     server: RedisServer, client: RedisClient, words: str
 ) -> None:
