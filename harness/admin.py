@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import http.client
 import json
 import re
 import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from core.config import Settings
 from harness.process import Process
 from harness.waiting import wait_until
 
@@ -25,6 +30,15 @@ def _own_block() -> tuple[int, socket.socket]:
 #: ADMIN_PORT of workers. The 98 ports after it are this process' own, too.
 PORT, _LOCK = _own_block()
 atexit.register(_LOCK.close)
+
+
+@contextlib.contextmanager
+def default_ports() -> Iterator[int]:
+    """The default of ADMIN_PORT, for one test at a time: workers take the next free port."""
+    with Path(tempfile.gettempdir(), "inpainting-default-ports.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Settings.model_fields["admin_port"].default
+
 
 JSON = {"Content-Type": "application/json"}
 

@@ -12,10 +12,9 @@ import pytest
 
 from core.admin.server import REDIS_TIMEOUT_S
 from core.broker.connection import COMMAND_TIMEOUT_S, LONGEST_DELAY_S
-from core.config import Settings
 from core.telemetry.record import LOADING_STALE_S, STAGE_STALE_S, STALE_S, Phase, Watch
 from harness import ROOT
-from harness.admin import PORT, Admin
+from harness.admin import PORT, Admin, default_ports
 from harness.redis_server import RedisClient, RedisServer
 from harness.waiting import wait_until
 from harness.wire import Pipeline, page
@@ -180,8 +179,8 @@ def test_a_stopping_worker_is_live_but_not_ready(
 def test_workers_on_one_host_take_the_next_free_port_and_say_so(
     start_worker: StartWorker, client: RedisClient
 ) -> None:
-    default = Settings.model_fields["admin_port"].default
     with contextlib.ExitStack() as others:
+        default = others.enter_context(default_ports())
         with contextlib.suppress(OSError):  # a worker of this machine may have it
             others.enter_context(socket.create_server(("127.0.0.1", default)))
         workers = [start_worker(ADMIN_PORT="") for _ in range(2)]  # empty: not set

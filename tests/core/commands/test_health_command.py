@@ -9,8 +9,7 @@ import socket
 
 import pytest
 
-from core.config import Settings
-from harness.admin import PORT, Admin
+from harness.admin import PORT, Admin, default_ports
 from harness.redis_server import RedisClient, RedisServer
 from harness.workers import StartWorker
 from tests.core.support import Run, command, printed
@@ -22,7 +21,8 @@ def test_health_asks_the_workers_of_this_host(
     nobody = run("health", ADMIN_PORT=PORT + 40)
     assert nobody.returncode == 1
     assert f"no worker of this host answers on port {PORT + 40}:" in nobody.stderr
-    ports = [Admin(start_worker(ADMIN_PORT="")).port for _ in range(2)]
+    with default_ports():
+        ports = [Admin(start_worker(ADMIN_PORT="")).port for _ in range(2)]
     answers = printed(run("health", "--json"))
     assert set(ports) <= {answer["port"] for answer in answers}
     assert run("health", "--ready", "--port", ports[0]).returncode == 0
@@ -34,8 +34,8 @@ def test_health_finds_a_worker_many_ports_after_its_own(
     run: Run, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.commands.health.TIMEOUT_S", 1.0)
-    first = Settings.model_fields["admin_port"].default
     with contextlib.ExitStack() as others:  # and all of them mute
+        first = others.enter_context(default_ports())
         for port in range(first, first + 25):
             with contextlib.suppress(OSError):
                 others.enter_context(socket.create_server(("127.0.0.1", port)))
