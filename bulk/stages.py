@@ -187,11 +187,12 @@ class Encoder:
         name, content = self.encoded(item, filled)
         output = self._work.output
         marks = output.below(WITHOUT_HOLE)
+        has_hole = bool(item.hole.any())
         try:
-            if not item.hole.any():
+            if not has_hole:
                 marks.write(name, b"")  # first, because the run may be killed in between
             output.write(name, content)
-            if item.hole.any() and item.task.is_again:
+            if has_hole and item.task.is_again:
                 marks.remove(name)
         except OSError as error:
             reason = "no_room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "unwritable"

@@ -280,12 +280,10 @@ class Finishing:
     async def _evaluate(self, name: str, **named: Any) -> Any:
         """The reply of a script, sent together with other waiting commands."""
         script = self._scripts[name]
-        command = script.command(**named)
         try:
-            return await self._pipelined(*command)
-        except NoScriptError:  # sent together, as another client may make the server forget it
-            replies = self._pipelined(*script.load), self._pipelined(*command)
-            return (await asyncio.gather(*replies))[-1]
+            return await self._pipelined(*script.command(**named))
+        except NoScriptError:
+            return await script(**named)  # which loads it
 
     def _drop(self, claim: Claim) -> None:
         self._epochs.pop(claim.number, None)

@@ -49,7 +49,7 @@ class Name(NamedTuple):
     @property
     def order(self) -> int:
         """Its group among the KEYS or ARGV: what may be left out comes last."""
-        return " ?*".index(self.suffix or " ")
+        return ("", "?", "*").index(self.suffix)
 
 
 class Source:

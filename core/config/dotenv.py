@@ -7,7 +7,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Final, NamedTuple
 
 from dotenv.parser import Binding, parse_stream
@@ -43,7 +43,9 @@ def check_lines() -> None:
     The text names each line and its variable, but no value. Raises OSError or UnicodeDecodeError if
     the file cannot be read.
     """
-    lost = [text for binding in _bindings() for text in _lost(binding)]
+    # What the environment sets is not taken from here.
+    searched = _KNOWN - {name.upper() for name in set_variables()}
+    lost = [text for binding in _bindings() for text in _lost(binding, searched)]
     if lost:
         raise SettingsError("; ".join(f"{DOTENV.absolute()}, {text}" for text in lost))
 
@@ -102,12 +104,10 @@ def _first_line(binding: Binding) -> int:
     return binding.original.line + blank
 
 
-def _lost(binding: Binding) -> Iterator[str]:
-    """A text for each setting that stands in these lines and gets no value from them."""
+def _lost(binding: Binding, searched: Set[str]) -> Iterator[str]:
+    """A text for each of the settings that stands in these lines and gets no value from them."""
     first = _first_line(binding)
     is_read = binding.value is not None
-    # What the environment sets is not taken from here.
-    searched = _KNOWN - {name.upper() for name in set_variables()}
     for number, text in enumerate(_lines(binding), binding.original.line):
         match = None if text.lstrip().startswith("#") else _NAME.match(text)
         if match is None or match[1].upper() not in searched:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from core.fields import shown
 from core.pictures.errors import PictureError, Remark
 from core.pixels.arrays import Hole
 
@@ -34,7 +35,7 @@ def mask_of_boxes(boxes: Any, size: tuple[int, int]) -> tuple[Hole, tuple[Remark
     Raises PictureError if it is anything else.
     """
     if not isinstance(boxes, Sequence) or isinstance(boxes, str):
-        raise PictureError("bad_boxes", f"boxes are {_shown(boxes)}, must be a list")
+        raise PictureError("bad_boxes", f"boxes are {shown(boxes)}, must be a list")
     height, width = size
     mask = np.zeros(size, np.uint8)
     outside = 0
@@ -66,12 +67,12 @@ def _corners(box: Any, size: tuple[int, int]) -> _Corners:
     is_polygon = corners.ndim == 2 and corners.shape[0] >= 3 and corners.shape[1] == 2
     if not is_polygon or not math.isfinite(corners.sum()) or np.abs(corners).max() > _FURTHEST:
         raise PictureError(
-            "bad_boxes", f"a box is {_shown(box)}, must be corners [[x, y], …] in pixels"
+            "bad_boxes", f"a box is {shown(box)}, must be corners [[x, y], …] in pixels"
         )
     if np.abs(corners).max() <= _SHARES and max(size) > 2 * _SHARES:
         raise PictureError(
             "bad_boxes",
-            f"a box is {_shown(box)}, which looks like shares of the picture's size: multiply x "
+            f"a box is {shown(box)}, which looks like shares of the picture's size: multiply x "
             f"by {size[1]} and y by {size[0]}, the pixels of its width and height",
         )
     return corners
@@ -92,8 +93,3 @@ def _turn(start: _Corners, end: _Corners, point: _Corners) -> npt.NDArray[np.flo
     """−1, 0 or 1: on which side of the line from `start` to `end` a point is."""
     along, to = end - start, point - start
     return np.asarray(np.sign(along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]))
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -127,6 +127,13 @@ def wait_until_idle(client: RedisClient) -> None:
 Run = Callable[..., Done]
 
 
+def without_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Take all settings out of the environment, and go to a folder whose .env is the test's own."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(folder)
+
+
 def printed(done: Done) -> Any:
     """The JSON that a command printed, if it succeeded."""
     assert done.returncode == 0, done.stderr

@@ -12,13 +12,12 @@ from pydantic import ValidationError
 from core.config import Delivery, Settings, load_settings
 from core.errors import SettingsError
 from core.keys import Kind
+from tests.core.support import without_settings
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.chdir(tmp_path)
+    without_settings(monkeypatch, tmp_path)
 
 
 def test_defaults_are_those_of_the_pipelines_deployments() -> None:

@@ -13,16 +13,14 @@ import pytest
 from core.commands import run
 from core.config import Settings, doubts, load_settings
 from core.errors import SettingsError
-from tests.core.support import command
+from tests.core.support import command, without_settings
 
 SECRET = "s3cret-passw0rd"
 
 
 @pytest.fixture(autouse=True)
 def dotenv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.chdir(tmp_path)
+    without_settings(monkeypatch, tmp_path)
     return tmp_path / ".env"
 
 

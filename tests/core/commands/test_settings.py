@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.config import Settings
+from tests.core.support import without_settings
 from worker import main
 
 SECRET = "s3cret-passw0rd"
@@ -15,9 +16,7 @@ SECRET = "s3cret-passw0rd"
 
 @pytest.fixture(autouse=True)
 def _only_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.chdir(tmp_path)
+    without_settings(monkeypatch, tmp_path)
     monkeypatch.setenv(
         "REDIS_URL", f"redis+sentinel://me:{SECRET}@a:1/s?sentinel_password={SECRET}"
     )

@@ -8,7 +8,7 @@
 -- Push the outcome to the result queue. Returns the number of dropped outcomes, -1 if the key is not
 -- a list, so that nothing was pushed.
 local function push_outcome()
-  if not result_queue or outcome == '' then
+  if not result_queue then
     return 0
   end
   if not is_list(result_queue) then
